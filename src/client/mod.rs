@@ -1,0 +1,1 @@
+//! The log: Kafka's wire protocol.

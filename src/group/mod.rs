@@ -1,0 +1,1 @@
+//! Whose: the consumer group.
