@@ -4,11 +4,38 @@
 pub mod client;
 pub mod clock;
 mod config;
+pub mod dsl;
 mod error;
 mod group;
 mod record;
 pub mod serde;
+pub mod store;
+mod task;
+mod task_id;
+#[cfg(any(feature = "testing", test))]
+pub mod testing;
+pub mod topology;
 
 pub use config::Config;
 pub use error::{BoxError, Error, ErrorClass, ErrorKind, Result};
 pub use record::{Header, Headers, Record, Timestamp, TopicPartition, murmur2, partition_for_key};
+pub use task::errors::{DropReason, ErrorContext, ErrorHandler, ErrorResponse, ErrorStage};
+pub use task_id::TaskId;
+
+/// What most applications import.
+pub mod prelude {
+    pub use crate::dsl::{
+        Branched, BranchedKStream, Consumed, Extract, Grouped, KGroupedStream, KStream, KTable, Materialized, Produced,
+        Repartitioned, StreamsBuilder,
+    };
+    pub use crate::error::{BoxError, Error, ErrorKind, Result};
+    pub use crate::record::{Header, Headers, Record, Timestamp, TopicPartition};
+    pub use crate::serde::{DefaultSerde, Serde};
+    pub use crate::store::{
+        KeyValue, KeyValueStore, StoreBuilder, TimestampedKeyValue, TimestampedKeyValueStore, ValueAndTimestamp,
+    };
+    pub use crate::task_id::TaskId;
+    pub use crate::topology::{
+        AutoOffsetReset, Child, Context, Outcome, Processor, PunctuationType, RecordMetadata, Stores, Token, Topology,
+    };
+}

@@ -248,6 +248,16 @@ pub(crate) fn varint_len(value: i64) -> usize {
     bits.div_ceil(7) as usize
 }
 
+/// A record as it stands in a log: bytes that share the memory of the frame they came in.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) struct RawRecord {
+    pub(crate) offset: i64,
+    pub(crate) timestamp: Timestamp,
+    pub(crate) key: Option<Bytes>,
+    pub(crate) value: Option<Bytes>,
+    pub(crate) headers: Headers,
+}
+
 /// A partition of a topic. Cloning counts a reference.
 #[derive(Debug, Clone, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub struct TopicPartition {

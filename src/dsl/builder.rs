@@ -1,0 +1,141 @@
+//! Where a topology begins.
+
+use std::cell::RefCell;
+use std::fmt;
+use std::rc::Rc;
+
+use super::graph::{Graph, GraphKind, ProcessorSpec, ROOT};
+use super::ops::{source, table_source};
+use super::options::{Consumed, Materialized};
+use super::stream::KStream;
+use super::table::KTable;
+use crate::error::Result;
+use crate::store::{KvOptions, StoreBuilder};
+use crate::topology::Topology;
+
+/// Gathers streams and tables, and builds the topology
+/// (`org.apache.kafka.streams.StreamsBuilder`).
+///
+/// ```
+/// use mainstem::prelude::*;
+///
+/// let builder = StreamsBuilder::new();
+/// builder
+///     .stream::<String, String>("lines")
+///     .flat_map_values(|line| line.split(' ').map(str::to_owned).collect::<Vec<_>>())
+///     .group_by("words", |_, word| word.clone())
+///     .count("counts")
+///     .to_stream()
+///     .to("word-counts");
+/// let topology = builder.build()?;
+/// # Ok::<(), mainstem::Error>(())
+/// ```
+pub struct StreamsBuilder {
+    graph: Rc<RefCell<Graph>>,
+    allow_generated_names: std::cell::Cell<bool>,
+}
+
+impl fmt::Debug for StreamsBuilder {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("StreamsBuilder").finish_non_exhaustive()
+    }
+}
+
+impl Default for StreamsBuilder {
+    fn default() -> Self {
+        Self::new()
+    }
+}
+
+impl StreamsBuilder {
+    /// An empty builder.
+    pub fn new() -> Self {
+        Self { graph: Rc::new(RefCell::new(Graph::new())), allow_generated_names: std::cell::Cell::new(false) }
+    }
+
+    /// Lets stores and repartition topics go by generated names, as Kafka Streams does. A generated name moves when an
+    /// operator is inserted before it; its state stays behind under the old name.
+    pub fn allow_generated_names(&self) -> &Self {
+        self.allow_generated_names.set(true);
+        self
+    }
+
+    /// A stream of one or several topics.
+    #[track_caller]
+    pub fn stream<K: Clone + 'static, V: Clone + 'static>(&self, from: impl Into<Consumed<K, V>>) -> KStream<K, V> {
+        let Consumed { topics, serdes, name, reset, extractor } = from.into();
+        let (keys, values) = (serdes.key(None), serdes.value(None));
+        let mut graph = self.graph.borrow_mut();
+        if topics.is_empty() {
+            graph.refuse("a stream reads at least one topic");
+        }
+        if let Some(Err(error)) = name.as_deref().map(super::graph::validate_name) {
+            graph.refuse(error);
+        }
+        let name = graph.name_or_draw(name.as_ref(), "KSTREAM-SOURCE-");
+        let factory = source::factory(keys.clone(), values.clone(), extractor);
+        let spec = source::spec::<K, V>(topics, reset, factory);
+        let node = graph.add(&[ROOT], name, GraphKind::Source(spec));
+        drop(graph);
+        KStream::new(self.graph.clone(), node, Some(keys), Some(values), false)
+    }
+
+    /// A table of one topic: the last value of each key. It is kept in a store if `materialized` names one.
+    #[track_caller]
+    pub fn table<K: Clone + 'static, V: Clone + 'static>(
+        &self,
+        from: impl Into<Consumed<K, V>>,
+        materialized: impl Into<Materialized<K, V>>,
+    ) -> KTable<K, V> {
+        let Consumed { topics, serdes, name, reset, extractor } = from.into();
+        let materialized = materialized.into();
+        let (keys, values) = (serdes.key(None), serdes.value(None));
+        let mut graph = self.graph.borrow_mut();
+        if topics.len() != 1 {
+            graph.refuse("a table reads exactly one topic");
+        }
+        // The order of draws is Java's: the store's name first, then the source, then the table.
+        let prefix = format!("{}-", topics.first().map_or("", |t| t));
+        let store_name = graph.store_name(materialized.store.as_ref(), &prefix);
+        let drawn = graph.draw("KSTREAM-SOURCE-");
+        let source_name = name.as_ref().map_or(drawn, |name| format!("{name}-source").into());
+        let table_name = graph.name_or_draw(name.as_ref(), "KTABLE-SOURCE-");
+        let store = materialized.store.as_ref().map(|_| {
+            KvOptions {
+                name: store_name.clone(),
+                named: true,
+                key_serde: materialized.serdes.key(Some(&keys)),
+                value_serde: materialized.serdes.value(Some(&values)),
+                timestamped: true,
+                cached: materialized.cached,
+                changelog: materialized.changelog.clone(),
+            }
+            .blueprint()
+        });
+        let table = ProcessorSpec {
+            factory: table_source::factory::<K, V>(store.as_ref().map(|_| store_name)),
+            stores: store.into_iter().collect(),
+        };
+        let factory = source::factory(keys.clone(), values.clone(), extractor);
+        let spec = source::spec::<K, V>(topics, reset, factory);
+        let kind = GraphKind::TableSource { source_name, source: spec, table };
+        let node = graph.add(&[ROOT], table_name, kind);
+        drop(graph);
+        KTable::new(self.graph.clone(), node, keys, values)
+    }
+
+    /// Adds a store that no `process` call brings with it. Stores passed to `process` need not be added.
+    #[track_caller]
+    pub fn add_state_store(&self, store: &dyn StoreBuilder) -> &Self {
+        let mut graph = self.graph.borrow_mut();
+        let name = store.name().into();
+        graph.add(&[ROOT], name, GraphKind::Store(store.blueprint()));
+        drop(graph);
+        self
+    }
+
+    /// Checks everything and builds the topology. The error lists all that is wrong, each with the line that made it.
+    pub fn build(&self) -> Result<Topology> {
+        self.graph.borrow_mut().build(self.allow_generated_names.get())
+    }
+}

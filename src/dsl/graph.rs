@@ -1,0 +1,382 @@
+//! The graph that DSL calls draw, before it becomes a topology: the place where the optimizer rewrites
+//! (`org.apache.kafka.streams.kstream.internals.InternalStreamsBuilder`).
+//!
+//! Names come from one counter, drawn when a DSL call is made and in the order in which Java's calls draw them, so that
+//! nodes, stores and topics have Java's names. A name that the user gives still uses its number up.
+
+use std::any::TypeId;
+use std::panic::Location;
+use std::sync::Arc;
+
+use crate::error::{Error, ErrorKind, Result};
+use crate::store::StoreBlueprint;
+use crate::task::blueprint::{NodeFactory, SourceFactory};
+use crate::topology::{AutoOffsetReset, NodeSpec, SpecKind, Topology, TopologyBuilder};
+
+/// The position of a node in the graph.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) struct GraphIx(usize);
+
+pub(crate) const ROOT: GraphIx = GraphIx(0);
+
+/// What a graph node writes into the topology.
+pub(crate) enum GraphKind {
+    Root,
+    Source(SourceSpec),
+    /// A table's source: a source node and the processor that keeps the table.
+    TableSource { source_name: Arc<str>, source: SourceSpec, table: ProcessorSpec },
+    Processor(ProcessorSpec),
+    Repartition(Box<RepartitionSpec>),
+    Sink { topic: Option<Arc<str>>, label: Arc<str>, factory: NodeFactory },
+    Store(Arc<dyn StoreBlueprint>),
+}
+
+pub(crate) struct SourceSpec {
+    pub(crate) topics: Vec<Arc<str>>,
+    pub(crate) reset: Option<AutoOffsetReset>,
+    pub(crate) types: TypeId,
+    pub(crate) type_names: &'static str,
+    pub(crate) factory: SourceFactory,
+}
+
+pub(crate) struct ProcessorSpec {
+    pub(crate) factory: NodeFactory,
+    /// Stores that come with the processor.
+    pub(crate) stores: Vec<Arc<dyn StoreBlueprint>>,
+}
+
+/// A topic between two sub-topologies: a filter and a sink before it, a source behind it.
+pub(crate) struct RepartitionSpec {
+    pub(crate) topic: Arc<str>,
+    pub(crate) named: bool,
+    pub(crate) partitions: Option<i32>,
+    pub(crate) filter_name: Arc<str>,
+    pub(crate) sink_name: Arc<str>,
+    pub(crate) filter: NodeFactory,
+    pub(crate) sink: NodeFactory,
+    pub(crate) source: SourceFactory,
+}
+
+struct GraphNode {
+    /// The name under which children find it.
+    name: Arc<str>,
+    kind: GraphKind,
+    parents: Vec<usize>,
+    children: Vec<usize>,
+    priority: usize,
+    written: bool,
+    made_at: &'static Location<'static>,
+}
+
+/// The graph of a builder.
+pub(crate) struct Graph {
+    nodes: Vec<GraphNode>,
+    counter: u32,
+    priorities: usize,
+    errors: Vec<Error>,
+}
+
+impl Graph {
+    pub(crate) fn new() -> Self {
+        let root = GraphNode {
+            name: "root".into(),
+            kind: GraphKind::Root,
+            parents: Vec::new(),
+            children: Vec::new(),
+            priority: 0,
+            written: false,
+            made_at: Location::caller(),
+        };
+        Self { nodes: vec![root], counter: 0, priorities: 0, errors: Vec::new() }
+    }
+
+    /// Draws the next number and makes a name of it.
+    pub(crate) fn draw(&mut self, prefix: &str) -> Arc<str> {
+        let name = format!("{prefix}{:010}", self.counter);
+        self.counter += 1;
+        name.into()
+    }
+
+    /// Draws a number, and uses the given name instead if there is one.
+    pub(crate) fn name_or_draw(&mut self, given: Option<&Arc<str>>, prefix: &str) -> Arc<str> {
+        let drawn = self.draw(prefix);
+        given.cloned().unwrap_or(drawn)
+    }
+
+    /// Draws a number for a store; a given name draws none (`MaterializedInternal`).
+    pub(crate) fn store_name(&mut self, given: Option<&Arc<str>>, prefix: &str) -> Arc<str> {
+        match given {
+            Some(name) => name.clone(),
+            None => self.draw(&format!("{prefix}STATE-STORE-")),
+        }
+    }
+
+    /// Gives the number of the last drawn name back, if nothing has been drawn since
+    /// (`KStream.process` with a name draws none).
+    fn undraw(&mut self, name: &str) {
+        if self.counter > 0 && name.ends_with(&format!("{:010}", self.counter - 1)) {
+            self.counter -= 1;
+        }
+    }
+
+    #[track_caller]
+    pub(crate) fn add(&mut self, parents: &[GraphIx], name: Arc<str>, kind: GraphKind) -> GraphIx {
+        let at = self.nodes.len();
+        self.nodes.push(GraphNode {
+            name,
+            kind,
+            parents: Vec::new(),
+            children: Vec::new(),
+            priority: 0,
+            written: false,
+            made_at: Location::caller(),
+        });
+        for parent in parents {
+            self.link(*parent, GraphIx(at));
+        }
+        GraphIx(at)
+    }
+
+    /// Makes one node the parent of another, and puts the child at the end of the build order.
+    pub(crate) fn link(&mut self, parent: GraphIx, child: GraphIx) {
+        if !self.nodes[parent.0].children.contains(&child.0) {
+            self.nodes[parent.0].children.push(child.0);
+        }
+        if !self.nodes[child.0].parents.contains(&parent.0) {
+            self.nodes[child.0].parents.push(parent.0);
+        }
+        self.nodes[child.0].priority = self.priorities;
+        self.priorities += 1;
+    }
+
+    /// Replaces a node's name by one that the user gives.
+    pub(crate) fn rename(&mut self, node: GraphIx, name: &str, gives_number_back: bool) {
+        if let Err(error) = validate_name(name) {
+            self.refuse(error);
+            return;
+        }
+        if gives_number_back {
+            let drawn = self.nodes[node.0].name.clone();
+            self.undraw(&drawn);
+        }
+        self.nodes[node.0].name = name.into();
+    }
+
+    pub(crate) fn name(&self, node: GraphIx) -> Arc<str> {
+        self.nodes[node.0].name.clone()
+    }
+
+    /// Notes an error of a DSL call; `build` returns them all.
+    #[track_caller]
+    pub(crate) fn refuse(&mut self, message: impl std::fmt::Display) {
+        let at = Location::caller();
+        self.errors.push(Error::new(ErrorKind::Topology, format!("{message} (at {at})")));
+    }
+
+    /// Writes the graph into a topology.
+    pub(crate) fn build(&mut self, allow_generated_names: bool) -> Result<Topology> {
+        for node in &mut self.nodes {
+            node.written = false;
+        }
+        self.merge_duplicate_sources();
+        if !allow_generated_names {
+            self.refuse_generated_names();
+        }
+        let mut builder = TopologyBuilder::default();
+        // In the order of priorities, parents first (`InternalStreamsBuilder.buildAndOptimizeTopology`).
+        let mut waiting = std::collections::BinaryHeap::new();
+        waiting.push(std::cmp::Reverse((0, 0)));
+        while let Some(std::cmp::Reverse((_, at))) = waiting.pop() {
+            let ready = self.nodes[at].parents.iter().all(|parent| self.nodes[*parent].written);
+            if !self.nodes[at].written && ready {
+                self.nodes[at].written = true;
+                if let Err(error) = self.write(at, &mut builder) {
+                    let made_at = self.nodes[at].made_at;
+                    self.errors.push(Error::new(error.kind(), format!("{error} (at {made_at})")));
+                }
+                for child in &self.nodes[at].children {
+                    waiting.push(std::cmp::Reverse((self.nodes[*child].priority, *child)));
+                }
+            }
+        }
+        let topology = builder.build();
+        let mut errors = std::mem::take(&mut self.errors);
+        match (errors.len(), topology) {
+            (0, topology) => topology,
+            (1, _) => Err(errors.remove(0)),
+            (n, _) => {
+                let list: Vec<String> = errors.iter().map(|e| format!("- {e}")).collect();
+                Err(Error::new(ErrorKind::Topology, format!("the topology has {n} errors:\n{}", list.join("\n"))))
+            }
+        }
+    }
+
+    /// Two sources of the same topics become one (`InternalStreamsBuilder.mergeDuplicateSourceNodes`).
+    fn merge_duplicate_sources(&mut self) {
+        let sources: Vec<usize> = self.nodes[0]
+            .children
+            .iter()
+            .copied()
+            .filter(|at| matches!(self.nodes[*at].kind, GraphKind::Source(_)))
+            .collect();
+        for (i, &later) in sources.iter().enumerate() {
+            let Some(&first) = sources[..i].iter().find(|&&first| {
+                self.nodes[0].children.contains(&first) && self.share_a_topic(first, later)
+            }) else {
+                continue;
+            };
+            if let Err(message) = self.can_merge(first, later) {
+                let at = self.nodes[later].made_at;
+                self.errors.push(Error::new(ErrorKind::Topology, format!("{message} (at {at})")));
+                continue;
+            }
+            self.nodes[0].children.retain(|child| *child != later);
+            for child in std::mem::take(&mut self.nodes[later].children) {
+                self.nodes[first].children.push(child);
+                for parent in &mut self.nodes[child].parents {
+                    if *parent == later {
+                        *parent = first;
+                    }
+                }
+            }
+        }
+    }
+
+    fn source(&self, at: usize) -> Option<&SourceSpec> {
+        match &self.nodes[at].kind {
+            GraphKind::Source(source) => Some(source),
+            _ => None,
+        }
+    }
+
+    fn share_a_topic(&self, a: usize, b: usize) -> bool {
+        let (Some(a), Some(b)) = (self.source(a), self.source(b)) else { return false };
+        a.topics.iter().any(|topic| b.topics.contains(topic))
+    }
+
+    fn can_merge(&self, first: usize, later: usize) -> Result<(), String> {
+        let (Some(a), Some(b)) = (self.source(first), self.source(later)) else { return Ok(()) };
+        let sorted = |topics: &[Arc<str>]| {
+            let mut topics = topics.to_vec();
+            topics.sort();
+            topics
+        };
+        if sorted(&a.topics) != sorted(&b.topics) {
+            return Err(format!(
+                "two sources read overlapping but not equal topics: [{}] and [{}]; read each topic in one source",
+                a.topics.join(", "),
+                b.topics.join(", ")
+            ));
+        }
+        if a.reset != b.reset {
+            return Err(format!("the topic {} is read twice with different offset resets", a.topics.join(", ")));
+        }
+        if a.types != b.types {
+            return Err(format!(
+                "the topic {} is read twice with different types, {} and {}; read it once and convert",
+                a.topics.join(", "),
+                a.type_names,
+                b.type_names
+            ));
+        }
+        Ok(())
+    }
+
+    /// Generated names of stores and topics move when somebody inserts an operator (KIP-1111).
+    fn refuse_generated_names(&mut self) {
+        let advice = "give it a name, or allow generated names (StreamsBuilder::allow_generated_names): a generated name \
+                      moves, and its state with it, when an operator is inserted before it";
+        let mut errors = Vec::new();
+        for node in &self.nodes {
+            let mut refuse = |what: String| {
+                errors.push(Error::new(ErrorKind::Topology, format!("{what}; {advice} (at {})", node.made_at)));
+            };
+            match &node.kind {
+                GraphKind::Processor(spec) | GraphKind::TableSource { table: spec, .. } => {
+                    for store in spec.stores.iter().filter(|store| !store.is_named()) {
+                        refuse(format!("the store {} has a generated name", store.name()));
+                    }
+                }
+                GraphKind::Repartition(spec) if !spec.named => {
+                    refuse(format!("the repartition topic {} has a generated name", spec.topic));
+                }
+                _ => {}
+            }
+        }
+        self.errors.append(&mut errors);
+    }
+
+    fn write(&self, at: usize, builder: &mut TopologyBuilder) -> Result<()> {
+        let node = &self.nodes[at];
+        let parents: Vec<Arc<str>> = node.parents.iter().map(|p| self.nodes[*p].name.clone()).collect();
+        let source = |name: &Arc<str>, spec: &SourceSpec| NodeSpec {
+            name: name.clone(),
+            parents: Vec::new(),
+            kind: SpecKind::Source { topics: spec.topics.clone(), reset: spec.reset, factory: spec.factory.clone() },
+        };
+        let processor = |name: &Arc<str>, parents: Vec<Arc<str>>, factory: &NodeFactory| NodeSpec {
+            name: name.clone(),
+            parents,
+            kind: SpecKind::Processor { factory: factory.clone() },
+        };
+        let stores = |builder: &mut TopologyBuilder, spec: &ProcessorSpec| -> Result<()> {
+            for store in &spec.stores {
+                builder.add_store(store.clone())?;
+                builder.connect(&node.name, store.name())?;
+            }
+            Ok(())
+        };
+        match &node.kind {
+            GraphKind::Root => Ok(()),
+            GraphKind::Source(spec) => builder.add_node(source(&node.name, spec)),
+            GraphKind::TableSource { source_name, source: spec, table } => {
+                builder.add_node(source(source_name, spec))?;
+                builder.add_node(processor(&node.name, vec![source_name.clone()], &table.factory))?;
+                stores(builder, table)
+            }
+            GraphKind::Processor(spec) => {
+                builder.add_node(processor(&node.name, parents, &spec.factory))?;
+                stores(builder, spec)
+            }
+            GraphKind::Repartition(spec) => {
+                builder.add_internal_topic(spec.topic.clone(), spec.partitions);
+                builder.add_node(processor(&spec.filter_name, parents, &spec.filter))?;
+                builder.add_node(NodeSpec {
+                    name: spec.sink_name.clone(),
+                    parents: vec![spec.filter_name.clone()],
+                    kind: SpecKind::Sink {
+                        topic: Some(spec.topic.clone()),
+                        label: spec.topic.clone(),
+                        factory: spec.sink.clone(),
+                    },
+                })?;
+                builder.add_node(NodeSpec {
+                    name: node.name.clone(),
+                    parents: Vec::new(),
+                    kind: SpecKind::Source {
+                        topics: vec![spec.topic.clone()],
+                        reset: Some(AutoOffsetReset::Earliest),
+                        factory: spec.source.clone(),
+                    },
+                })
+            }
+            GraphKind::Sink { topic, label, factory } => builder.add_node(NodeSpec {
+                name: node.name.clone(),
+                parents,
+                kind: SpecKind::Sink { topic: topic.clone(), label: label.clone(), factory: factory.clone() },
+            }),
+            GraphKind::Store(store) => builder.add_store(store.clone()),
+        }
+    }
+}
+
+/// Java's rule for names of nodes, stores and topics (`Named.validate`).
+pub(crate) fn validate_name(name: &str) -> Result<(), String> {
+    let legal = |c: char| c.is_ascii_alphanumeric() || matches!(c, '.' | '_' | '-');
+    if name.is_empty() || name == "." || name == ".." || name.len() > 249 || !name.chars().all(legal) {
+        return Err(format!(
+            "the name {name:?} is not legal: use 1 to 249 ASCII letters, digits, '.', '_' and '-', but not \".\" or \"..\""
+        ));
+    }
+    Ok(())
+}

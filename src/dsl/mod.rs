@@ -1,0 +1,19 @@
+//! How it is said: streams, tables, and the operators on them, in Kafka Streams' words.
+
+mod branch;
+mod builder;
+mod graph;
+mod grouped;
+mod ops;
+mod options;
+mod stream;
+mod table;
+
+pub use branch::{Branched, BranchedKStream};
+pub use builder::StreamsBuilder;
+pub use grouped::KGroupedStream;
+pub use options::{Consumed, Grouped, Materialized, Produced, Repartitioned};
+pub use stream::KStream;
+pub use table::KTable;
+
+pub use crate::task::queue::Extract;

@@ -1,0 +1,44 @@
+//! The nodes of the operators, one file an operator.
+
+pub(crate) mod aggregate;
+pub(crate) mod branch;
+pub(crate) mod filter;
+pub(crate) mod flat_map;
+pub(crate) mod map;
+pub(crate) mod map_values;
+pub(crate) mod pass_through;
+pub(crate) mod peek;
+pub(crate) mod sink;
+pub(crate) mod source;
+pub(crate) mod table_source;
+pub(crate) mod to_stream;
+
+use std::sync::Arc;
+
+use crate::task::blueprint::NodeFactory;
+use crate::task::{Node, NodeIx, Outputs};
+
+/// A table's update on its way to the operators behind the table.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) struct Change<V> {
+    /// `None` is a deletion.
+    pub(crate) new: Option<V>,
+}
+
+/// The factory of a node that has nothing but its outputs.
+pub(crate) fn node<K, V, KO, VO, N>(
+    make: impl Fn(NodeIx, Outputs<KO, VO>) -> N + Send + Sync + 'static,
+) -> NodeFactory
+where
+    K: 'static,
+    V: 'static,
+    KO: 'static,
+    VO: 'static,
+    N: Node<K, V> + 'static,
+{
+    Arc::new(move |cx, children| {
+        let outputs = children.outputs()?;
+        let node = make(cx.node, outputs);
+        Ok(cx.plain::<K, V>(node))
+    })
+}

@@ -1,0 +1,99 @@
+//! The engine: ordered bytes at the bottom of a store.
+
+use std::collections::BTreeMap;
+use std::ops::Bound;
+
+use bytes::Bytes;
+
+use crate::error::Result;
+
+/// Keys in ascending order, each with its new value or `None` for a deletion.
+pub(crate) type SortedRun = Vec<(Bytes, Option<Bytes>)>;
+
+/// The part of a key space that a scan covers.
+#[derive(Debug, Clone)]
+pub(crate) struct KeyRange {
+    pub(crate) from: Bound<Bytes>,
+    pub(crate) to: Bound<Bytes>,
+    pub(crate) reverse: bool,
+}
+
+impl KeyRange {
+    /// Whether no key can be inside. (`BTreeMap::range` panics on some such ranges.)
+    pub(crate) fn is_empty(&self) -> bool {
+        match (&self.from, &self.to) {
+            (Bound::Included(from), Bound::Included(to)) => from > to,
+            (Bound::Included(from) | Bound::Excluded(from), Bound::Excluded(to) | Bound::Included(to)) => from >= to,
+            (Bound::Unbounded, _) | (_, Bound::Unbounded) => false,
+        }
+    }
+
+    pub(crate) fn bounds(&self) -> (Bound<&[u8]>, Bound<&[u8]>) {
+        fn by_ref(bound: &Bound<Bytes>) -> Bound<&[u8]> {
+            match bound {
+                Bound::Included(key) => Bound::Included(key),
+                Bound::Excluded(key) => Bound::Excluded(key),
+                Bound::Unbounded => Bound::Unbounded,
+            }
+        }
+        (by_ref(&self.from), by_ref(&self.to))
+    }
+}
+
+/// Rows of a scan.
+pub(crate) type Rows<'a> = Box<dyn Iterator<Item = Result<(Bytes, Bytes)>> + 'a>;
+
+/// Ordered bytes. It is written in sorted runs, rarely, and is off the path of a record.
+pub(crate) trait Engine {
+    fn get(&self, key: &[u8]) -> Result<Option<Bytes>>;
+
+    /// The rows inside a range, in its direction.
+    fn range<'a>(&'a self, range: &KeyRange) -> Rows<'a>;
+
+    /// Applies a run as one.
+    fn apply(&mut self, run: &SortedRun) -> Result<()>;
+
+    /// How many rows there are, roughly.
+    fn approximate_len(&self) -> u64;
+
+    /// How many bytes of open changes are worth handing over at a commit; 0 for every commit.
+    fn hand_over_bytes(&self) -> usize;
+}
+
+/// An engine in memory. Its content comes back from the changelog.
+#[derive(Debug, Default)]
+pub(crate) struct MemoryEngine {
+    rows: BTreeMap<Bytes, Bytes>,
+}
+
+impl Engine for MemoryEngine {
+    fn get(&self, key: &[u8]) -> Result<Option<Bytes>> {
+        Ok(self.rows.get(key).cloned())
+    }
+
+    fn range<'a>(&'a self, range: &KeyRange) -> Rows<'a> {
+        if range.is_empty() {
+            return Box::new(std::iter::empty());
+        }
+        let rows = self.rows.range::<[u8], _>(range.bounds()).map(|(k, v)| Ok((k.clone(), v.clone())));
+        if range.reverse { Box::new(rows.rev()) } else { Box::new(rows) }
+    }
+
+    fn apply(&mut self, run: &SortedRun) -> Result<()> {
+        for (key, value) in run {
+            match value {
+                Some(value) => self.rows.insert(key.clone(), value.clone()),
+                None => self.rows.remove(key),
+            };
+        }
+        Ok(())
+    }
+
+    fn approximate_len(&self) -> u64 {
+        self.rows.len() as u64
+    }
+
+    fn hand_over_bytes(&self) -> usize {
+        0
+    }
+}

@@ -1,0 +1,616 @@
+//! The key-value store: a typed table of recent rows over the layers, with the changelog writer and the record cache
+//! built in, so that an update costs one look-up.
+
+use std::any::Any;
+use std::cell::RefCell;
+use std::collections::{BTreeSet, VecDeque};
+use std::fmt;
+use std::ops::Bound;
+use std::rc::Rc;
+use std::sync::Arc;
+
+use bytes::{BufMut, Bytes, BytesMut};
+use hashbrown::HashMap;
+
+use super::engine::{KeyRange, MemoryEngine, SortedRun};
+use super::layers::Layers;
+use super::options::KvOptions;
+use super::{AnyStore, StoreRow};
+use crate::error::{BoxError, Error, ErrorKind, Result};
+use crate::record::{Headers, Timestamp};
+use crate::serde::SerdeCx;
+use crate::serde::erased::SerdeRef;
+use crate::task::context::StoreRef;
+use crate::task::{Partition, TaskCx, TopicIx};
+
+/// A value and its event time, in milliseconds since the Unix epoch.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct ValueAndTimestamp<V> {
+    /// The value.
+    pub value: V,
+    /// The event time.
+    pub timestamp: Timestamp,
+}
+
+/// Rows that the table keeps at most between commits beside the open ones.
+const CLEAN_ROWS: usize = 1 << 18;
+
+/// How many rows an iterator reads at once. It holds no lock on the store between pages.
+const PAGE: usize = 256;
+
+struct Slot<V> {
+    current: Option<(V, Timestamp)>,
+    /// Changed since the last commit.
+    open: bool,
+    withheld: Option<Box<Withheld<V>>>,
+}
+
+/// A change that the record cache holds back: what stood there before, and the context of the last update.
+struct Withheld<V> {
+    before: Option<(V, Timestamp)>,
+    sequence: u64,
+    timestamp: Timestamp,
+    headers: Headers,
+    source: Option<usize>,
+    offset: i64,
+}
+
+/// A change that the record cache lets go.
+pub(crate) struct Flushed<V> {
+    pub(crate) key: Bytes,
+    pub(crate) old: Option<(V, Timestamp)>,
+    pub(crate) new: Option<(V, Timestamp)>,
+    pub(crate) timestamp: Timestamp,
+    pub(crate) headers: Headers,
+    pub(crate) source: Option<usize>,
+    pub(crate) offset: i64,
+}
+
+struct Inner<V> {
+    table: HashMap<Bytes, Slot<V>>,
+    /// The keys of open rows.
+    open: Vec<Bytes>,
+    /// The same in order, kept from the first scan on.
+    open_sorted: Option<BTreeSet<Bytes>>,
+    withheld: Vec<Bytes>,
+    sequence: u64,
+    layers: Layers,
+    scratch: BytesMut,
+}
+
+/// A key-value store of one task.
+pub(crate) struct KvStore<K, V> {
+    name: Arc<str>,
+    topic: String,
+    key_serde: SerdeRef<K>,
+    value_serde: SerdeRef<V>,
+    timestamped: bool,
+    cached: bool,
+    changelog: Option<TopicIx>,
+    inner: RefCell<Inner<V>>,
+}
+
+/// What an update has done.
+pub(crate) struct Updated<V> {
+    pub(crate) old: Option<(V, Timestamp)>,
+    pub(crate) new: Option<(V, Timestamp)>,
+    /// The record cache holds it back; it goes downstream when the cache is flushed.
+    pub(crate) withheld: bool,
+}
+
+fn no_headers() -> &'static Headers {
+    static NONE: Headers = Headers::new();
+    &NONE
+}
+
+impl<K: Clone + 'static, V: Clone + 'static> KvStore<K, V> {
+    pub(crate) fn new(options: &KvOptions<K, V>, topic: &str, changelog: Option<TopicIx>, cached: bool) -> Self {
+        Self {
+            name: options.name.clone(),
+            topic: topic.to_owned(),
+            key_serde: options.key_serde.clone(),
+            value_serde: options.value_serde.clone(),
+            timestamped: options.timestamped,
+            cached,
+            changelog,
+            inner: RefCell::new(Inner {
+                table: HashMap::new(),
+                open: Vec::new(),
+                open_sorted: None,
+                withheld: Vec::new(),
+                sequence: 0,
+                layers: Layers::new(MemoryEngine::default()),
+                scratch: BytesMut::new(),
+            }),
+        }
+    }
+
+    fn serde_cx(&self, is_key: bool) -> SerdeCx<'_> {
+        SerdeCx { topic: &self.topic, is_key, headers: no_headers() }
+    }
+
+    /// The bytes of the key of a record in hand, which may be known already.
+    pub(crate) fn key_bytes(&self, key: &K, cx: &mut TaskCx) -> Result<Bytes, BoxError> {
+        cx.key_bytes(key, &self.key_serde, &self.topic, no_headers())
+    }
+
+    /// Reads a key back from its bytes.
+    pub(crate) fn read_key(&self, bytes: &Bytes) -> Result<K, BoxError> {
+        Ok(self.key_serde.read(bytes, &self.serde_cx(true))?)
+    }
+
+    fn decode(&self, row: &Bytes) -> Result<(V, Timestamp), BoxError> {
+        let (timestamp, value) = if self.timestamped {
+            let (head, _) = row.split_first_chunk::<8>().ok_or("a row of the store has no timestamp")?;
+            (i64::from_be_bytes(*head), row.slice(8..))
+        } else {
+            (-1, row.clone())
+        };
+        Ok((self.value_serde.read(&value, &self.serde_cx(false))?, timestamp))
+    }
+
+    fn encode(&self, value: &V, timestamp: Timestamp, out: &mut BytesMut) -> Result<Bytes, BoxError> {
+        if self.timestamped {
+            out.put_i64(timestamp);
+        }
+        if let Err(error) = self.value_serde.write(value, &self.serde_cx(false), out) {
+            out.clear();
+            return Err(error.into());
+        }
+        Ok(out.split().freeze())
+    }
+
+    /// The row of a key, loaded into the table if it is not there yet.
+    fn slot<'a>(&self, inner: &'a mut Inner<V>, key: &[u8]) -> Result<&'a mut Slot<V>, BoxError> {
+        if !inner.table.contains_key(key) {
+            let current = inner.layers.get(key)?.map(|row| self.decode(&row)).transpose()?;
+            // The key may be part of a network frame: keep a copy, not the frame.
+            let slot = Slot { current, open: false, withheld: None };
+            inner.table.insert(Bytes::copy_from_slice(key), slot);
+        }
+        Ok(inner.table.get_mut(key).expect("the row was found or has just been inserted"))
+    }
+
+    /// Replaces a row by what `change` makes of it. `now` is the time that a deletion is logged with. On an error nothing
+    /// has changed.
+    pub(crate) fn update(
+        &self,
+        key: &Bytes,
+        now: Timestamp,
+        headers: &Headers,
+        cx: &mut TaskCx,
+        change: impl FnOnce(Option<(V, Timestamp)>) -> Result<Option<(V, Timestamp)>, BoxError>,
+    ) -> Result<Updated<V>, BoxError> {
+        let inner = &mut *self.inner.borrow_mut();
+        let known = inner.table.get_mut(&key[..]).map(|slot| slot.current.clone());
+        let old = match known {
+            Some(current) => current,
+            None => self.slot(inner, key)?.current.clone(),
+        };
+        let new = change(old.clone())?;
+        if !self.cached {
+            // ORDER: the record is in the producer's hands before the row changes, so that an error leaves both as they were.
+            self.log(key, new.as_ref(), now, cx)?;
+        }
+        let slot = inner.table.get_mut(&key[..]).expect("the row was found or has just been inserted");
+        slot.current.clone_from(&new);
+        if !slot.open {
+            slot.open = true;
+            let (owned, _) = inner.table.get_key_value(&key[..]).expect("the row is in the table");
+            let owned = owned.clone();
+            if let Some(sorted) = &mut inner.open_sorted {
+                sorted.insert(owned.clone());
+            }
+            inner.open.push(owned);
+        }
+        if self.cached {
+            self.withhold(inner, key, old.clone(), now, headers, cx);
+        }
+        Ok(Updated { old, new, withheld: self.cached })
+    }
+
+    fn withhold(
+        &self,
+        inner: &mut Inner<V>,
+        key: &Bytes,
+        before: Option<(V, Timestamp)>,
+        now: Timestamp,
+        headers: &Headers,
+        cx: &mut TaskCx,
+    ) {
+        inner.sequence += 1;
+        let slot = inner.table.get_mut(&key[..]).expect("the row is in the table");
+        let mut headers = headers.clone();
+        headers.detach();
+        match &mut slot.withheld {
+            Some(held) => {
+                held.sequence = inner.sequence;
+                held.timestamp = now;
+                held.headers = headers;
+                held.source = cx.source;
+                held.offset = cx.raw.offset;
+            }
+            None => {
+                let held = Withheld {
+                    before,
+                    sequence: inner.sequence,
+                    timestamp: now,
+                    headers,
+                    source: cx.source,
+                    offset: cx.raw.offset,
+                };
+                slot.withheld = Some(Box::new(held));
+                let (owned, _) = inner.table.get_key_value(&key[..]).expect("the row is in the table");
+                inner.withheld.push(owned.clone());
+                cx.cached_bytes += self.weight(key);
+            }
+        }
+    }
+
+    fn weight(&self, key: &[u8]) -> usize {
+        key.len() + 2 * size_of::<Option<(V, Timestamp)>>() + 128
+    }
+
+    /// Lets go of everything that the record cache holds back, in the order of the last updates, and logs it. A row that
+    /// came and went in between is forgotten (`CachingKeyValueStore.putAndMaybeForward`).
+    pub(crate) fn take_withheld(&self, cx: &mut TaskCx) -> Result<Vec<Flushed<V>>, BoxError> {
+        let inner = &mut *self.inner.borrow_mut();
+        let mut flushed: Vec<(u64, Flushed<V>)> = Vec::with_capacity(inner.withheld.len());
+        for key in inner.withheld.drain(..) {
+            cx.cached_bytes = cx.cached_bytes.saturating_sub(self.weight(&key));
+            let Some(slot) = inner.table.get_mut(&key[..]) else { continue };
+            let Some(held) = slot.withheld.take() else { continue };
+            let (sequence, new) = (held.sequence, slot.current.clone());
+            if new.is_none() && held.before.is_none() {
+                continue;
+            }
+            let Withheld { before, timestamp, headers, source, offset, .. } = *held;
+            flushed.push((sequence, Flushed { key, old: before, new, timestamp, headers, source, offset }));
+        }
+        flushed.sort_unstable_by_key(|(sequence, _)| *sequence);
+        Ok(flushed.into_iter().map(|(_, flushed)| flushed).collect())
+    }
+
+    /// Writes a change to the changelog.
+    pub(crate) fn log(
+        &self,
+        key: &[u8],
+        new: Option<&(V, Timestamp)>,
+        now: Timestamp,
+        cx: &mut TaskCx,
+    ) -> Result<(), BoxError> {
+        let Some(topic) = self.changelog else { return Ok(()) };
+        let partition = Partition::Exactly(cx.task.partition);
+        let Some((value, timestamp)) = new else {
+            return Ok(cx.collector.send(topic, partition, Some(key), None, Some(now), no_headers())?);
+        };
+        let timestamp = if self.timestamped { *timestamp } else { now };
+        let bytes = cx.write_value(value, &self.value_serde, &self.topic, no_headers())?;
+        let sent = cx.collector.send(topic, partition, Some(key), Some(&bytes), Some(timestamp), no_headers());
+        cx.return_scratch(bytes);
+        Ok(sent?)
+    }
+
+    fn get(&self, key: &K) -> Result<Option<(V, Timestamp)>, BoxError> {
+        let inner = &mut *self.inner.borrow_mut();
+        let mut bytes = std::mem::take(&mut inner.scratch);
+        bytes.clear();
+        let got = self
+            .key_serde
+            .write(key, &self.serde_cx(true), &mut bytes)
+            .map_err(BoxError::from)
+            .and_then(|()| Ok(self.slot(inner, &bytes)?.current.clone()));
+        inner.scratch = bytes;
+        got
+    }
+
+    fn put(&self, key: &K, value: Option<(V, Timestamp)>, cx: &mut TaskCx) -> Result<Option<(V, Timestamp)>, BoxError> {
+        let mut bytes = BytesMut::new();
+        self.key_serde.write(key, &self.serde_cx(true), &mut bytes)?;
+        let (now, headers) = (cx.timestamp, cx.raw.headers.clone());
+        Ok(self.update(&bytes.freeze(), now, &headers, cx, |_| Ok(value))?.old)
+    }
+
+    /// The next rows of a scan; none only at its end.
+    fn page(&self, range: &KeyRange) -> Result<Vec<(Bytes, (V, Timestamp))>, BoxError> {
+        let inner = &mut *self.inner.borrow_mut();
+        let sorted = inner.open_sorted.get_or_insert_with(|| inner.open.iter().cloned().collect());
+        let mut range = range.clone();
+        let mut out = BytesMut::new();
+        loop {
+            if range.is_empty() {
+                return Ok(Vec::new());
+            }
+            let keys = sorted.range::<[u8], _>(range.bounds());
+            let keys: Vec<&Bytes> =
+                if range.reverse { keys.rev().take(PAGE).collect() } else { keys.take(PAGE).collect() };
+            let mut open = Vec::with_capacity(keys.len());
+            for key in &keys {
+                let current = inner.table.get(&key[..]).and_then(|slot| slot.current.as_ref());
+                let row = current.map(|(value, timestamp)| self.encode(value, *timestamp, &mut out)).transpose()?;
+                open.push(((*key).clone(), row));
+            }
+            // Rows past the last open row of this page may be hidden by open rows of the next one.
+            let last_open = if keys.len() == PAGE { keys.last().map(|key| (*key).clone()) } else { None };
+            let mut rows = Vec::new();
+            for row in inner.layers.range(&range, open.into_iter()) {
+                let (key, row) = row?;
+                let hidden = last_open.as_ref().is_some_and(|last| if range.reverse { key < last } else { key > last });
+                if hidden || rows.len() == PAGE {
+                    break;
+                }
+                rows.push((key, self.decode(&row)?));
+            }
+            let Some(last) = last_open.filter(|_| rows.is_empty()) else { return Ok(rows) };
+            // All open rows of the page were deletions: go on behind them.
+            if range.reverse {
+                range.to = Bound::Excluded(last);
+            } else {
+                range.from = Bound::Excluded(last);
+            }
+        }
+    }
+}
+
+impl<K: Clone + 'static, V: Clone + 'static> AnyStore for KvStore<K, V> {
+    fn name(&self) -> &Arc<str> {
+        &self.name
+    }
+
+    fn into_any(self: Rc<Self>) -> Rc<dyn Any> {
+        self
+    }
+
+    fn is_cached(&self) -> bool {
+        self.cached
+    }
+
+    fn changelog(&self) -> Option<TopicIx> {
+        self.changelog
+    }
+
+    fn restore(&self, key: Bytes, value: Option<Bytes>, timestamp: Timestamp) -> Result<()> {
+        let row = value.map(|value| {
+            if self.timestamped {
+                let mut row = BytesMut::with_capacity(8 + value.len());
+                row.put_i64(timestamp);
+                row.put_slice(&value);
+                row.freeze()
+            } else {
+                Bytes::copy_from_slice(&value)
+            }
+        });
+        self.inner.borrow_mut().layers.push(vec![(Bytes::copy_from_slice(&key), row)])
+    }
+
+    fn flush(&self, cx: &mut TaskCx) -> Result<()> {
+        let store_error = |error: BoxError| {
+            Error::new(ErrorKind::Store, format!("the store {} cannot be flushed", self.name)).because(error)
+        };
+        for change in self.take_withheld(cx).map_err(store_error)? {
+            self.log(&change.key, change.new.as_ref(), change.timestamp, cx).map_err(store_error)?;
+        }
+        Ok(())
+    }
+
+    fn commit(&self) -> Result<()> {
+        let inner = &mut *self.inner.borrow_mut();
+        debug_assert!(inner.withheld.is_empty(), "caches are flushed before a commit");
+        let mut run: SortedRun = Vec::with_capacity(inner.open.len());
+        let mut out = BytesMut::with_capacity(inner.open.len() * 32);
+        for key in inner.open.drain(..) {
+            let Some(slot) = inner.table.get_mut(&key[..]) else { continue };
+            slot.open = false;
+            let row = slot.current.as_ref().map(|(value, timestamp)| self.encode(value, *timestamp, &mut out));
+            let row = row.transpose().map_err(|error| {
+                Error::new(ErrorKind::Store, format!("a row of the store {} cannot be written", self.name)).because(error)
+            })?;
+            run.push((key, row));
+        }
+        run.sort_unstable_by(|a, b| a.0.cmp(&b.0));
+        if let Some(sorted) = &mut inner.open_sorted {
+            sorted.clear();
+        }
+        inner.layers.push(run)?;
+        if inner.table.len() > CLEAN_ROWS {
+            inner.table.clear();
+        }
+        Ok(())
+    }
+
+    fn rows(&self) -> Result<Vec<StoreRow>> {
+        let store_error = |error: BoxError| {
+            Error::new(ErrorKind::Store, format!("the store {} cannot be read", self.name)).because(error)
+        };
+        let mut range = KeyRange { from: Bound::Unbounded, to: Bound::Unbounded, reverse: false };
+        let mut rows = Vec::new();
+        loop {
+            let page = self.page(&range).map_err(store_error)?;
+            let Some((last, _)) = page.last() else { return Ok(rows) };
+            range.from = Bound::Excluded(last.clone());
+            for (key, (value, timestamp)) in page {
+                let mut out = BytesMut::new();
+                let cx = self.serde_cx(false);
+                self.value_serde.write(&value, &cx, &mut out).map_err(|e| store_error(e.into()))?;
+                rows.push(StoreRow { key, value: out.freeze(), timestamp: self.timestamped.then_some(timestamp) });
+            }
+        }
+    }
+}
+
+/// A typed handle on a key-value store, got once when a processor is made; use it through
+/// [`Context::store`](crate::dsl::Context::store).
+pub struct KeyValueStore<K, V>(pub(crate) Rc<KvStore<K, V>>);
+
+/// A typed handle on a key-value store with timestamps.
+pub struct TimestampedKeyValueStore<K, V>(pub(crate) Rc<KvStore<K, V>>);
+
+impl<K, V> fmt::Debug for KeyValueStore<K, V> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "KeyValueStore({})", self.0.name)
+    }
+}
+
+impl<K, V> fmt::Debug for TimestampedKeyValueStore<K, V> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "TimestampedKeyValueStore({})", self.0.name)
+    }
+}
+
+/// The rows of a scan, in order. Rows are read in pages; the store may change meanwhile, and the rows not yet read show
+/// the change.
+pub struct KeyValueIterator<K, V, T = V> {
+    store: Rc<KvStore<K, V>>,
+    range: KeyRange,
+    page: VecDeque<(Bytes, (V, Timestamp))>,
+    done: bool,
+    row: fn((V, Timestamp)) -> T,
+}
+
+impl<K, V, T> fmt::Debug for KeyValueIterator<K, V, T> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "KeyValueIterator({})", self.store.name)
+    }
+}
+
+impl<K: Clone + 'static, V: Clone + 'static, T> Iterator for KeyValueIterator<K, V, T> {
+    type Item = Result<(K, T)>;
+
+    fn next(&mut self) -> Option<Self::Item> {
+        let store_error = |store: &KvStore<K, V>, error: BoxError| {
+            Error::new(ErrorKind::Store, format!("a scan of the store {} failed", store.name)).because(error)
+        };
+        if self.page.is_empty() && !self.done {
+            match self.store.page(&self.range) {
+                Ok(page) => self.page = page.into(),
+                Err(error) => {
+                    self.done = true;
+                    return Some(Err(store_error(&self.store, error)));
+                }
+            }
+            self.done = self.page.is_empty();
+        }
+        let (key, row) = self.page.pop_front()?;
+        if self.page.is_empty() {
+            let bound = Bound::Excluded(key.clone());
+            if self.range.reverse { self.range.to = bound } else { self.range.from = bound }
+        }
+        Some(match self.store.read_key(&key) {
+            Ok(key) => Ok((key, (self.row)(row))),
+            Err(error) => Err(store_error(&self.store, error)),
+        })
+    }
+}
+
+fn bound_bytes<K: Clone + 'static, V: Clone + 'static>(
+    store: &KvStore<K, V>,
+    key: Option<&K>,
+) -> Result<Bound<Bytes>, BoxError> {
+    let Some(key) = key else { return Ok(Bound::Unbounded) };
+    let mut bytes = BytesMut::new();
+    store.key_serde.write(key, &store.serde_cx(true), &mut bytes)?;
+    Ok(Bound::Included(bytes.freeze()))
+}
+
+/// The end of the keys that start with `prefix`.
+fn prefix_end(prefix: &[u8]) -> Bound<Bytes> {
+    let mut end = prefix.to_vec();
+    while let Some(last) = end.last_mut() {
+        if *last < u8::MAX {
+            *last += 1;
+            return Bound::Excluded(end.into());
+        }
+        end.pop();
+    }
+    Bound::Unbounded
+}
+
+macro_rules! store_access {
+    ($handle:ident, $row:ty, $to_row:expr, $from_row:expr) => {
+        impl<K: Clone + 'static, V: Clone + 'static> StoreRef<'_, $handle<K, V>> {
+            /// The row of a key.
+            pub fn get(&self, key: &K) -> Result<Option<$row>, BoxError> {
+                Ok(self.store.0.get(key)?.map($to_row))
+            }
+
+            /// Sets the row of a key, or deletes it. Both are logged.
+            pub fn put(&mut self, key: &K, row: impl Into<Option<$row>>) -> Result<(), BoxError> {
+                let row = row.into().map($from_row(self.cx.timestamp));
+                self.store.0.put(key, row, self.cx).map(drop)
+            }
+
+            /// Sets the row of a key that has none, and returns what it found.
+            pub fn put_if_absent(&mut self, key: &K, row: $row) -> Result<Option<$row>, BoxError> {
+                let found = self.get(key)?;
+                if found.is_none() {
+                    self.put(key, row)?;
+                }
+                Ok(found)
+            }
+
+            /// Deletes the row of a key and returns it. The deletion is logged even if there was none.
+            pub fn delete(&mut self, key: &K) -> Result<Option<$row>, BoxError> {
+                Ok(self.store.0.put(key, None, self.cx)?.map($to_row))
+            }
+
+            /// The rows from one key to another, both included, in the order of the keys' bytes; an end that is `None` is
+            /// open.
+            pub fn range(&self, from: Option<&K>, to: Option<&K>) -> Result<KeyValueIterator<K, V, $row>, BoxError> {
+                self.scan(bound_bytes(&self.store.0, from)?, bound_bytes(&self.store.0, to)?, false)
+            }
+
+            /// As [`range`](Self::range), from the greatest key down.
+            pub fn reverse_range(
+                &self,
+                from: Option<&K>,
+                to: Option<&K>,
+            ) -> Result<KeyValueIterator<K, V, $row>, BoxError> {
+                self.scan(bound_bytes(&self.store.0, from)?, bound_bytes(&self.store.0, to)?, true)
+            }
+
+            /// All rows in the order of the keys' bytes.
+            pub fn all(&self) -> Result<KeyValueIterator<K, V, $row>, BoxError> {
+                self.range(None, None)
+            }
+
+            /// All rows, from the greatest key down.
+            pub fn reverse_all(&self) -> Result<KeyValueIterator<K, V, $row>, BoxError> {
+                self.reverse_range(None, None)
+            }
+
+            /// The rows whose keys' bytes start with `prefix`.
+            pub fn prefix_scan(&self, prefix: &[u8]) -> Result<KeyValueIterator<K, V, $row>, BoxError> {
+                self.scan(Bound::Included(Bytes::copy_from_slice(prefix)), prefix_end(prefix), false)
+            }
+
+            /// How many rows there are, roughly: rows that were changed since the last commit may count twice.
+            pub fn approximate_num_entries(&self) -> u64 {
+                let inner = self.store.0.inner.borrow();
+                inner.layers.approximate_len() + inner.open.len() as u64
+            }
+
+            fn scan(
+                &self,
+                from: Bound<Bytes>,
+                to: Bound<Bytes>,
+                reverse: bool,
+            ) -> Result<KeyValueIterator<K, V, $row>, BoxError> {
+                Ok(KeyValueIterator {
+                    store: self.store.0.clone(),
+                    range: KeyRange { from, to, reverse },
+                    page: VecDeque::new(),
+                    done: false,
+                    row: $to_row,
+                })
+            }
+        }
+    };
+}
+
+store_access!(KeyValueStore, V, |(value, _)| value, |timestamp| move |value| (value, timestamp));
+store_access!(
+    TimestampedKeyValueStore,
+    ValueAndTimestamp<V>,
+    |(value, timestamp)| ValueAndTimestamp { value, timestamp },
+    |_| |row: ValueAndTimestamp<V>| (row.value, row.timestamp)
+);

@@ -1,0 +1,195 @@
+//! The layer stack below a store's open changes: sorted runs frozen at commits, newest first, then the engine.
+//!
+//! It is a list, so that a commit may be in flight while the next one's changes gather above it.
+
+use std::iter::Peekable;
+use std::sync::Arc;
+
+use bytes::Bytes;
+
+use super::engine::{Engine, KeyRange, Rows, SortedRun};
+use crate::error::Result;
+
+/// Committed runs over an engine.
+pub(crate) struct Layers {
+    /// Newest last.
+    runs: Vec<Arc<SortedRun>>,
+    run_bytes: usize,
+    engine: Box<dyn Engine>,
+}
+
+impl Layers {
+    pub(crate) fn new(engine: impl Engine + 'static) -> Self {
+        Self { runs: Vec::new(), run_bytes: 0, engine: Box::new(engine) }
+    }
+
+    pub(crate) fn get(&self, key: &[u8]) -> Result<Option<Bytes>> {
+        for run in self.runs.iter().rev() {
+            if let Ok(at) = run.binary_search_by(|(k, _)| k[..].cmp(key)) {
+                return Ok(run[at].1.clone());
+            }
+        }
+        self.engine.get(key)
+    }
+
+    /// Puts a frozen run on top, and hands the runs to the engine when enough has gathered.
+    pub(crate) fn push(&mut self, run: SortedRun) -> Result<()> {
+        debug_assert!(run.is_sorted_by(|a, b| a.0 < b.0), "a run is strictly ascending");
+        if run.is_empty() {
+            return Ok(());
+        }
+        self.run_bytes += run.iter().map(|(k, v)| k.len() + v.as_ref().map_or(0, Bytes::len)).sum::<usize>();
+        self.runs.push(Arc::new(run));
+        if self.run_bytes >= self.engine.hand_over_bytes() {
+            // ORDER: oldest first, so that the newest value of a key wins.
+            for run in self.runs.drain(..) {
+                self.engine.apply(&run)?;
+            }
+            self.run_bytes = 0;
+        }
+        Ok(())
+    }
+
+    /// The rows inside a range, with `open` (in the range's order) lying over them.
+    pub(crate) fn range<'a>(
+        &'a self,
+        range: &KeyRange,
+        open: impl Iterator<Item = (Bytes, Option<Bytes>)> + 'a,
+    ) -> Rows<'a> {
+        let mut rows: Rows<'a> = self.engine.range(range);
+        for run in &self.runs {
+            rows = Box::new(Overlay::new(rows, run_range(run, range), range.reverse));
+        }
+        Box::new(Overlay::new(rows, Box::new(open), range.reverse))
+    }
+
+    pub(crate) fn approximate_len(&self) -> u64 {
+        self.engine.approximate_len() + self.runs.iter().map(|run| run.len() as u64).sum::<u64>()
+    }
+}
+
+type Changes<'a> = Box<dyn Iterator<Item = (Bytes, Option<Bytes>)> + 'a>;
+
+fn run_range<'a>(run: &'a SortedRun, range: &KeyRange) -> Changes<'a> {
+    use std::ops::Bound::{Excluded, Included, Unbounded};
+    let (from, to) = range.bounds();
+    let start = match from {
+        Unbounded => 0,
+        Included(from) => run.partition_point(|(k, _)| k[..] < *from),
+        Excluded(from) => run.partition_point(|(k, _)| k[..] <= *from),
+    };
+    let end = match to {
+        Unbounded => run.len(),
+        Included(to) => run.partition_point(|(k, _)| k[..] <= *to),
+        Excluded(to) => run.partition_point(|(k, _)| k[..] < *to),
+    };
+    let rows = run[start..end.max(start)].iter().cloned();
+    if range.reverse { Box::new(rows.rev()) } else { Box::new(rows) }
+}
+
+/// Rows with newer changes lying over them.
+struct Overlay<'a> {
+    rows: Peekable<Rows<'a>>,
+    changes: Peekable<Changes<'a>>,
+    reverse: bool,
+}
+
+impl<'a> Overlay<'a> {
+    fn new(rows: Rows<'a>, changes: Changes<'a>, reverse: bool) -> Self {
+        Self { rows: rows.peekable(), changes: changes.peekable(), reverse }
+    }
+}
+
+impl Iterator for Overlay<'_> {
+    type Item = Result<(Bytes, Bytes)>;
+
+    fn next(&mut self) -> Option<Self::Item> {
+        loop {
+            let Some((changed, _)) = self.changes.peek() else { return self.rows.next() };
+            let order = match self.rows.peek() {
+                None => std::cmp::Ordering::Greater,
+                Some(Err(_)) => return self.rows.next(),
+                Some(Ok((row, _))) if self.reverse => changed.cmp(row),
+                Some(Ok((row, _))) => row.cmp(changed),
+            };
+            match order {
+                std::cmp::Ordering::Less => return self.rows.next(),
+                std::cmp::Ordering::Equal => {
+                    self.rows.next();
+                }
+                std::cmp::Ordering::Greater => {}
+            }
+            if let Some((key, Some(value))) = self.changes.next() {
+                return Some(Ok((key, value)));
+            }
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::collections::BTreeMap;
+    use std::ops::Bound;
+
+    use proptest::prelude::*;
+
+    use super::super::engine::MemoryEngine;
+    use super::*;
+
+    /// A memory engine that lets runs gather first.
+    struct Lazy(MemoryEngine);
+
+    impl Engine for Lazy {
+        fn get(&self, key: &[u8]) -> Result<Option<Bytes>> {
+            self.0.get(key)
+        }
+        fn range<'a>(&'a self, range: &KeyRange) -> Rows<'a> {
+            self.0.range(range)
+        }
+        fn apply(&mut self, run: &SortedRun) -> Result<()> {
+            self.0.apply(run)
+        }
+        fn approximate_len(&self) -> u64 {
+            self.0.approximate_len()
+        }
+        fn hand_over_bytes(&self) -> usize {
+            24
+        }
+    }
+
+    fn key(n: u8) -> Bytes {
+        Bytes::copy_from_slice(&[n])
+    }
+
+    proptest! {
+        #[test]
+        fn layers_read_like_one_map(
+            runs in proptest::collection::vec(proptest::collection::btree_map(0u8..20, proptest::option::of(0u8..9), 0..8), 1..9),
+            from in 0u8..20, to in 0u8..20, reverse: bool,
+        ) {
+            let mut layers = Layers::new(Lazy(MemoryEngine::default()));
+            let mut model = BTreeMap::new();
+            let (open, frozen) = runs.split_last().expect("at least one");
+            for run in frozen {
+                for (k, v) in run {
+                    match v { Some(v) => model.insert(*k, *v), None => model.remove(k) };
+                }
+                layers.push(run.iter().map(|(k, v)| (key(*k), v.map(key))).collect()).unwrap();
+            }
+            for (k, v) in &model {
+                prop_assert_eq!(layers.get(&[*k]).unwrap(), Some(key(*v)));
+            }
+            for (k, v) in open {
+                match v { Some(v) => model.insert(*k, *v), None => model.remove(k) };
+            }
+            let range = KeyRange { from: Bound::Included(key(from)), to: Bound::Included(key(to)), reverse };
+            let mut changes: Vec<_> = open.iter().filter(|(k, _)| (from..=to).contains(k))
+                .map(|(k, v)| (key(*k), v.map(key))).collect();
+            if reverse { changes.reverse(); }
+            let got: Vec<_> = layers.range(&range, changes.into_iter()).map(|r| r.map(|(k, v)| (k[0], v[0])).unwrap()).collect();
+            let mut want: Vec<_> = if from <= to { model.range(from..=to).map(|(k, v)| (*k, *v)).collect() } else { vec![] };
+            if reverse { want.reverse(); }
+            prop_assert_eq!(got, want);
+        }
+    }
+}

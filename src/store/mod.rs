@@ -1,0 +1,80 @@
+//! State: a cache of the changelog that never lies.
+//!
+//! From top to bottom: an optional record cache (Kafka Streams' semantics: it withholds both the changelog record and the
+//! record downstream until a commit), the changelog writer, the layers (what is open, runs that were frozen at a commit),
+//! the engine. What lies below the changelog writer is invisible to semantics.
+
+pub(crate) mod engine;
+mod key_value;
+pub(crate) mod layers;
+mod options;
+
+use std::any::Any;
+use std::fmt;
+use std::rc::Rc;
+use std::sync::Arc;
+
+use bytes::Bytes;
+
+use crate::error::Result;
+use crate::record::Timestamp;
+use crate::task::{TaskCx, TopicIx};
+
+pub(crate) use key_value::{Flushed, KvStore};
+pub use key_value::{KeyValueIterator, KeyValueStore, TimestampedKeyValueStore, ValueAndTimestamp};
+pub use options::{KeyValue, StoreBuilder, TimestampedKeyValue};
+pub(crate) use options::KvOptions;
+
+/// A row of a store, as bytes.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct StoreRow {
+    /// The key as the changelog has it.
+    pub key: Bytes,
+    /// The value without its timestamp.
+    pub value: Bytes,
+    /// The timestamp, in milliseconds since the Unix epoch, for stores that keep one.
+    pub timestamp: Option<Timestamp>,
+}
+
+/// What a task asks of any of its stores.
+pub(crate) trait AnyStore {
+    fn name(&self) -> &Arc<str>;
+
+    /// The store as its own type.
+    fn into_any(self: Rc<Self>) -> Rc<dyn Any>;
+
+    /// Whether its record cache is on.
+    fn is_cached(&self) -> bool;
+
+    /// The topic that it logs to or is restored from, as registered with the collector.
+    fn changelog(&self) -> Option<TopicIx>;
+
+    /// Applies a record of the changelog.
+    fn restore(&self, key: Bytes, value: Option<Bytes>, timestamp: Timestamp) -> Result<()>;
+
+    /// Logs what the record cache holds back, where nothing downstream waits for it.
+    fn flush(&self, cx: &mut TaskCx) -> Result<()>;
+
+    /// The changes since the last commit are now part of the committed state.
+    fn commit(&self) -> Result<()>;
+
+    /// All rows in key order.
+    fn rows(&self) -> Result<Vec<StoreRow>>;
+}
+
+/// The plan of a store: what the stores of a topology's tasks are built from.
+pub(crate) trait StoreBlueprint: fmt::Debug + Send + Sync {
+    fn name(&self) -> &Arc<str>;
+
+    /// The settings of the changelog topic beyond the defaults; `None` if the store is not logged.
+    fn changelog(&self) -> Option<&[(String, String)]>;
+
+    /// Distinguishes two definitions under one name that are the same from two that differ.
+    fn identity(&self) -> usize;
+
+    /// Whether its name was given by the user.
+    fn is_named(&self) -> bool;
+
+    /// Makes an empty store. `changelog_topic` is the topic that its serdes are told, `changelog` where it logs to.
+    fn build(&self, changelog_topic: &str, changelog: Option<TopicIx>, cache: bool) -> Rc<dyn AnyStore>;
+}

@@ -1,0 +1,204 @@
+//! The user's side of a store: one value that is its builder and its key.
+
+use std::fmt;
+use std::marker::PhantomData;
+use std::rc::Rc;
+use std::sync::Arc;
+
+use super::{AnyStore, KvStore, StoreBlueprint};
+use crate::serde::erased::SerdeRef;
+use crate::serde::{DefaultSerde, Serde};
+use crate::task::TopicIx;
+
+/// The plan of a key-value store.
+pub(crate) struct KvOptions<K, V> {
+    pub(crate) name: Arc<str>,
+    pub(crate) named: bool,
+    pub(crate) key_serde: SerdeRef<K>,
+    pub(crate) value_serde: SerdeRef<V>,
+    pub(crate) timestamped: bool,
+    pub(crate) cached: bool,
+    pub(crate) changelog: Option<Vec<(String, String)>>,
+}
+
+impl<K, V> Clone for KvOptions<K, V> {
+    fn clone(&self) -> Self {
+        Self {
+            name: self.name.clone(),
+            named: self.named,
+            key_serde: self.key_serde.clone(),
+            value_serde: self.value_serde.clone(),
+            timestamped: self.timestamped,
+            cached: self.cached,
+            changelog: self.changelog.clone(),
+        }
+    }
+}
+
+impl<K, V> fmt::Debug for KvOptions<K, V> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("KvOptions")
+            .field("name", &self.name)
+            .field("timestamped", &self.timestamped)
+            .field("cached", &self.cached)
+            .field("changelog", &self.changelog)
+            .finish_non_exhaustive()
+    }
+}
+
+struct KvBlueprint<K, V>(Arc<KvOptions<K, V>>);
+
+impl<K, V> fmt::Debug for KvBlueprint<K, V> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        self.0.fmt(f)
+    }
+}
+
+impl<K: Clone + 'static, V: Clone + 'static> StoreBlueprint for KvBlueprint<K, V> {
+    fn name(&self) -> &Arc<str> {
+        &self.0.name
+    }
+
+    fn changelog(&self) -> Option<&[(String, String)]> {
+        self.0.changelog.as_deref()
+    }
+
+    fn identity(&self) -> usize {
+        Arc::as_ptr(&self.0).addr()
+    }
+
+    fn is_named(&self) -> bool {
+        self.0.named
+    }
+
+    fn build(&self, changelog_topic: &str, changelog: Option<TopicIx>, cache: bool) -> Rc<dyn AnyStore> {
+        Rc::new(KvStore::new(&self.0, changelog_topic, changelog, cache && self.0.cached))
+    }
+}
+
+impl<K: Clone + 'static, V: Clone + 'static> KvOptions<K, V> {
+    pub(crate) fn blueprint(self) -> Arc<dyn StoreBlueprint> {
+        Arc::new(KvBlueprint(Arc::new(self)))
+    }
+}
+
+pub(crate) mod sealed {
+    use super::{Arc, StoreBlueprint};
+
+    pub trait Sealed {
+        #[doc(hidden)]
+        #[allow(private_interfaces)]
+        fn blueprint(&self) -> Arc<dyn StoreBlueprint>;
+    }
+}
+use sealed::Sealed;
+
+/// A store that can be added to a topology: [`KeyValue`] or [`TimestampedKeyValue`].
+pub trait StoreBuilder: Sealed {
+    /// The store's name, which is also that of its changelog topic between `<application id>-` and `-changelog`.
+    fn name(&self) -> &str;
+}
+
+macro_rules! key_value_builder {
+    ($(#[$doc:meta])* $name:ident, timestamped: $timestamped:literal) => {
+        $(#[$doc])*
+        pub struct $name<K, V> {
+            options: Arc<KvOptions<K, V>>,
+            types: PhantomData<fn() -> (K, V)>,
+        }
+
+        impl<K, V> Clone for $name<K, V> {
+            fn clone(&self) -> Self {
+                Self { options: self.options.clone(), types: PhantomData }
+            }
+        }
+
+        impl<K, V> fmt::Debug for $name<K, V> {
+            fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+                self.options.fmt(f)
+            }
+        }
+
+        impl<K: Clone + 'static, V: Clone + 'static> $name<K, V> {
+            /// A store with the types' own serdes: persistent in its changelog, record cache off.
+            pub fn named(name: impl Into<Arc<str>>) -> Self
+            where
+                K: DefaultSerde,
+                V: DefaultSerde,
+            {
+                Self::with_serde_refs(name.into(), SerdeRef::of(), SerdeRef::of())
+            }
+
+            /// A store with these serdes.
+            pub fn with_serdes(name: impl Into<Arc<str>>, keys: impl Serde<K>, values: impl Serde<V>) -> Self {
+                Self::with_serde_refs(name.into(), SerdeRef::new(keys), SerdeRef::new(values))
+            }
+
+            fn with_serde_refs(name: Arc<str>, key_serde: SerdeRef<K>, value_serde: SerdeRef<V>) -> Self {
+                let options = KvOptions {
+                    name,
+                    named: true,
+                    key_serde,
+                    value_serde,
+                    timestamped: $timestamped,
+                    cached: false,
+                    changelog: Some(Vec::new()),
+                };
+                Self { options: Arc::new(options), types: PhantomData }
+            }
+
+            fn map(self, change: impl FnOnce(&mut KvOptions<K, V>)) -> Self {
+                let mut options = KvOptions::clone(&self.options);
+                change(&mut options);
+                Self { options: Arc::new(options), types: PhantomData }
+            }
+
+            /// Puts a record cache before the store: changes reach the changelog at commits only.
+            #[must_use]
+            pub fn caching(self) -> Self {
+                self.map(|o| o.cached = true)
+            }
+
+            /// Keeps no changelog: the state is lost when its task moves or the process ends.
+            #[must_use]
+            pub fn logging_disabled(self) -> Self {
+                self.map(|o| o.changelog = None)
+            }
+
+            /// Sets a property of the changelog topic, for example `min.compaction.lag.ms`.
+            #[must_use]
+            pub fn changelog_config(self, key: impl Into<String>, value: impl Into<String>) -> Self {
+                self.map(|o| o.changelog.get_or_insert_default().push((key.into(), value.into())))
+            }
+        }
+
+        impl<K: Clone + 'static, V: Clone + 'static> sealed::Sealed for $name<K, V> {
+            #[allow(private_interfaces)]
+            fn blueprint(&self) -> Arc<dyn StoreBlueprint> {
+                Arc::new(KvBlueprint(self.options.clone()))
+            }
+        }
+
+        impl<K: Clone + 'static, V: Clone + 'static> StoreBuilder for $name<K, V> {
+            fn name(&self) -> &str {
+                &self.options.name
+            }
+        }
+    };
+}
+
+key_value_builder! {
+    /// A key-value store of a processor: builder and key in one.
+    ///
+    /// ```
+    /// use mainstem::store::KeyValue;
+    ///
+    /// let seen = KeyValue::<String, i64>::named("seen").changelog_config("min.compaction.lag.ms", "60000");
+    /// ```
+    KeyValue, timestamped: false
+}
+
+key_value_builder! {
+    /// A key-value store whose values carry a timestamp, as those of tables and aggregations do.
+    TimestampedKeyValue, timestamped: true
+}
