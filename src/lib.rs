@@ -3,7 +3,7 @@
 
 pub mod client;
 pub mod clock;
-mod config;
+pub mod config;
 mod error;
 mod group;
 mod record;
