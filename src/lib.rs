@@ -3,7 +3,7 @@
 
 pub mod client;
 pub mod clock;
-mod config;
+pub mod config;
 pub mod dsl;
 mod error;
 mod group;

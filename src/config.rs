@@ -1,5 +1,0 @@
-//! The configuration of an application.
-
-/// The configuration.
-#[derive(Debug, Clone)]
-pub struct Config {}

@@ -1,0 +1,258 @@
+//! What one property means for another: defaults that depend on others, and contradictions.
+
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+use super::{Acks, Compression, Config, ConnectionConfig, IsolationLevel};
+
+/// What a property was set to, with any prefix or none: the names as they were written, and the values.
+pub(super) type Given<'a> = dyn Fn(&str) -> Vec<(String, String)> + 'a;
+
+/// Completes the defaults and adds every contradiction to the errors.
+pub(super) fn complete(config: &mut Config, given: &Given<'_>, errors: &mut Vec<String>) {
+    application(config, errors);
+    tags(config, errors);
+    if config.is_exactly_once() {
+        exactly_once(config, given, errors);
+    }
+    producer(config, given, errors);
+    consumers(config, errors);
+    let clients = [
+        &mut config.main.connection,
+        &mut config.restore.connection,
+        &mut config.global.connection,
+        &mut config.producer.connection,
+        &mut config.admin,
+    ];
+    for client in clients {
+        backoff(client, &mut config.warnings);
+    }
+}
+
+fn application(config: &mut Config, errors: &mut Vec<String>) {
+    let application = &mut config.application;
+    let id = &application.application_id;
+    let legal = |c: char| c.is_ascii_alphanumeric() || matches!(c, '.' | '_' | '-');
+    if id.is_empty() {
+        errors.push("application.id is missing: name the application".to_owned());
+    } else if !id.chars().all(legal) || id == "." || id == ".." || id.len() > 200 {
+        errors.push(format!(
+            "application.id={id} cannot begin the names of topics: use up to 200 letters, digits, dots, underscores and hyphens"
+        ));
+    }
+    if application.client_id.is_empty() {
+        application.client_id.clone_from(id);
+    }
+    if application.bootstrap_servers.is_empty() {
+        errors.push("bootstrap.servers is missing: name at least one broker as host:port".to_owned());
+    }
+    for server in &application.bootstrap_servers {
+        if !is_address(server) {
+            errors.push(format!(
+                "bootstrap.servers has {server:?}, which is not host:port (an IPv6 address goes in brackets, [::1]:9092)"
+            ));
+        }
+    }
+    if let Some(server) = &application.application_server
+        && !is_address(server)
+    {
+        errors.push(format!("application.server={server} is not host:port"));
+    }
+    state_dir(&mut application.state_dir, &mut config.warnings, errors);
+}
+
+fn is_address(text: &str) -> bool {
+    let Some((host, port)) = text.rsplit_once(':') else { return false };
+    let bracketed = host.strip_prefix('[').and_then(|host| host.strip_suffix(']'));
+    let legal = |c: char| c.is_ascii_alphanumeric() || matches!(c, '.' | '_' | '-' | '%');
+    let host_is_good = match bracketed {
+        Some(inside) => !inside.is_empty() && inside.chars().all(|c| legal(c) || c == ':'),
+        None => !host.is_empty() && host.chars().all(legal),
+    };
+    host_is_good && port.parse::<u16>().is_ok_and(|port| port > 0)
+}
+
+fn state_dir(dir: &mut PathBuf, warnings: &mut Vec<String>, errors: &mut Vec<String>) {
+    if dir.as_os_str().is_empty() {
+        match default_state_dir(&|name| std::env::var_os(name).map(PathBuf::from)) {
+            Some(default) => *dir = default,
+            None => errors.push("state.dir is missing and no home directory is known: set it".to_owned()),
+        }
+    } else if dir.to_string_lossy().contains(char::REPLACEMENT_CHARACTER) {
+        errors.push(format!("state.dir={} is not UTF-8: choose another folder", dir.display()));
+    }
+    if dir.starts_with(std::env::temp_dir()) || dir.starts_with("/tmp") {
+        warnings.push(format!(
+            "state.dir={} is a temporary folder: a restart of the machine may empty it, and all state is read back",
+            dir.display()
+        ));
+    }
+}
+
+/// Where the platform keeps what programs need to keep.
+pub(super) fn default_state_dir(env: &dyn Fn(&str) -> Option<PathBuf>) -> Option<PathBuf> {
+    let absolute = |name| env(name).filter(|dir: &PathBuf| dir.is_absolute());
+    let home = |rest: &str| absolute("HOME").map(|home| home.join(rest));
+    let base = if cfg!(windows) {
+        absolute("LOCALAPPDATA")
+    } else if cfg!(target_os = "macos") {
+        home("Library/Application Support")
+    } else {
+        absolute("XDG_STATE_HOME").or_else(|| home(".local/state"))
+    };
+    base.map(|base| base.join(Path::new("mainstem")))
+}
+
+fn tags(config: &Config, errors: &mut Vec<String>) {
+    let tags = &config.client_tags;
+    if tags.len() > 5 {
+        errors.push(format!("client.tag. has {} tags: there may be at most 5", tags.len()));
+    }
+    for (name, value) in tags {
+        if name.is_empty() || name.len() > 20 || value.len() > 30 {
+            errors.push(format!(
+                "client.tag.{name}={value} is too long: a tag's name has 1 to 20 bytes, its value at most 30"
+            ));
+        }
+    }
+    let wanted = &config.application.rack_aware_tags;
+    if wanted.len() > 5 {
+        errors.push(format!("rack.aware.assignment.tags has {} tags: there may be at most 5", wanted.len()));
+    }
+    for tag in wanted.iter().filter(|tag| !tags.contains_key(*tag)) {
+        errors.push(format!("rack.aware.assignment.tags has {tag}, but client.tag.{tag} is not set"));
+    }
+}
+
+fn exactly_once(config: &mut Config, given: &Given<'_>, errors: &mut Vec<String>) {
+    if given("commit.interval.ms").is_empty() {
+        config.application.commit_interval = Duration::from_millis(100);
+    }
+    if given("delivery.timeout.ms").is_empty() {
+        config.producer.values.delivery_timeout = Duration::from_millis(i32::MAX as u64);
+    }
+    for (name, level) in given("isolation.level") {
+        if !level.eq_ignore_ascii_case("read_committed") {
+            errors.push(format!(
+                "{name}={level} must be read_committed under exactly_once_v2: aborted records would be processed"
+            ));
+        }
+    }
+    for consumer in [&mut config.main, &mut config.restore, &mut config.global] {
+        consumer.values.isolation_level = IsolationLevel::ReadCommitted;
+    }
+    let producer = &config.producer.values;
+    if !producer.idempotence {
+        errors.push("enable.idempotence must be true under exactly_once_v2".to_owned());
+    }
+    if !given("acks").is_empty() && producer.acks != Acks::All {
+        errors.push(format!("acks={} must be all under exactly_once_v2", producer.acks));
+    }
+    if !given("max.in.flight.requests.per.connection").is_empty() && producer.max_in_flight > 5 {
+        errors.push(format!(
+            "max.in.flight.requests.per.connection={} must be at most 5 under exactly_once_v2",
+            producer.max_in_flight
+        ));
+    }
+    let commit_interval = config.application.commit_interval;
+    if commit_interval > producer.transaction_timeout {
+        errors.push(format!(
+            "commit.interval.ms={} is longer than transaction.timeout.ms={}: the broker would abort every transaction",
+            commit_interval.as_millis(),
+            producer.transaction_timeout.as_millis()
+        ));
+    }
+}
+
+fn producer(config: &mut Config, given: &Given<'_>, errors: &mut Vec<String>) {
+    let exactly_once = config.is_exactly_once();
+    let request_timeout = config.producer.connection.values.request_timeout;
+    let producer = &mut config.producer.values;
+    let bad_for_idempotence = producer.acks != Acks::All || producer.max_in_flight > 5;
+    if producer.idempotence && bad_for_idempotence && !exactly_once {
+        let what = format!(
+            "acks={} and max.in.flight.requests.per.connection={}",
+            producer.acks, producer.max_in_flight
+        );
+        if !given("enable.idempotence").is_empty() {
+            errors.push(format!(
+                "enable.idempotence=true needs acks=all and at most 5 requests in flight, not {what}"
+            ));
+        } else {
+            producer.idempotence = false;
+            config
+                .warnings
+                .push(format!("{what} turn enable.idempotence off: a retry may write a record twice"));
+        }
+    }
+    producer.batch_bytes = producer.batch_bytes.min(producer.max_request_bytes);
+    let least = producer.linger.saturating_add(request_timeout);
+    if producer.delivery_timeout < least {
+        if !given("delivery.timeout.ms").is_empty() {
+            errors.push(format!(
+                "delivery.timeout.ms={} must be at least linger.ms + request.timeout.ms = {}",
+                producer.delivery_timeout.as_millis(),
+                least.as_millis()
+            ));
+        } else {
+            producer.delivery_timeout = least;
+        }
+    }
+    if producer.gzip_level == 0 {
+        errors.push("compression.gzip.level=0 must be from 1 to 9, or -1".to_owned());
+    }
+    let built = match producer.compression {
+        Compression::None => true,
+        Compression::Gzip => cfg!(feature = "gzip"),
+        Compression::Snappy => cfg!(feature = "snappy"),
+        Compression::Lz4 => cfg!(feature = "lz4"),
+        Compression::Zstd => cfg!(feature = "zstd"),
+    };
+    if !built {
+        let codec = producer.compression;
+        errors.push(format!("compression.type={codec} is not built in: turn the crate's feature {codec} on"));
+    }
+}
+
+fn consumers(config: &Config, errors: &mut Vec<String>) {
+    let main = &config.main.values;
+    if main.heartbeat_interval >= main.session_timeout {
+        errors.push(format!(
+            "heartbeat.interval.ms={} must be shorter than session.timeout.ms={}, best a third of it",
+            main.heartbeat_interval.as_millis(),
+            main.session_timeout.as_millis()
+        ));
+    }
+    for consumer in [&config.main, &config.restore, &config.global] {
+        let (wait, limit) = (consumer.values.fetch_max_wait, consumer.connection.values.request_timeout);
+        if wait >= limit {
+            errors.push(format!(
+                "fetch.max.wait.ms={} must be shorter than request.timeout.ms={}: every fetch would time out",
+                wait.as_millis(),
+                limit.as_millis()
+            ));
+        }
+    }
+}
+
+/// As the JVM: a first pause above the longest one is every pause.
+fn backoff(client: &mut ConnectionConfig, warnings: &mut Vec<String>) {
+    let values = &mut client.values;
+    let pairs = [
+        ("retry", values.retry_backoff, &mut values.retry_backoff_max),
+        ("reconnect", values.reconnect_backoff, &mut values.reconnect_backoff_max),
+    ];
+    for (name, first, longest) in pairs {
+        if first > *longest {
+            let warning = format!(
+                "{name}.backoff.ms={} is longer than {name}.backoff.max.ms={}: every pause is the former",
+                first.as_millis(),
+                longest.as_millis()
+            );
+            *longest = first;
+            if !warnings.contains(&warning) {
+                warnings.push(warning);
+            }
+        }
+    }
+}
