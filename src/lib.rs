@@ -25,17 +25,19 @@ pub use task_id::TaskId;
 /// What most applications import.
 pub mod prelude {
     pub use crate::dsl::{
-        Branched, BranchedKStream, Consumed, Extract, Grouped, KGroupedStream, KStream, KTable, Materialized, Produced,
-        Repartitioned, StreamsBuilder,
+        Branched, BranchedKStream, Consumed, Extract, Grouped, KGroupedStream, KStream, KTable, Materialized,
+        Produced, Repartitioned, StreamsBuilder,
     };
     pub use crate::error::{BoxError, Error, ErrorKind, Result};
     pub use crate::record::{Header, Headers, Record, Timestamp, TopicPartition};
     pub use crate::serde::{DefaultSerde, Serde};
     pub use crate::store::{
-        KeyValue, KeyValueStore, StoreBuilder, TimestampedKeyValue, TimestampedKeyValueStore, ValueAndTimestamp,
+        KeyValue, KeyValueStore, StoreBuilder, TimestampedKeyValue, TimestampedKeyValueStore,
+        ValueAndTimestamp,
     };
     pub use crate::task_id::TaskId;
     pub use crate::topology::{
-        AutoOffsetReset, Child, Context, Outcome, Processor, PunctuationType, RecordMetadata, Stores, Token, Topology,
+        AutoOffsetReset, Child, Context, Outcome, Processor, PunctuationType, RecordMetadata, Stores, Token,
+        Topology,
     };
 }

@@ -157,7 +157,12 @@ impl<K: Clone + 'static, V: Clone + 'static> BranchedKStream<K, V> {
     }
 
     #[track_caller]
-    fn declare(&mut self, predicate: Option<branch::Predicate<K, V>>, index: usize, branched: Branched<K, V>) {
+    fn declare(
+        &mut self,
+        predicate: Option<branch::Predicate<K, V>>,
+        index: usize,
+        branched: Branched<K, V>,
+    ) {
         let mut graph = self.graph.borrow_mut();
         let splitter = graph.name(self.node);
         let name = match &branched.name {

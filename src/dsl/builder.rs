@@ -50,7 +50,10 @@ impl Default for StreamsBuilder {
 impl StreamsBuilder {
     /// An empty builder.
     pub fn new() -> Self {
-        Self { graph: Rc::new(RefCell::new(Graph::new())), allow_generated_names: std::cell::Cell::new(false) }
+        Self {
+            graph: Rc::new(RefCell::new(Graph::new())),
+            allow_generated_names: std::cell::Cell::new(false),
+        }
     }
 
     /// Lets stores and repartition topics go by generated names, as Kafka Streams does. A generated name moves when an
@@ -62,7 +65,10 @@ impl StreamsBuilder {
 
     /// A stream of one or several topics.
     #[track_caller]
-    pub fn stream<K: Clone + 'static, V: Clone + 'static>(&self, from: impl Into<Consumed<K, V>>) -> KStream<K, V> {
+    pub fn stream<K: Clone + 'static, V: Clone + 'static>(
+        &self,
+        from: impl Into<Consumed<K, V>>,
+    ) -> KStream<K, V> {
         let Consumed { topics, serdes, name, reset, extractor } = from.into();
         let (keys, values) = (serdes.key(None), serdes.value(None));
         let mut graph = self.graph.borrow_mut();

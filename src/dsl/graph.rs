@@ -24,10 +24,18 @@ pub(crate) enum GraphKind {
     Root,
     Source(SourceSpec),
     /// A table's source: a source node and the processor that keeps the table.
-    TableSource { source_name: Arc<str>, source: SourceSpec, table: ProcessorSpec },
+    TableSource {
+        source_name: Arc<str>,
+        source: SourceSpec,
+        table: ProcessorSpec,
+    },
     Processor(ProcessorSpec),
     Repartition(Box<RepartitionSpec>),
-    Sink { topic: Option<Arc<str>>, label: Arc<str>, factory: NodeFactory },
+    Sink {
+        topic: Option<Arc<str>>,
+        label: Arc<str>,
+        factory: NodeFactory,
+    },
     Store(Arc<dyn StoreBlueprint>),
 }
 
@@ -206,7 +214,10 @@ impl Graph {
             (1, _) => Err(errors.remove(0)),
             (n, _) => {
                 let list: Vec<String> = errors.iter().map(|e| format!("- {e}")).collect();
-                Err(Error::new(ErrorKind::Topology, format!("the topology has {n} errors:\n{}", list.join("\n"))))
+                Err(Error::new(
+                    ErrorKind::Topology,
+                    format!("the topology has {n} errors:\n{}", list.join("\n")),
+                ))
             }
         }
     }
@@ -220,9 +231,10 @@ impl Graph {
             .filter(|at| matches!(self.nodes[*at].kind, GraphKind::Source(_)))
             .collect();
         for (i, &later) in sources.iter().enumerate() {
-            let Some(&first) = sources[..i].iter().find(|&&first| {
-                self.nodes[0].children.contains(&first) && self.share_a_topic(first, later)
-            }) else {
+            let Some(&first) = sources[..i]
+                .iter()
+                .find(|&&first| self.nodes[0].children.contains(&first) && self.share_a_topic(first, later))
+            else {
                 continue;
             };
             if let Err(message) = self.can_merge(first, later) {
@@ -269,7 +281,10 @@ impl Graph {
             ));
         }
         if a.reset != b.reset {
-            return Err(format!("the topic {} is read twice with different offset resets", a.topics.join(", ")));
+            return Err(format!(
+                "the topic {} is read twice with different offset resets",
+                a.topics.join(", ")
+            ));
         }
         if a.types != b.types {
             return Err(format!(
@@ -289,7 +304,8 @@ impl Graph {
         let mut errors = Vec::new();
         for node in &self.nodes {
             let mut refuse = |what: String| {
-                errors.push(Error::new(ErrorKind::Topology, format!("{what}; {advice} (at {})", node.made_at)));
+                errors
+                    .push(Error::new(ErrorKind::Topology, format!("{what}; {advice} (at {})", node.made_at)));
             };
             match &node.kind {
                 GraphKind::Processor(spec) | GraphKind::TableSource { table: spec, .. } => {
@@ -312,7 +328,11 @@ impl Graph {
         let source = |name: &Arc<str>, spec: &SourceSpec| NodeSpec {
             name: name.clone(),
             parents: Vec::new(),
-            kind: SpecKind::Source { topics: spec.topics.clone(), reset: spec.reset, factory: spec.factory.clone() },
+            kind: SpecKind::Source {
+                topics: spec.topics.clone(),
+                reset: spec.reset,
+                factory: spec.factory.clone(),
+            },
         };
         let processor = |name: &Arc<str>, parents: Vec<Arc<str>>, factory: &NodeFactory| NodeSpec {
             name: name.clone(),

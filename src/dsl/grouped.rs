@@ -45,7 +45,11 @@ impl<K: Clone + 'static, V: Clone + 'static> KGroupedStream<K, V> {
             // `KGroupedStreamImpl.count(Named, Materialized)` draws a number that it does not use.
             self.stream.graph.borrow_mut().draw("KSTREAM-AGGREGATE-STATE-STORE-");
         }
-        self.build("KSTREAM-AGGREGATE-", materialized, Arc::new(|_, _, count| Ok(Some(count.unwrap_or(0) + 1))))
+        self.build(
+            "KSTREAM-AGGREGATE-",
+            materialized,
+            Arc::new(|_, _, count| Ok(Some(count.unwrap_or(0) + 1))),
+        )
     }
 
     /// Combines the values of each key, from the first one on.
@@ -80,7 +84,9 @@ impl<K: Clone + 'static, V: Clone + 'static> KGroupedStream<K, V> {
         initializer: impl Fn() -> A + Send + Sync + 'static,
         aggregator: impl Fn(&K, V, A) -> A + Send + Sync + 'static,
     ) -> KTable<K, A> {
-        self.try_aggregate(materialized, initializer, move |k, v, a| Ok::<_, Infallible>(Some(aggregator(k, v, a))))
+        self.try_aggregate(materialized, initializer, move |k, v, a| {
+            Ok::<_, Infallible>(Some(aggregator(k, v, a)))
+        })
     }
 
     /// As [`aggregate`](Self::aggregate); it may fail, and `None` deletes the row: the next value starts afresh.
@@ -144,7 +150,8 @@ impl<K: Clone + 'static, V: Clone + 'static> KGroupedStream<K, V> {
             cached: materialized.cached,
             changelog: materialized.changelog,
         };
-        let spec = ProcessorSpec { factory: aggregate::factory(store, step), stores: vec![options.blueprint()] };
+        let spec =
+            ProcessorSpec { factory: aggregate::factory(store, step), stores: vec![options.blueprint()] };
         let node = graph.add(&[parent], name, GraphKind::Processor(spec));
         drop(graph);
         KTable::new(stream.graph.clone(), node, keys, values)

@@ -39,13 +39,23 @@ impl<K: 'static, V: 'static> Serdes<K, V> {
     /// The given serde, else that of the stream, else the type's own.
     pub(crate) fn key(&self, inherited: Option<&SerdeRef<K>>) -> SerdeRef<K> {
         let default = self.default.as_ref().map(|(key, _)| key);
-        self.key.as_ref().or(inherited).or(default).expect("serdes are given, or the types have their own").clone()
+        self.key
+            .as_ref()
+            .or(inherited)
+            .or(default)
+            .expect("serdes are given, or the types have their own")
+            .clone()
     }
 
     /// The given serde, else that of the stream, else the type's own.
     pub(crate) fn value(&self, inherited: Option<&SerdeRef<V>>) -> SerdeRef<V> {
         let default = self.default.as_ref().map(|(_, value)| value);
-        self.value.as_ref().or(inherited).or(default).expect("serdes are given, or the types have their own").clone()
+        self.value
+            .as_ref()
+            .or(inherited)
+            .or(default)
+            .expect("serdes are given, or the types have their own")
+            .clone()
     }
 }
 

@@ -126,8 +126,11 @@ impl<K: Clone + 'static, V: Clone + 'static> KStream<K, V> {
         keep: impl Fn(Option<&K>, Option<&V>) -> Result<bool, E> + Send + Sync + 'static,
     ) -> Self {
         let keep = Arc::new(move |k: Option<&K>, v: Option<&V>| boxed(keep(k, v)));
-        let factory =
-            ops::node::<K, V, K, V, _>(move |node, outputs| filter::Filter { node, outputs, keep: keep.clone() });
+        let factory = ops::node::<K, V, K, V, _>(move |node, outputs| filter::Filter {
+            node,
+            outputs,
+            keep: keep.clone(),
+        });
         self.then("KSTREAM-FILTER-", factory, self.same())
     }
 
@@ -156,8 +159,11 @@ impl<K: Clone + 'static, V: Clone + 'static> KStream<K, V> {
         mapper: impl Fn(Option<K>, Option<V>) -> map::Mapped<K2, V2> + Send + Sync + 'static,
     ) -> KStream<K2, V2> {
         let mapper = Arc::new(mapper);
-        let factory =
-            ops::node::<K, V, K2, V2, _>(move |node, outputs| map::Map { node, outputs, mapper: mapper.clone() });
+        let factory = ops::node::<K, V, K2, V2, _>(move |node, outputs| map::Map {
+            node,
+            outputs,
+            mapper: mapper.clone(),
+        });
         self.then(prefix, factory, Next { keys: None, values, repartition_required: true })
     }
 
@@ -359,8 +365,11 @@ impl<K: Clone + 'static, V: Clone + 'static> KStream<K, V> {
         action: impl Fn(Option<&K>, Option<&V>) -> Result<(), E> + Send + Sync + 'static,
     ) -> Self {
         let action = Arc::new(move |k: Option<&K>, v: Option<&V>| boxed(action(k, v)));
-        let factory =
-            ops::node::<K, V, K, V, _>(move |node, outputs| peek::Peek { node, outputs, action: action.clone() });
+        let factory = ops::node::<K, V, K, V, _>(move |node, outputs| peek::Peek {
+            node,
+            outputs,
+            action: action.clone(),
+        });
         self.then(prefix, factory, self.same())
     }
 
@@ -463,7 +472,8 @@ impl<K: Clone + 'static, V: Clone + 'static> KStream<K, V> {
         let prefix = name.unwrap_or_else(|| graph.draw("KSTREAM-REPARTITION-"));
         let keys = serdes.key(self.key_serde.as_ref());
         let values = serdes.value(self.value_serde.as_ref());
-        let spec = RepartitionParts { prefix, named, keys, values, partitions, partitioner, drop_null_keys: false };
+        let spec =
+            RepartitionParts { prefix, named, keys, values, partitions, partitioner, drop_null_keys: false };
         drop(graph);
         self.through(spec)
     }
@@ -633,7 +643,11 @@ impl<K: Clone + 'static, V: Clone + 'static> RepartitionParts<K, V> {
         let (sink_name, filter_name, source_name) = if is_generated(&self.prefix) {
             (drawn_sink, drawn_filter, drawn_source)
         } else {
-            (format!("{topic}-sink").into(), format!("{topic}-filter").into(), format!("{topic}-source").into())
+            (
+                format!("{topic}-sink").into(),
+                format!("{topic}-filter").into(),
+                format!("{topic}-source").into(),
+            )
         };
         let drop_null_keys = self.drop_null_keys;
         let filter = ops::node::<K, V, K, V, _>(move |node, outputs| {
@@ -668,4 +682,3 @@ fn is_generated(prefix: &str) -> bool {
         && prefix.as_bytes()[prefix.len() - 11] == b'-'
         && prefix.bytes().rev().take(10).all(|b| b.is_ascii_digit())
 }
-

@@ -23,7 +23,9 @@ impl KeyRange {
     pub(crate) fn is_empty(&self) -> bool {
         match (&self.from, &self.to) {
             (Bound::Included(from), Bound::Included(to)) => from > to,
-            (Bound::Included(from) | Bound::Excluded(from), Bound::Excluded(to) | Bound::Included(to)) => from >= to,
+            (Bound::Included(from) | Bound::Excluded(from), Bound::Excluded(to) | Bound::Included(to)) => {
+                from >= to
+            }
             (Bound::Unbounded, _) | (_, Bound::Unbounded) => false,
         }
     }

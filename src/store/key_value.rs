@@ -104,7 +104,12 @@ fn no_headers() -> &'static Headers {
 }
 
 impl<K: Clone + 'static, V: Clone + 'static> KvStore<K, V> {
-    pub(crate) fn new(options: &KvOptions<K, V>, topic: &str, changelog: Option<TopicIx>, cached: bool) -> Self {
+    pub(crate) fn new(
+        options: &KvOptions<K, V>,
+        topic: &str,
+        changelog: Option<TopicIx>,
+        cached: bool,
+    ) -> Self {
         Self {
             name: options.name.clone(),
             topic: topic.to_owned(),
@@ -286,7 +291,8 @@ impl<K: Clone + 'static, V: Clone + 'static> KvStore<K, V> {
         };
         let timestamp = if self.timestamped { *timestamp } else { now };
         let bytes = cx.write_value(value, &self.value_serde, &self.topic, no_headers())?;
-        let sent = cx.collector.send(topic, partition, Some(key), Some(&bytes), Some(timestamp), no_headers());
+        let sent =
+            cx.collector.send(topic, partition, Some(key), Some(&bytes), Some(timestamp), no_headers());
         cx.return_scratch(bytes);
         Ok(sent?)
     }
@@ -304,7 +310,12 @@ impl<K: Clone + 'static, V: Clone + 'static> KvStore<K, V> {
         got
     }
 
-    fn put(&self, key: &K, value: Option<(V, Timestamp)>, cx: &mut TaskCx) -> Result<Option<(V, Timestamp)>, BoxError> {
+    fn put(
+        &self,
+        key: &K,
+        value: Option<(V, Timestamp)>,
+        cx: &mut TaskCx,
+    ) -> Result<Option<(V, Timestamp)>, BoxError> {
         let mut bytes = BytesMut::new();
         self.key_serde.write(key, &self.serde_cx(true), &mut bytes)?;
         let (now, headers) = (cx.timestamp, cx.raw.headers.clone());
@@ -327,7 +338,8 @@ impl<K: Clone + 'static, V: Clone + 'static> KvStore<K, V> {
             let mut open = Vec::with_capacity(keys.len());
             for key in &keys {
                 let current = inner.table.get(&key[..]).and_then(|slot| slot.current.as_ref());
-                let row = current.map(|(value, timestamp)| self.encode(value, *timestamp, &mut out)).transpose()?;
+                let row =
+                    current.map(|(value, timestamp)| self.encode(value, *timestamp, &mut out)).transpose()?;
                 open.push(((*key).clone(), row));
             }
             // Rows past the last open row of this page may be hidden by open rows of the next one.
@@ -335,7 +347,9 @@ impl<K: Clone + 'static, V: Clone + 'static> KvStore<K, V> {
             let mut rows = Vec::new();
             for row in inner.layers.range(&range, open.into_iter()) {
                 let (key, row) = row?;
-                let hidden = last_open.as_ref().is_some_and(|last| if range.reverse { key < last } else { key > last });
+                let hidden = last_open
+                    .as_ref()
+                    .is_some_and(|last| if range.reverse { key < last } else { key > last });
                 if hidden || rows.len() == PAGE {
                     break;
                 }
@@ -401,9 +415,11 @@ impl<K: Clone + 'static, V: Clone + 'static> AnyStore for KvStore<K, V> {
         for key in inner.open.drain(..) {
             let Some(slot) = inner.table.get_mut(&key[..]) else { continue };
             slot.open = false;
-            let row = slot.current.as_ref().map(|(value, timestamp)| self.encode(value, *timestamp, &mut out));
+            let row =
+                slot.current.as_ref().map(|(value, timestamp)| self.encode(value, *timestamp, &mut out));
             let row = row.transpose().map_err(|error| {
-                Error::new(ErrorKind::Store, format!("a row of the store {} cannot be written", self.name)).because(error)
+                Error::new(ErrorKind::Store, format!("a row of the store {} cannot be written", self.name))
+                    .because(error)
             })?;
             run.push((key, row));
         }
@@ -432,7 +448,11 @@ impl<K: Clone + 'static, V: Clone + 'static> AnyStore for KvStore<K, V> {
                 let mut out = BytesMut::new();
                 let cx = self.serde_cx(false);
                 self.value_serde.write(&value, &cx, &mut out).map_err(|e| store_error(e.into()))?;
-                rows.push(StoreRow { key, value: out.freeze(), timestamp: self.timestamped.then_some(timestamp) });
+                rows.push(StoreRow {
+                    key,
+                    value: out.freeze(),
+                    timestamp: self.timestamped.then_some(timestamp),
+                });
             }
         }
     }
@@ -555,7 +575,11 @@ macro_rules! store_access {
 
             /// The rows from one key to another, both included, in the order of the keys' bytes; an end that is `None` is
             /// open.
-            pub fn range(&self, from: Option<&K>, to: Option<&K>) -> Result<KeyValueIterator<K, V, $row>, BoxError> {
+            pub fn range(
+                &self,
+                from: Option<&K>,
+                to: Option<&K>,
+            ) -> Result<KeyValueIterator<K, V, $row>, BoxError> {
                 self.scan(bound_bytes(&self.store.0, from)?, bound_bytes(&self.store.0, to)?, false)
             }
 

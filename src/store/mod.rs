@@ -22,8 +22,8 @@ use crate::task::{TaskCx, TopicIx};
 
 pub(crate) use key_value::{Flushed, KvStore};
 pub use key_value::{KeyValueIterator, KeyValueStore, TimestampedKeyValueStore, ValueAndTimestamp};
-pub use options::{KeyValue, StoreBuilder, TimestampedKeyValue};
 pub(crate) use options::KvOptions;
+pub use options::{KeyValue, StoreBuilder, TimestampedKeyValue};
 
 /// A row of a store, as bytes.
 #[derive(Debug, Clone, PartialEq, Eq)]

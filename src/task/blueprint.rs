@@ -34,7 +34,10 @@ impl Children {
             Some(port) => Ok((name, port)),
             None => {
                 let what = std::any::type_name::<(K, V)>();
-                Err(Error::new(ErrorKind::Topology, format!("{name} does not take records of {what} from its parent")))
+                Err(Error::new(
+                    ErrorKind::Topology,
+                    format!("{name} does not take records of {what} from its parent"),
+                ))
             }
         });
         Ok(Outputs::new(typed.collect::<Result<_>>()?))
@@ -73,13 +76,18 @@ impl BuildCx<'_> {
     /// A store of the task, as its own type.
     pub(crate) fn store<S: 'static>(&self, name: &str) -> Result<Rc<S>> {
         let missing = |why: &str| {
-            Error::new(ErrorKind::Topology, format!("the store {name} {why}")).at_node(self.task.node_name(self.node))
+            Error::new(ErrorKind::Topology, format!("the store {name} {why}"))
+                .at_node(self.task.node_name(self.node))
         };
         if !self.connected.iter().any(|c| &**c == name) {
             return Err(missing("is not connected to this node; pass it to process()"));
         }
         let store = self.stores.get(name).ok_or_else(|| missing("has not been added to the topology"))?;
-        store.clone().into_any().downcast::<S>().map_err(|_| missing("was added with other types or another kind"))
+        store
+            .clone()
+            .into_any()
+            .downcast::<S>()
+            .map_err(|_| missing("was added with other types or another kind"))
     }
 }
 

@@ -123,7 +123,13 @@ impl TaskCx {
     // ---- the record in hand ----
 
     /// Makes a record the one in hand. `key_serde` names the canonical serde that its key was read with.
-    pub(crate) fn begin(&mut self, source: usize, raw: RawRecord, timestamp: Timestamp, key_serde: Option<TypeId>) {
+    pub(crate) fn begin(
+        &mut self,
+        source: usize,
+        raw: RawRecord,
+        timestamp: Timestamp,
+        key_serde: Option<TypeId>,
+    ) {
         self.key = match (&raw.key, key_serde) {
             (Some(_), Some(serde)) => KeyBytes::Source(serde),
             _ => KeyBytes::Unknown,
@@ -233,7 +239,14 @@ impl TaskCx {
             }
             PunctuationType::WallClockTime => {
                 let now = self.clock.wall_ms();
-                self.wall_punctuations.add(token, node, start.unwrap_or(now + interval), interval, anchored, now);
+                self.wall_punctuations.add(
+                    token,
+                    node,
+                    start.unwrap_or(now + interval),
+                    interval,
+                    anchored,
+                    now,
+                );
             }
         }
         token
@@ -286,12 +299,19 @@ impl TaskCx {
 
     /// A record that cannot be written.
     pub(crate) fn production_error(&mut self, node: NodeIx, error: BoxError) -> Flow {
-        self.record_error(node, ErrorStage::Production, ErrorKind::Production, "a record cannot be written", error)
+        self.record_error(
+            node,
+            ErrorStage::Production,
+            ErrorKind::Production,
+            "a record cannot be written",
+            error,
+        )
     }
 
     /// A source record that cannot be read; the record is the one in hand.
     pub(crate) fn deserialization_error(&mut self, node: NodeIx, error: BoxError) -> Flow {
-        let message = "a record cannot be read; set deserialization.exception.handler to continue past such records";
+        let message =
+            "a record cannot be read; set deserialization.exception.handler to continue past such records";
         self.record_error(node, ErrorStage::Deserialization, ErrorKind::Serde, message, error)
     }
 
@@ -341,17 +361,23 @@ impl TaskCx {
         }
         match response {
             ErrorResponse::Continue => {
-                self.dropped(node, match stage {
-                    ErrorStage::Deserialization => DropReason::Deserialization,
-                    ErrorStage::Processing => DropReason::Processing,
-                    ErrorStage::Production => DropReason::Production,
-                });
+                self.dropped(
+                    node,
+                    match stage {
+                        ErrorStage::Deserialization => DropReason::Deserialization,
+                        ErrorStage::Processing => DropReason::Processing,
+                        ErrorStage::Production => DropReason::Production,
+                    },
+                );
                 Ok(())
             }
             ErrorResponse::Fail => {
                 let mut failed = Error::new(kind, message).at_node(self.node_name(node).to_owned());
                 if let Some(source) = self.source() {
-                    failed = failed.at_topic(&*source.topic).at_partition(source.partition).at_offset(self.raw.offset);
+                    failed = failed
+                        .at_topic(&*source.topic)
+                        .at_partition(source.partition)
+                        .at_offset(self.raw.offset);
                 }
                 Err(self.fail(failed.because(error)))
             }

@@ -7,6 +7,7 @@ use std::sync::Arc;
 
 use bytes::Bytes;
 
+use crate::config::{Config, ErrorPolicy};
 use crate::error::{BoxError, Error};
 use crate::record::{Headers, Timestamp};
 use crate::task_id::TaskId;
@@ -82,7 +83,9 @@ pub(crate) struct ErrorPolicies {
 
 impl fmt::Debug for ErrorPolicies {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("ErrorPolicies").field("dead_letter_topic", &self.dead_letter_topic).finish_non_exhaustive()
+        f.debug_struct("ErrorPolicies")
+            .field("dead_letter_topic", &self.dead_letter_topic)
+            .finish_non_exhaustive()
     }
 }
 
@@ -176,5 +179,21 @@ pub(crate) fn java_exception(stage: ErrorStage, error: &BoxError) -> String {
             ErrorStage::Processing => "org.apache.kafka.streams.errors.StreamsException".to_owned(),
             ErrorStage::Production => "org.apache.kafka.common.KafkaException".to_owned(),
         },
+    }
+}
+
+impl ErrorPolicies {
+    /// What the configuration's words say.
+    pub(crate) fn of(config: &Config) -> Self {
+        let response = |policy| match policy {
+            ErrorPolicy::Continue => ErrorResponse::Continue,
+            _ => ErrorResponse::Fail,
+        };
+        let handler = Fixed {
+            deserialization: response(config.deserialization_errors()),
+            processing: response(config.processing_errors()),
+            production: response(config.production_errors()),
+        };
+        Self { handler: Arc::new(handler), dead_letter_topic: config.dead_letter_topic().map(Into::into) }
     }
 }

@@ -28,7 +28,8 @@ pub struct Extract<'a, K, V> {
 
 /// Gives a source record its event time; a negative one drops the record
 /// (`org.apache.kafka.streams.processor.TimestampExtractor`).
-pub(crate) type Extractor<K, V> = Arc<dyn Fn(&Extract<'_, K, V>) -> Result<Timestamp, BoxError> + Send + Sync>;
+pub(crate) type Extractor<K, V> =
+    Arc<dyn Fn(&Extract<'_, K, V>) -> Result<Timestamp, BoxError> + Send + Sync>;
 
 /// Some records of a partition, in the order of their offsets, as they came off the wire.
 pub(crate) struct RawBatch {
@@ -103,9 +104,7 @@ impl<K: Clone + 'static, V: Clone + 'static> SourceQueue<K, V> {
     }
 
     fn timestamp(&self, raw: &RawRecord, key: Option<&K>, value: Option<&V>) -> Result<Timestamp> {
-        let at = |error: Error| {
-            error.at_topic(&*self.topic).at_offset(raw.offset)
-        };
+        let at = |error: Error| error.at_topic(&*self.topic).at_offset(raw.offset);
         let Some(extractor) = &self.extractor else {
             if raw.timestamp < 0 {
                 return Err(at(Error::new(
@@ -138,7 +137,9 @@ impl<K: Clone + 'static, V: Clone + 'static> SourceQueue<K, V> {
             let raw = match batch.records.next() {
                 Some(Ok(raw)) => raw,
                 Some(Err(error)) => {
-                    return Err(cx.fail(error.at_topic(&*self.topic).at_partition(cx.sources[self.source].partition)));
+                    return Err(
+                        cx.fail(error.at_topic(&*self.topic).at_partition(cx.sources[self.source].partition))
+                    );
                 }
                 None => {
                     self.state.position = Some(batch.next_offset);

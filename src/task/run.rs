@@ -86,7 +86,10 @@ impl Task {
                     let port = ports[c].clone();
                     let name: Rc<str> = (&*plan.nodes[c].name).into();
                     port.map(|port| (name, port)).ok_or_else(|| {
-                        Error::new(ErrorKind::Topology, format!("{} stands before its parent", plan.nodes[c].name))
+                        Error::new(
+                            ErrorKind::Topology,
+                            format!("{} stands before its parent", plan.nodes[c].name),
+                        )
                     })
                 };
                 node.children.iter().map(child).collect::<Result<Vec<_>>>().map(Children)

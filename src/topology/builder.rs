@@ -19,10 +19,20 @@ pub(crate) struct NodeSpec {
 }
 
 pub(crate) enum SpecKind {
-    Source { topics: Vec<Arc<str>>, reset: Option<AutoOffsetReset>, factory: SourceFactory },
-    Processor { factory: NodeFactory },
+    Source {
+        topics: Vec<Arc<str>>,
+        reset: Option<AutoOffsetReset>,
+        factory: SourceFactory,
+    },
+    Processor {
+        factory: NodeFactory,
+    },
     /// `topic` is `None` where a function of the record chooses; `label` is what the description prints then.
-    Sink { topic: Option<Arc<str>>, label: Arc<str>, factory: NodeFactory },
+    Sink {
+        topic: Option<Arc<str>>,
+        label: Arc<str>,
+        factory: NodeFactory,
+    },
 }
 
 struct Entry {
@@ -101,8 +111,10 @@ impl TopologyBuilder {
 
     /// Lets a processor use a store. Processors that share one end in the same sub-topology.
     pub(crate) fn connect(&mut self, node: &str, store: &str) -> Result<()> {
-        let &node_at = self.by_name.get(node).ok_or_else(|| refused(format!("the processor {node} is unknown")))?;
-        let Some((blueprint, users)) = self.stores.iter_mut().find(|(known, _)| &**known.name() == store) else {
+        let &node_at =
+            self.by_name.get(node).ok_or_else(|| refused(format!("the processor {node} is unknown")))?;
+        let Some((blueprint, users)) = self.stores.iter_mut().find(|(known, _)| &**known.name() == store)
+        else {
             return Err(refused(format!("the store {store} that {node} uses has not been added")));
         };
         let name = blueprint.name().clone();
@@ -270,7 +282,9 @@ impl TopologyBuilder {
             let kind = match &entry.spec.kind {
                 SpecKind::Source { topics, .. } => DescribedKind::Source { topics: topics.clone() },
                 SpecKind::Processor { .. } => DescribedKind::Processor { stores: entry.stores.clone() },
-                SpecKind::Sink { topic: Some(topic), .. } => DescribedKind::Sink { text: format!("topic: {topic}") },
+                SpecKind::Sink { topic: Some(topic), .. } => {
+                    DescribedKind::Sink { text: format!("topic: {topic}") }
+                }
                 SpecKind::Sink { topic: None, label, .. } => {
                     DescribedKind::Sink { text: format!("extractor class: {label}") }
                 }

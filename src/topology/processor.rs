@@ -170,15 +170,23 @@ impl<KO, VO> Context<'_, KO, VO> {
 
     /// As [`schedule`](Self::schedule), at `start + n * interval` only; `start` in milliseconds since the Unix epoch
     /// (KIP-1146).
-    pub fn schedule_from(&mut self, start: Timestamp, interval: Duration, kind: PunctuationType) -> Result<Token> {
+    pub fn schedule_from(
+        &mut self,
+        start: Timestamp,
+        interval: Duration,
+        kind: PunctuationType,
+    ) -> Result<Token> {
         let interval = self.interval(interval)?;
         Ok(self.cx.schedule(self.node, kind, Some(start), interval))
     }
 
     fn interval(&self, interval: Duration) -> Result<i64> {
         i64::try_from(interval.as_millis()).ok().filter(|ms| *ms >= 1).ok_or_else(|| {
-            Error::new(ErrorKind::Topology, format!("a punctuation interval of {interval:?} is not at least 1 ms"))
-                .at_node(self.cx.node_name(self.node))
+            Error::new(
+                ErrorKind::Topology,
+                format!("a punctuation interval of {interval:?} is not at least 1 ms"),
+            )
+            .at_node(self.cx.node_name(self.node))
         })
     }
 
@@ -274,7 +282,11 @@ struct ProcessorNode<P, KO, VO> {
 }
 
 impl<P, KO: Clone + 'static, VO: Clone + 'static> ProcessorNode<P, KO, VO> {
-    fn call(&mut self, cx: &mut TaskCx, call: impl FnOnce(&mut P, &mut Context<'_, KO, VO>) -> Outcome) -> Flow {
+    fn call(
+        &mut self,
+        cx: &mut TaskCx,
+        call: impl FnOnce(&mut P, &mut Context<'_, KO, VO>) -> Outcome,
+    ) -> Flow {
         cx.current = Some(self.node);
         let mut context = Context { cx, node: self.node, outputs: &self.outputs };
         match call(&mut self.processor, &mut context) {

@@ -48,7 +48,7 @@ impl<K: Clone + 'static, V: 'static, A: Clone + 'static> Node<K, V> for Aggregat
         match updated {
             Ok(updated) if updated.withheld => Ok(()),
             Ok(updated) => {
-                let change = Change { new: updated.new.map(|(aggregate, _)| aggregate) };
+                let change = Change::new(updated.new.map(|(aggregate, _)| aggregate), None);
                 self.outputs.forward(Record { key: Some(key), value: Some(change), timestamp, headers }, cx)
             }
             Err(error) => cx.processing_error(self.node, error),

@@ -26,7 +26,8 @@ where
         match (self.mapper)(key, value) {
             Ok(Ok(records)) => {
                 for (key, value) in records {
-                    self.outputs.forward_rekeyed(Record { key, value, timestamp, headers: headers.clone() }, cx)?;
+                    self.outputs
+                        .forward_rekeyed(Record { key, value, timestamp, headers: headers.clone() }, cx)?;
                 }
                 Ok(())
             }

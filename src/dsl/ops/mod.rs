@@ -18,12 +18,7 @@ use std::sync::Arc;
 use crate::task::blueprint::NodeFactory;
 use crate::task::{Node, NodeIx, Outputs};
 
-/// A table's update on its way to the operators behind the table.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub(crate) struct Change<V> {
-    /// `None` is a deletion.
-    pub(crate) new: Option<V>,
-}
+pub(crate) use crate::serde::change::Change;
 
 /// The factory of a node that has nothing but its outputs.
 pub(crate) fn node<K, V, KO, VO, N>(

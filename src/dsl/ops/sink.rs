@@ -65,7 +65,8 @@ impl<K: 'static, V: 'static> Sink<K, V> {
                 let count = cx.collector.partitions(topic);
                 let partition = partitioner(record.key.as_ref(), record.value.as_ref(), count);
                 if !(0..count).contains(&partition) {
-                    let text = format!("the partitioner chose partition {partition} of a topic that has {count}");
+                    let text =
+                        format!("the partitioner chose partition {partition} of a topic that has {count}");
                     return Err(Error::new(ErrorKind::Production, text).at_topic(name).into());
                 }
                 Partition::Exactly(partition)

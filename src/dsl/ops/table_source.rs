@@ -26,9 +26,9 @@ impl<K: Clone + 'static, V: Clone + 'static> Node<K, V> for TableSource<K, V> {
         };
         if let Some(store) = &self.store {
             let row = record.value.clone().map(|value| (value, record.timestamp));
-            let updated = store.key_bytes(key, cx).and_then(|bytes| {
-                store.update(&bytes, record.timestamp, &record.headers, cx, |_| Ok(row))
-            });
+            let updated = store
+                .key_bytes(key, cx)
+                .and_then(|bytes| store.update(&bytes, record.timestamp, &record.headers, cx, |_| Ok(row)));
             match updated {
                 Ok(updated) if updated.withheld => return Ok(()),
                 Ok(_) => {}
@@ -36,7 +36,7 @@ impl<K: Clone + 'static, V: Clone + 'static> Node<K, V> for TableSource<K, V> {
             }
         }
         let Record { key, value, timestamp, headers } = record;
-        self.outputs.forward(Record { key, value: Some(Change { new: value }), timestamp, headers }, cx)
+        self.outputs.forward(Record { key, value: Some(Change::new(value, None)), timestamp, headers }, cx)
     }
 }
 
@@ -68,7 +68,7 @@ pub(crate) fn flush_cache<K: Clone + 'static, V: Clone + 'static>(
         match read {
             Ok(key) => {
                 let timestamp = new.as_ref().map_or(timestamp, |(_, timestamp)| *timestamp);
-                let change = Change { new: new.map(|(value, _)| value) };
+                let change = Change::new(new.map(|(value, _)| value), None);
                 outputs.forward(Record { key: Some(key), value: Some(change), timestamp, headers }, cx)?;
             }
             Err(error) => cx.processing_error(node, error)?,
