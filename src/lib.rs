@@ -26,7 +26,7 @@ pub use task_id::TaskId;
 pub mod prelude {
     pub use crate::dsl::{
         Branched, BranchedKStream, Consumed, Extract, Grouped, KGroupedStream, KStream, KTable, Materialized,
-        Produced, Repartitioned, StreamsBuilder,
+        Printed, Produced, Repartitioned, StreamsBuilder,
     };
     pub use crate::error::{BoxError, Error, ErrorKind, Result};
     pub use crate::record::{Header, Headers, Record, Timestamp, TopicPartition};

@@ -75,9 +75,6 @@ impl StreamsBuilder {
         if topics.is_empty() {
             graph.refuse("a stream reads at least one topic");
         }
-        if let Some(Err(error)) = name.as_deref().map(super::graph::validate_name) {
-            graph.refuse(error);
-        }
         let name = graph.name_or_draw(name.as_ref(), "KSTREAM-SOURCE-");
         let factory = source::factory(keys.clone(), values.clone(), extractor);
         let spec = source::spec::<K, V>(topics, reset, factory);

@@ -164,10 +164,6 @@ impl Graph {
 
     /// Replaces a node's name by one that the user gives.
     pub(crate) fn rename(&mut self, node: GraphIx, name: &str, gives_number_back: bool) {
-        if let Err(error) = validate_name(name) {
-            self.refuse(error);
-            return;
-        }
         if gives_number_back {
             let drawn = self.nodes[node.0].name.clone();
             self.undraw(&drawn);
@@ -207,6 +203,7 @@ impl Graph {
         if !allow_generated_names {
             self.refuse_generated_names();
         }
+        self.refuse_illegal_names();
         let mut builder = TopologyBuilder::default();
         // In the order of priorities, parents first (`InternalStreamsBuilder.buildAndOptimizeTopology`).
         let mut waiting = std::collections::BinaryHeap::new();
@@ -312,6 +309,32 @@ impl Graph {
             ));
         }
         Ok(())
+    }
+
+    /// All names become parts of topic names, metrics and file names.
+    fn refuse_illegal_names(&mut self) {
+        for at in 0..self.nodes.len() {
+            let node = &self.nodes[at];
+            let mut names: Vec<&str> = vec![&node.name];
+            match &node.kind {
+                GraphKind::Root => {}
+                GraphKind::Source(spec) => names.extend(spec.topics.iter().map(|t| &**t)),
+                GraphKind::TableSource { source, table, .. } => {
+                    names.extend(source.topics.iter().map(|t| &**t));
+                    names.extend(table.stores.iter().map(|store| &**store.name()));
+                }
+                GraphKind::Processor(spec) => names.extend(spec.stores.iter().map(|store| &**store.name())),
+                GraphKind::Repartition(spec) => names.push(&spec.topic),
+                GraphKind::Sink { topic, .. } => names.extend(topic.as_deref()),
+                GraphKind::Store(_) => {}
+            }
+            let at = node.made_at;
+            let errors: Vec<String> =
+                names.into_iter().filter_map(|name| validate_name(name).err()).collect();
+            for error in errors {
+                self.errors.push(Error::new(ErrorKind::Topology, format!("{error} (at {at})")));
+            }
+        }
     }
 
     /// Generated names of stores and topics move when somebody inserts an operator (KIP-1111).

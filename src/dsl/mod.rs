@@ -6,6 +6,7 @@ mod graph;
 mod grouped;
 mod ops;
 mod options;
+mod printed;
 mod stream;
 mod table;
 
@@ -13,7 +14,8 @@ pub use branch::{Branched, BranchedKStream};
 pub use builder::StreamsBuilder;
 pub use grouped::KGroupedStream;
 pub use options::{Consumed, Grouped, Materialized, Produced, Repartitioned};
-pub use stream::KStream;
+pub use printed::Printed;
+pub use stream::{KStream, Terminal};
 pub use table::KTable;
 
 pub use crate::task::queue::Extract;

@@ -13,6 +13,7 @@ use super::ops::{
     self, filter, flat_map, map, map_values, null_key_filter, pass_through, peek, sink, source, table_source,
 };
 use super::options::{Grouped, Materialized, Produced, Repartitioned, SinkTopic};
+use super::printed::Printed;
 use super::table::KTable;
 use crate::error::{BoxError, Result};
 use crate::serde::erased::SerdeRef;
@@ -415,6 +416,19 @@ impl<K: Clone + 'static, V: Clone + 'static> KStream<K, V> {
     ) -> Terminal {
         let end = self.look("KSTREAM-FOREACH-", action);
         Terminal { graph: end.graph, node: end.node }
+    }
+
+    /// Prints each record, nulls too: `[label]: key, value`.
+    #[track_caller]
+    pub fn print(&self, printed: impl Into<Printed<K, V>>) {
+        let printed = printed.into();
+        let name = printed.name.clone();
+        let from = self.graph.borrow().name(self.node);
+        let action = printed.action(&from);
+        let end = self.look("KSTREAM-PRINTER-", action);
+        if let Some(name) = name {
+            self.graph.borrow_mut().rename(end.node, &name, false);
+        }
     }
 
     // ---- branches and merges ----

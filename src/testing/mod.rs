@@ -1,5 +1,8 @@
 //! Tests of topologies without a broker: [`TopologyTestDriver`].
 
+mod bench;
 mod driver;
 
+#[doc(hidden)]
+pub use bench::BenchTask;
 pub use driver::{ProducedRecord, TestInputTopic, TestOutputTopic, TopologyTestDriver};
