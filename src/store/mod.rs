@@ -8,6 +8,8 @@ pub(crate) mod engine;
 mod key_value;
 pub(crate) mod layers;
 mod options;
+#[cfg(test)]
+mod tests;
 
 use std::any::Any;
 use std::fmt;

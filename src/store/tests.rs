@@ -1,0 +1,270 @@
+//! A key-value store against a `BTreeMap`: every call, with commits, restores and new lives in between.
+
+use std::cell::RefCell;
+use std::collections::BTreeMap;
+use std::ops::Bound;
+use std::rc::Rc;
+use std::sync::Arc;
+
+use bytes::Bytes;
+use proptest::prelude::*;
+
+use super::options::sealed::Sealed;
+use super::{AnyStore, KeyValue, KeyValueStore, KvStore};
+use crate::clock::ManualClock;
+use crate::error::Result;
+use crate::record::{Headers, Timestamp};
+use crate::task::context::StoreRef;
+use crate::task::errors::{ErrorPolicies, ErrorResponse, Fixed};
+use crate::task::{Collector, Partition, TaskCx, TopicIx};
+use crate::task_id::TaskId;
+
+type Log = Rc<RefCell<Vec<(Bytes, Option<Bytes>)>>>;
+
+/// Keeps the changelog.
+struct Changelog(Log);
+
+impl Collector for Changelog {
+    fn register(&mut self, _: &str) -> Result<TopicIx> {
+        Ok(TopicIx(0))
+    }
+
+    fn partitions(&self, _: TopicIx) -> i32 {
+        1
+    }
+
+    fn send(
+        &mut self,
+        _: TopicIx,
+        _: Partition,
+        key: Option<&[u8]>,
+        value: Option<&[u8]>,
+        _: Option<Timestamp>,
+        _: &Headers,
+    ) -> Result<()> {
+        let row = (Bytes::copy_from_slice(key.expect("rows have keys")), value.map(Bytes::copy_from_slice));
+        self.0.borrow_mut().push(row);
+        Ok(())
+    }
+}
+
+struct Life {
+    store: KeyValueStore<String, i64>,
+    cx: TaskCx,
+    log: Log,
+}
+
+impl Life {
+    fn begin(cached: bool, log: Log) -> Self {
+        let options = KeyValue::<String, i64>::named("m");
+        let options = if cached { options.caching() } else { options };
+        let any = options.blueprint().build("app-m-changelog", Some(TopicIx(0)), true);
+        for (key, value) in log.borrow().iter() {
+            any.restore(key.clone(), value.clone(), 0).unwrap();
+        }
+        let store = any.into_any().downcast::<KvStore<String, i64>>().expect("it was built as this");
+        let fail = ErrorResponse::Fail;
+        let handler = Fixed { deserialization: fail, processing: fail, production: fail };
+        let policies = ErrorPolicies { handler: Arc::new(handler), dead_letter_topic: None };
+        let cx = TaskCx::new(
+            TaskId { subtopology: 0, partition: 0 },
+            "app".into(),
+            Box::new(Changelog(log.clone())),
+            Arc::new(ManualClock::at(0)),
+            policies,
+        );
+        Self { store: KeyValueStore(store), cx, log }
+    }
+
+    fn with(&mut self) -> StoreRef<'_, KeyValueStore<String, i64>> {
+        StoreRef { store: &self.store, cx: &mut self.cx }
+    }
+
+    fn commit(&mut self) {
+        AnyStore::flush(&*self.store.0, &mut self.cx).unwrap();
+        AnyStore::commit(&*self.store.0).unwrap();
+        assert_eq!(self.cx.cached_bytes, 0, "what the cache lets go no longer counts");
+    }
+}
+
+#[derive(Debug, Clone)]
+enum Op {
+    Put(u16, i64),
+    Delete(u16),
+    DeleteRange(u16, u16),
+    PutIfAbsent(u16, i64),
+    Get(u16),
+    Scan {
+        from: Option<u16>,
+        to: Option<u16>,
+        reverse: bool,
+    },
+    Prefix(u16),
+    Commit,
+    /// A record of the changelog that somebody else has written arrives.
+    Restore(u16, Option<i64>),
+    /// The task moves: a new store from the changelog.
+    Move,
+}
+
+/// Enough keys for three pages of a scan.
+const KEYS: u16 = 700;
+
+fn key(n: u16) -> String {
+    format!("k{n:03}")
+}
+
+fn ops() -> impl Strategy<Value = Vec<Op>> {
+    let n = || 0..KEYS;
+    let op = prop_oneof![
+        4 => (n(), any::<i64>()).prop_map(|(k, v)| Op::Put(k, v)),
+        2 => n().prop_map(Op::Delete),
+        2 => (n(), 0..400u16).prop_map(|(k, len)| Op::DeleteRange(k, (k + len).min(KEYS))),
+        1 => (n(), any::<i64>()).prop_map(|(k, v)| Op::PutIfAbsent(k, v)),
+        1 => n().prop_map(Op::Get),
+        4 => (proptest::option::of(n()), proptest::option::of(n()), any::<bool>())
+            .prop_map(|(from, to, reverse)| Op::Scan { from, to, reverse }),
+        1 => n().prop_map(Op::Prefix),
+        2 => Just(Op::Commit),
+        1 => (n(), proptest::option::of(any::<i64>())).prop_map(|(k, v)| Op::Restore(k, v)),
+        1 => Just(Op::Move),
+    ];
+    proptest::collection::vec(op, 1..40)
+}
+
+fn scanned(scan: impl Iterator<Item = Result<(String, i64)>>) -> Vec<(String, i64)> {
+    scan.map(|row| row.unwrap()).collect()
+}
+
+fn check(cached: bool, filled: u16, ops: &[Op]) {
+    let mut life = Life::begin(cached, Log::default());
+    let mut model = BTreeMap::new();
+    for n in 0..filled {
+        life.with().put(&key(n), i64::from(n)).unwrap();
+        model.insert(key(n), i64::from(n));
+    }
+    for op in ops {
+        match op {
+            Op::Put(k, v) => {
+                life.with().put(&key(*k), *v).unwrap();
+                model.insert(key(*k), *v);
+            }
+            Op::Delete(k) => assert_eq!(life.with().delete(&key(*k)).unwrap(), model.remove(&key(*k))),
+            Op::DeleteRange(from, to) => {
+                for k in *from..*to {
+                    assert_eq!(life.with().delete(&key(k)).unwrap(), model.remove(&key(k)));
+                }
+            }
+            Op::PutIfAbsent(k, v) => {
+                let found = life.with().put_if_absent(&key(*k), *v).unwrap();
+                assert_eq!(found, model.get(&key(*k)).copied());
+                model.entry(key(*k)).or_insert(*v);
+            }
+            Op::Get(k) => assert_eq!(life.with().get(&key(*k)).unwrap(), model.get(&key(*k)).copied()),
+            Op::Scan { from, to, reverse } => {
+                let (from, to) = (from.map(key), to.map(key));
+                let bounds = (
+                    from.clone().map_or(Bound::Unbounded, Bound::Included),
+                    to.clone().map_or(Bound::Unbounded, Bound::Included),
+                );
+                let empty = matches!((&from, &to), (Some(from), Some(to)) if from > to);
+                let mut want: Vec<(String, i64)> = if empty {
+                    Vec::new()
+                } else {
+                    model.range(bounds).map(|(k, v)| (k.clone(), *v)).collect()
+                };
+                let got = if *reverse {
+                    want.reverse();
+                    life.with().reverse_range(from.as_ref(), to.as_ref()).map(scanned).unwrap()
+                } else {
+                    life.with().range(from.as_ref(), to.as_ref()).map(scanned).unwrap()
+                };
+                assert_eq!(got, want);
+            }
+            Op::Prefix(k) => {
+                let prefix = &key(*k)[..3];
+                let got = life.with().prefix_scan(prefix.as_bytes()).map(scanned).unwrap();
+                let want: Vec<_> = model
+                    .iter()
+                    .filter(|(k, _)| k.starts_with(prefix))
+                    .map(|(k, v)| (k.clone(), *v))
+                    .collect();
+                assert_eq!(got, want);
+            }
+            Op::Commit => life.commit(),
+            Op::Restore(k, v) => {
+                life.commit();
+                let (bytes, value) =
+                    (Bytes::from(key(*k)), v.map(|v| Bytes::copy_from_slice(&v.to_be_bytes())));
+                AnyStore::restore(&*life.store.0, bytes.clone(), value.clone(), 0).unwrap();
+                life.log.borrow_mut().push((bytes, value));
+                match v {
+                    Some(v) => model.insert(key(*k), *v),
+                    None => model.remove(&key(*k)),
+                };
+            }
+            Op::Move => {
+                life.commit();
+                life = Life::begin(cached, life.log.clone());
+            }
+        }
+    }
+    let want: Vec<_> = model.into_iter().collect();
+    assert_eq!(scanned(life.with().all().unwrap()), want);
+    life.commit();
+    let reversed: Vec<_> = want.iter().rev().cloned().collect();
+    assert_eq!(scanned(life.with().reverse_all().unwrap()), reversed);
+    let rows = AnyStore::rows(&*life.store.0).unwrap();
+    let rows: Vec<_> = rows
+        .into_iter()
+        .map(|row| {
+            let value: [u8; 8] = row.value[..].try_into().expect("a long");
+            (String::from_utf8(row.key.to_vec()).expect("a text"), i64::from_be_bytes(value))
+        })
+        .collect();
+    assert_eq!(rows, want);
+    let next = Life::begin(cached, life.log.clone());
+    assert_eq!(AnyStore::rows(&*next.store.0).unwrap().len(), want.len(), "the changelog holds the same");
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig::with_cases(192))]
+
+    #[test]
+    fn a_store_is_a_sorted_map(cached: bool, filled in prop_oneof![Just(0), Just(300), Just(KEYS)], ops in ops()) {
+        check(cached, filled, &ops);
+    }
+}
+
+#[test]
+fn deletions_that_hide_whole_pages_do_not_end_a_scan() {
+    for reverse in [false, true] {
+        for committed in [false, true] {
+            let commit = if committed { vec![Op::Commit] } else { vec![] };
+            let all = Op::Scan { from: None, to: None, reverse };
+            // Open deletions over committed rows: two pages of nothing before the rest, and two pages at the end.
+            let mut ops = vec![Op::Commit, Op::DeleteRange(0, 600)];
+            ops.extend(commit.clone());
+            ops.extend([all.clone(), Op::Put(650, 1), Op::DeleteRange(651, KEYS)]);
+            ops.extend(commit);
+            ops.push(all);
+            check(false, KEYS, &ops);
+            check(true, KEYS, &ops);
+        }
+    }
+}
+
+#[test]
+fn a_scan_shows_changes_to_the_rows_not_yet_read() {
+    let mut life = Life::begin(false, Log::default());
+    for n in 0..KEYS {
+        life.with().put(&key(n), 0).unwrap();
+    }
+    let mut scan = life.with().all().unwrap();
+    assert_eq!(scan.next().unwrap().unwrap(), (key(0), 0));
+    life.with().put(&key(600), 1).unwrap();
+    life.with().delete(&key(601)).unwrap();
+    let rest = scanned(scan);
+    assert_eq!(rest.len(), usize::from(KEYS) - 2);
+    assert_eq!(rest.iter().find(|(k, _)| *k == key(600)), Some(&(key(600), 1)));
+}
