@@ -8,7 +8,9 @@ mod error;
 mod group;
 mod record;
 pub mod serde;
+mod task_id;
 
 pub use config::Config;
 pub use error::{BoxError, Error, ErrorClass, ErrorKind, Result};
 pub use record::{Header, Headers, Record, Timestamp, TopicPartition, murmur2, partition_for_key};
+pub use task_id::TaskId;

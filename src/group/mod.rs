@@ -1,1 +1,13 @@
 //! Whose: the consumer group.
+#![allow(dead_code, reason = "the parts are joined later")]
+
+mod assignor;
+mod config;
+mod event;
+mod leader;
+mod membership;
+mod offset_metadata;
+mod protocol;
+mod reader;
+mod recovery;
+mod user_data;
