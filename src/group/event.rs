@@ -148,7 +148,7 @@ pub(crate) enum Event {
     Subscribe {
         /// The source topics of the topology, repartition topics included.
         topics: Vec<String>,
-        /// All but `owned`, which the machine knows itself.
+        /// All but `owned` and `join_number`, which the machine knows itself.
         data: Box<SubscriptionData>,
     },
     /// The answer to [`Action::Send`].

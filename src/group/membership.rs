@@ -39,6 +39,11 @@ pub(crate) struct Membership {
     coordinator: Coordinator,
     /// Empty until the coordinator has given one.
     member_id: String,
+    /// The coordinator has changed since it gave the member id, and may not have stored it before. See
+    /// [`Membership::forgotten_by_new_coordinator`].
+    id_in_doubt: bool,
+    /// A SyncGroup has succeeded under the member id, so that it is stored.
+    id_stored: bool,
     /// -1 outside of a generation.
     generation: i32,
     /// The tasks that nobody else can have, those being revoked included.
@@ -59,6 +64,7 @@ pub(crate) struct Membership {
     /// All instances of the last assignment.
     instances: Vec<Instance>,
     last_request: u64,
+    last_join: u8,
     /// Numbers tenures and assignments.
     last_epoch: u64,
     timer: Option<Duration>,
@@ -127,6 +133,8 @@ impl Membership {
             phase: Phase::Idle,
             coordinator: Coordinator::Unknown,
             member_id: String::new(),
+            id_in_doubt: false,
+            id_stored: false,
             generation: -1,
             owned: BTreeMap::new(),
             gate_open: false,
@@ -139,6 +147,7 @@ impl Membership {
             rejoin_at: None,
             instances: Vec::new(),
             last_request: 0,
+            last_join: 0,
             last_epoch: 0,
             timer: None,
             out: Vec::new(),
@@ -287,6 +296,8 @@ impl Membership {
         // ORDER: closed before JoinGroup is sent: it may be answered, and the generation be over, at once.
         self.close_gate();
         self.data.owned = self.owned.keys().copied().collect();
+        self.last_join = self.last_join.wrapping_add(1);
+        self.data.join_number = self.last_join;
         let owned = self.owned.values().flat_map(|tenure| &tenure.active.partitions);
         let generation = if self.owned.is_empty() { -1 } else { self.generation };
         let metadata = match write_subscription(&self.topics, owned, generation, &self.data) {

@@ -10,4 +10,6 @@ mod offset_metadata;
 mod protocol;
 mod reader;
 mod recovery;
+#[cfg(test)]
+mod simulation;
 mod user_data;

@@ -47,6 +47,9 @@ pub(crate) struct SubscriptionData {
     pub(crate) next_rebalance_ms: i64,
     /// It asks for the whole application to stop (`SHUTDOWN_APPLICATION`, KIP-671).
     pub(crate) shutdown: bool,
+    /// Another number at every JoinGroup: a coordinator makes no rebalance when a member that does not lead joins again
+    /// with the bytes it joined with before.
+    pub(crate) join_number: u8,
 }
 
 impl SubscriptionData {
@@ -66,6 +69,7 @@ impl SubscriptionData {
             warm_up: Vec::new(),
             next_rebalance_ms: -1,
             shutdown: false,
+            join_number: 0,
         }
     }
 
@@ -106,6 +110,7 @@ impl SubscriptionData {
         out.tasks(&self.warm_up)?;
         out.bytes.put_i64(self.next_rebalance_ms);
         out.bytes.put_u8(u8::from(self.shutdown));
+        out.bytes.put_u8(self.join_number);
         Ok(out.bytes.freeze())
     }
 
@@ -137,6 +142,7 @@ impl SubscriptionData {
         let warm_up = tasks(&mut from, "warm-up tasks")?;
         let next_rebalance_ms = from.i64("next rebalance")?;
         let shutdown = from.u8("shutdown")? != 0;
+        let join_number = from.u8("join number")?;
         end(&from, version)?;
         Ok(Self {
             versions,
@@ -152,6 +158,7 @@ impl SubscriptionData {
             warm_up,
             next_rebalance_ms,
             shutdown,
+            join_number,
         })
     }
 }

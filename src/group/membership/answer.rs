@@ -2,6 +2,8 @@
 
 use std::time::Duration;
 
+use kafka_protocol::ResponseError;
+
 use super::super::event::{Action, Joined, Member, Reply, RequestId, RpcError};
 use super::super::protocol::{PROTOCOL_NAME, read_assignment, read_subscription};
 use super::super::recovery::{Call, Recovery, recovery};
@@ -36,6 +38,7 @@ impl Membership {
         match self.recovery(Call::FindCoordinator, outcome) {
             Ok(_) => {
                 self.coordinator = Coordinator::Known;
+                self.id_in_doubt = !self.id_stored && !self.member_id.is_empty();
                 // The group may be waiting for a sign of life.
                 self.beat_at = self.beat_at.min(now);
             }
@@ -44,7 +47,18 @@ impl Membership {
         }
     }
 
+    /// A coordinator stores the new id of a static member only when the rebalance is complete. If it moves before that,
+    /// the next one knows an earlier id and takes the member for its own impostor (KIP-345 has no answer to this): join
+    /// as after a restart, once. Another process with the same `group.instance.id` then learns that it is fenced.
+    fn forgotten_by_new_coordinator(&self, outcome: &Result<Reply, RpcError>) -> bool {
+        let fenced = ResponseError::FencedInstanceId.code();
+        self.id_in_doubt && matches!(outcome, Err(RpcError::Code(code)) if *code == fenced)
+    }
+
     fn joined(&mut self, outcome: Result<Reply, RpcError>, now: Duration) {
+        if self.forgotten_by_new_coordinator(&outcome) {
+            return self.recover(Recovery::LostMember, now);
+        }
         match self.recovery(Call::Join, outcome) {
             Ok(Reply::Joined(joined)) => self.enter(joined, now),
             Ok(Reply::MemberId(member_id)) => {
@@ -71,7 +85,10 @@ impl Membership {
         self.session_until = now + self.config.session_timeout;
         self.beat_at = now + self.config.heartbeat_interval;
         let leads = joined.leader == joined.member_id;
-        self.member_id = joined.member_id;
+        if self.member_id != joined.member_id {
+            self.member_id = joined.member_id;
+            self.id_stored = false;
+        }
         if !leads || joined.skip_assignment {
             return self.send_sync(Vec::new());
         }
@@ -90,6 +107,8 @@ impl Membership {
             Ok(other) => return self.fail(nonsense(&other)),
             Err(recovery) => return self.recover(recovery, now),
         };
+        self.id_stored = true;
+        self.id_in_doubt = false;
         self.session_until = now + self.config.session_timeout;
         self.beat_at = now + self.config.heartbeat_interval;
         match read_assignment(&assignment) {
@@ -160,6 +179,7 @@ impl Membership {
             Recovery::LostMember => {
                 self.lose("the coordinator has removed this member from the group");
                 self.member_id.clear();
+                (self.id_in_doubt, self.id_stored) = (false, false);
                 self.pause(Phase::Rejoining, now);
             }
             Recovery::Fatal(error) => self.fail(error),

@@ -630,6 +630,22 @@ fn a_fenced_static_member_is_over() {
     }
 }
 
+/// The coordinator moved before it had stored the id it gave: the member is not its own impostor.
+#[test]
+fn a_static_member_that_a_new_coordinator_does_not_know_joins_anew_once() {
+    let mut rig = Rig::with(|config| config.instance_id = Some("i".into()));
+    rig.step(Event::Start);
+    rig.reply("find", Reply::Coordinator);
+    rig.joined(1);
+    rig.drop_connection("sync");
+    rig.tick();
+    assert_eq!(rig.reply("find", Reply::Coordinator), [r#"join "m" owned [] of -1"#]);
+    assert_eq!(rig.refuse("join", Code::FencedInstanceId), [""; 0]);
+    assert_eq!(rig.tick(), [r#"join "" owned [] of -1"#]);
+    rig.joined(2);
+    assert_eq!(rig.refuse("sync", Code::FencedInstanceId), ["fatal Fenced"], "this coordinator knows");
+}
+
 #[test]
 fn what_only_a_person_can_help_is_fatal_and_says_what_to_do() {
     for (code, word) in [

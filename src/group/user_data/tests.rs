@@ -23,6 +23,7 @@ fn subscription() -> SubscriptionData {
         warm_up: vec![task("1_3")],
         next_rebalance_ms: -1,
         shutdown: true,
+        join_number: 9,
     }
 }
 
