@@ -3,6 +3,7 @@
 
 mod assignor;
 mod config;
+mod driver;
 mod event;
 mod leader;
 mod membership;
