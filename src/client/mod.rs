@@ -1,1 +1,5 @@
 //! The log: Kafka's wire protocol.
+
+mod batch;
+mod compression;
+mod produce;
