@@ -2,10 +2,13 @@
 #![allow(dead_code, reason = "other rooms of the crate use it as they are joined")]
 
 pub(crate) mod admin;
+pub(crate) mod batch;
 mod cluster;
+pub(crate) mod compression;
 mod config;
 pub(crate) mod connection;
 pub(crate) mod error_table;
+pub(crate) mod produce;
 mod retry;
 
 #[cfg(test)]
