@@ -12,8 +12,8 @@ use kafka_protocol::messages::metadata_response::{
     MetadataResponseBroker, MetadataResponsePartition, MetadataResponseTopic,
 };
 use kafka_protocol::messages::{
-    ApiKey, ApiVersionsResponse, BrokerId, FindCoordinatorResponse, MetadataRequest, MetadataResponse, RequestHeader,
-    ResponseHeader, TopicName, api_versions_response::ApiVersion,
+    ApiKey, ApiVersionsResponse, BrokerId, FindCoordinatorResponse, MetadataRequest, MetadataResponse,
+    RequestHeader, ResponseHeader, TopicName, api_versions_response::ApiVersion,
 };
 use kafka_protocol::protocol::{Decodable, Encodable, StrBytes};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
@@ -211,7 +211,8 @@ fn by_itself(script: &Script, call: &Call) -> Answer {
                 Some(names) => names.into_iter().map(|t| t.name.unwrap().to_string()).collect(),
             };
             let topic = |name: String| {
-                let told = MetadataResponseTopic::default().with_name(Some(TopicName(StrBytes::from_string(name.clone()))));
+                let told = MetadataResponseTopic::default()
+                    .with_name(Some(TopicName(StrBytes::from_string(name.clone()))));
                 match topics.get(&name) {
                     None => told.with_error_code(3),
                     Some(leaders) => told.with_partitions(

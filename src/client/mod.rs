@@ -8,6 +8,7 @@ pub(crate) mod compression;
 mod config;
 pub(crate) mod connection;
 pub(crate) mod error_table;
+pub(crate) mod fetch;
 pub(crate) mod produce;
 mod retry;
 

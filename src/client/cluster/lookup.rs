@@ -146,20 +146,7 @@ impl Cluster {
             partition.is_none_or(|p| p.leader.is_some())
         };
         self.topic_where(&at.topic, led).await?;
-        self.known_leader(at).ok_or_else(|| {
-            let count = self.topic_now(&at.topic).map_or(0, |topic| topic.partitions.len());
-            match usize::try_from(at.partition).is_ok_and(|p| p < count) {
-                true => broker_error(LEADER_NOT_AVAILABLE, CallSite::Metadata)
-                    .unwrap_or_else(super::no_brokers),
-                false => Error::new(
-                    ErrorKind::Topic,
-                    format!("there is no such partition: the topic has {count}; add partitions, or correct the number"),
-                )
-                .with_code(UNKNOWN_TOPIC_OR_PARTITION),
-            }
-            .at_topic(&*at.topic)
-            .at_partition(at.partition)
-        })
+        self.look(at)
     }
 
     async fn topic_where(&self, name: &str, good: impl Fn(&TopicInfo) -> bool) -> Result<Arc<TopicInfo>> {
@@ -194,10 +181,6 @@ impl Cluster {
         }
     }
 
-    fn topic_now(&self, name: &str) -> Option<Arc<TopicInfo>> {
-        lock(&self.0.topics).get(name).and_then(|entry| entry.topic.clone().ok())
-    }
-
     /// The leader of a partition if it is known, without asking.
     pub(crate) fn known_leader(&self, at: &TopicPartition) -> Option<Leader> {
         let mut topics = lock(&self.0.topics);
@@ -209,6 +192,35 @@ impl Cluster {
             return None;
         }
         Some(Leader { node: partition.leader?, epoch: partition.leader_epoch, generation: entry.generation })
+    }
+
+    /// The leader of a partition by what is known, or why there is none.
+    pub(crate) fn look(&self, at: &TopicPartition) -> Result<Leader> {
+        if let Some(leader) = self.known_leader(at) {
+            return Ok(leader);
+        }
+        let looked = lock(&self.0.topics).get(&at.topic).map(|entry| entry.topic.clone());
+        let error = match looked {
+            Some(Ok(topic)) if usize::try_from(at.partition).is_ok_and(|p| p < topic.partitions.len()) => {
+                broken(LEADER_NOT_AVAILABLE, &at.topic)
+            }
+            Some(Ok(topic)) => Error::new(
+                ErrorKind::Topic,
+                format!(
+                    "there is no such partition: the topic has {}; add partitions, or correct the number",
+                    topic.partitions.len()
+                ),
+            )
+            .with_code(UNKNOWN_TOPIC_OR_PARTITION),
+            Some(Err(code)) => broken(code, &at.topic),
+            None => broken(UNKNOWN_TOPIC_OR_PARTITION, &at.topic),
+        };
+        Err(error.at_topic(&*at.topic).at_partition(at.partition))
+    }
+
+    /// Looks at topics again, once.
+    pub(crate) async fn look_at(&self, topics: &[Arc<str>]) -> Result<()> {
+        self.refresh(topics, None).await
     }
 
     /// Says that what generation `seen` of a topic said is wrong; a later look stays.

@@ -35,7 +35,8 @@ async fn beat(cluster: &Cluster, node: i32) -> Result<HeartbeatResponse> {
 async fn one_living_bootstrap_address_is_enough() {
     let fake = plain(2).await;
     let mut config = fake.config();
-    config.bootstrap = vec![format!("127.0.0.1:{}", dead_port().await), format!("127.0.0.1:{}", fake.port(2))];
+    config.bootstrap =
+        vec![format!("127.0.0.1:{}", dead_port().await), format!("127.0.0.1:{}", fake.port(2))];
     let cluster = Cluster::connect(config).await.unwrap();
     assert_eq!(cluster.brokers().iter().map(|b| b.node).collect::<Vec<_>>(), [1, 2]);
     assert_eq!(cluster.cluster_id().as_deref(), Some("fake"));
@@ -45,10 +46,18 @@ async fn one_living_bootstrap_address_is_enough() {
 #[tokio::test]
 async fn when_no_address_answers_each_is_named_with_its_cause() {
     let (a, b) = (dead_port().await, dead_port().await);
-    let error = Cluster::connect(ClientConfig::new(format!("127.0.0.1:{a},127.0.0.1:{b},[::1]:{a}"))).await.unwrap_err();
+    let error = Cluster::connect(ClientConfig::new(format!("127.0.0.1:{a},127.0.0.1:{b},[::1]:{a}")))
+        .await
+        .unwrap_err();
     assert_eq!(error.kind(), ErrorKind::Connection);
     let text = format!("{error:?}");
-    for part in [&format!("127.0.0.1:{a}: "), &format!("127.0.0.1:{b}: "), &format!("[::1]:{a}: "), "refused", "bootstrap.servers"] {
+    for part in [
+        &format!("127.0.0.1:{a}: "),
+        &format!("127.0.0.1:{b}: "),
+        &format!("[::1]:{a}: "),
+        "refused",
+        "bootstrap.servers",
+    ] {
         assert!(text.contains(part), "{part} in {text}");
     }
 }
@@ -74,7 +83,10 @@ async fn an_advertised_address_that_cannot_be_reached_is_named() {
     let cluster = Cluster::connect(fake.config()).await.unwrap();
     let error = beat(&cluster, 7).await.unwrap_err();
     let text = error.to_string();
-    assert!(text.contains("advertised.listeners") && text.contains(&format!("node 7 at 127.0.0.1:{dead}")), "{text}");
+    assert!(
+        text.contains("advertised.listeners") && text.contains(&format!("node 7 at 127.0.0.1:{dead}")),
+        "{text}"
+    );
     assert!(error.is_retriable());
     let error = beat(&cluster, 99).await.unwrap_err();
     assert!(error.to_string().contains("node 99 is not among the brokers"), "{error}");

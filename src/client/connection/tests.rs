@@ -5,8 +5,7 @@ use std::time::Duration;
 use bytes::{Buf, BufMut, Bytes, BytesMut};
 use kafka_protocol::messages::api_versions_response::ApiVersion;
 use kafka_protocol::messages::{
-    ApiVersionsResponse, HeartbeatRequest, HeartbeatResponse, MetadataRequest, RequestHeader,
-    ResponseHeader,
+    ApiVersionsResponse, HeartbeatRequest, HeartbeatResponse, MetadataRequest, RequestHeader, ResponseHeader,
 };
 use kafka_protocol::protocol::{Decodable, Encodable, HeaderVersion};
 use tokio::io::{AsyncReadExt, AsyncWriteExt, DuplexStream};
@@ -48,7 +47,8 @@ impl Peer {
 }
 
 fn versions() -> ApiVersionsResponse {
-    let api = |key, min, max| ApiVersion::default().with_api_key(key).with_min_version(min).with_max_version(max);
+    let api =
+        |key, min, max| ApiVersion::default().with_api_key(key).with_min_version(min).with_max_version(max);
     ApiVersionsResponse::default().with_api_keys(vec![api(12, 0, 4), api(3, 13, 20), api(18, 0, 3)])
 }
 
@@ -233,7 +233,11 @@ async fn an_old_broker_is_asked_again_in_its_own_version() {
         let mut body = BytesMut::new();
         body.put_i32(first.correlation_id);
         let old = ApiVersion::default().with_api_key(18).with_max_version(2);
-        ApiVersionsResponse::default().with_error_code(35).with_api_keys(vec![old]).encode(&mut body, 0).unwrap();
+        ApiVersionsResponse::default()
+            .with_error_code(35)
+            .with_api_keys(vec![old])
+            .encode(&mut body, 0)
+            .unwrap();
         peer.0.write_i32(body.len() as i32).await.unwrap();
         peer.0.write_all(&body).await.unwrap();
         let (second, body) = peer.request().await;
