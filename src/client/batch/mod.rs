@@ -17,10 +17,13 @@ mod write;
 #[cfg(test)]
 mod tests;
 
-pub(crate) use aborted::AbortedFilter;
-pub(crate) use header::{Header, Scan, TimestampType, scan};
-pub(crate) use read::{Batch, Batches, ControlType, MAX_DECOMPRESSED, RawRecord, Records};
-pub(crate) use write::{BatchBuilder, ClosedBatch, ProducerStamp, next_sequence, record_len};
+#[allow(unused_imports, reason = "the parts that use it are joined later")]
+pub(crate) use {
+    aborted::AbortedFilter,
+    header::{Header, Scan, TimestampType, scan},
+    read::{Batch, Batches, ControlType, MAX_DECOMPRESSED, RawRecord, Records},
+    write::{BatchBuilder, ClosedBatch, ProducerStamp, next_sequence, record_len},
+};
 
 use crate::error::{Error, ErrorKind};
 

@@ -111,9 +111,12 @@ impl BatchBuilder {
         value: Option<&[u8]>,
         headers: &Headers,
     ) -> usize {
-        let delta = if self.count == 0 { 0 } else { timestamp.wrapping_sub(self.base_timestamp) };
-        let body = body_len(delta, i64::from(self.count), key, value, headers);
+        let body = body_len(self.delta(timestamp), i64::from(self.count), key, value, headers);
         self.len() + varint_len(body as i64) + body
+    }
+
+    fn delta(&self, timestamp: Timestamp) -> i64 {
+        if self.count == 0 { 0 } else { timestamp.wrapping_sub(self.base_timestamp) }
     }
 
     /// Adds a record.
@@ -124,16 +127,32 @@ impl BatchBuilder {
         value: Option<&[u8]>,
         headers: &Headers,
     ) {
+        self.append_within(usize::MAX, timestamp, key, value, headers);
+    }
+
+    /// Adds a record, unless that makes the batch longer than `limit` bytes; an empty batch takes any record. Says
+    /// whether it did.
+    pub(crate) fn append_within(
+        &mut self,
+        limit: usize,
+        timestamp: Timestamp,
+        key: Option<&[u8]>,
+        value: Option<&[u8]>,
+        headers: &Headers,
+    ) -> bool {
+        let delta = self.delta(timestamp);
+        let offset_delta = i64::from(self.count);
+        let body = body_len(delta, offset_delta, key, value, headers);
+        let whole = varint_len(body as i64) + body;
         if self.count == 0 {
             self.base_timestamp = timestamp;
             self.max_timestamp = timestamp;
+        } else if self.buffer.len() + whole > limit {
+            return false;
         }
         self.max_timestamp = self.max_timestamp.max(timestamp);
-        let delta = timestamp.wrapping_sub(self.base_timestamp);
-        let offset_delta = i64::from(self.count);
-        let body = body_len(delta, offset_delta, key, value, headers);
         let out = &mut self.buffer;
-        out.reserve(varint_len(body as i64) + body);
+        out.reserve(whole);
         put_varint(out, body as i64);
         out.put_u8(0);
         put_varint(out, delta);
@@ -143,6 +162,7 @@ impl BatchBuilder {
         put_varint(out, headers.len() as i64);
         out.put_slice(headers.wire());
         self.count += 1;
+        true
     }
 
     /// Compresses the records and writes the header, all but the stamp.
