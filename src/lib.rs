@@ -8,6 +8,7 @@ pub mod dsl;
 mod error;
 mod group;
 mod record;
+mod runtime;
 pub mod serde;
 pub mod store;
 mod task;
@@ -18,6 +19,7 @@ pub mod topology;
 
 pub use config::Config;
 pub use error::{BoxError, Error, ErrorClass, ErrorKind, Result};
+pub use runtime::{App, AppBuilder, AppHandle, AppState, Run};
 pub use record::{Header, Headers, Record, Timestamp, TopicPartition, murmur2, partition_for_key};
 pub use task::errors::{DropReason, ErrorContext, ErrorHandler, ErrorResponse, ErrorStage};
 pub use task_id::TaskId;
