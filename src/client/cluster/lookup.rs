@@ -43,12 +43,12 @@ impl Cluster {
         let mut asking = JoinSet::new();
         let request = metadata_request(Some(topics));
         for (at, address) in self.0.addresses.iter().cloned().enumerate() {
-            let (config, runtime, request) = (self.0.config.clone(), self.0.runtime.clone(), request.clone());
+            let (cluster, request) = (self.clone(), request.clone());
             asking.spawn(async move {
                 let answer = async {
                     let connection =
-                        open(&address, format!("the bootstrap address {address}"), &config, &runtime).await?;
-                    let response = connection.request(&request, config.request_timeout).await?;
+                        open(&address, format!("the bootstrap address {address}"), &cluster.reach()).await?;
+                    let response = connection.request(&request, cluster.config().request_timeout).await?;
                     if response.brokers.is_empty() {
                         return Err(Error::new(ErrorKind::Broker, "it knows of no brokers yet")
                             .with_class(ErrorClass::Retriable));
