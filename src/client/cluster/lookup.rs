@@ -87,10 +87,10 @@ impl Cluster {
     /// Looks at topics again, unless somebody has done so since `seen`, and at the brokers.
     pub(super) async fn refresh(&self, topics: &[Arc<str>], seen: Option<u64>) -> Result<()> {
         let _asking = self.0.asking.lock().await;
-        if let (Some(seen), [topic]) = (seen, topics) {
-            if lock(&self.0.topics).generation(topic) > seen {
-                return Ok(());
-            }
+        if let (Some(seen), [topic]) = (seen, topics)
+            && lock(&self.0.topics).generation(topic) > seen
+        {
+            return Ok(());
         }
         if self.is_closed() {
             return Err(super::closed());
@@ -332,10 +332,10 @@ impl Cluster {
     /// Says that a node does not coordinate a key any more; a later finding stays.
     pub(crate) fn invalidate_coordinator(&self, of: CoordinatorType, key: &str, node: i32) {
         let mut coordinators = lock(&self.0.coordinators);
-        if let MapEntry::Occupied(found) = coordinators.entry((of, key.to_owned())) {
-            if *found.get() == node {
-                found.remove();
-            }
+        if let MapEntry::Occupied(found) = coordinators.entry((of, key.to_owned()))
+            && *found.get() == node
+        {
+            found.remove();
         }
     }
 }

@@ -319,16 +319,16 @@ impl Cluster {
     fn apply(&self, response: &MetadataResponse) -> Result<()> {
         let cluster_id = response.cluster_id.as_ref().map(ToString::to_string);
         let mut known = lock(&self.0.known);
-        if let (Some(before), Some(now)) = (&known.cluster_id, &cluster_id) {
-            if before != now {
-                // Offsets and state of one cluster mean nothing in another.
-                return Err(Error::new(
-                    ErrorKind::Broker,
-                    format!(
-                        "this is another cluster: {now} instead of {before}; correct bootstrap.servers and restart"
-                    ),
-                ));
-            }
+        if let (Some(before), Some(now)) = (&known.cluster_id, &cluster_id)
+            && before != now
+        {
+            // Offsets and state of one cluster mean nothing in another.
+            return Err(Error::new(
+                ErrorKind::Broker,
+                format!(
+                    "this is another cluster: {now} instead of {before}; correct bootstrap.servers and restart"
+                ),
+            ));
         }
         if response.brokers.is_empty() {
             return Err(Error::new(ErrorKind::Broker, "the broker knows of no brokers yet")
