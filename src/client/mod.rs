@@ -9,7 +9,10 @@ mod config;
 pub(crate) mod connection;
 pub(crate) mod error_table;
 pub(crate) mod fetch;
+pub(crate) mod group;
 pub(crate) mod produce;
+mod producer;
+mod reader;
 mod retry;
 
 #[cfg(test)]
@@ -21,3 +24,5 @@ pub use admin::{
 pub use cluster::{Broker, Cluster, PartitionInfo, TopicInfo};
 pub(crate) use cluster::{ConnectionClass, CoordinatorType, Leader, RequestOptions};
 pub use config::ClientConfig;
+pub use producer::{Producer, ProducerOptions};
+pub use reader::{LogRecord, ReadFrom, ReadOptions, Reader};

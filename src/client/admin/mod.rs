@@ -89,10 +89,10 @@ impl Admin {
                 Ok(answers) => {
                     let mut again = None;
                     for (at, answer) in open.iter().zip(answers) {
-                        if let Err(error) = &answer {
-                            if error.is_retriable() {
-                                again.get_or_insert_with(|| waiting(error));
-                            }
+                        if let Err(error) = &answer
+                            && error.is_retriable()
+                        {
+                            again.get_or_insert_with(|| waiting(error));
                         }
                         results[*at] = Some(answer);
                     }

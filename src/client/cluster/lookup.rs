@@ -43,12 +43,12 @@ impl Cluster {
         let mut asking = JoinSet::new();
         let request = metadata_request(Some(topics));
         for (at, address) in self.0.addresses.iter().cloned().enumerate() {
-            let (config, runtime, request) = (self.0.config.clone(), self.0.runtime.clone(), request.clone());
+            let (cluster, request) = (self.clone(), request.clone());
             asking.spawn(async move {
                 let answer = async {
                     let connection =
-                        open(&address, format!("the bootstrap address {address}"), &config, &runtime).await?;
-                    let response = connection.request(&request, config.request_timeout).await?;
+                        open(&address, format!("the bootstrap address {address}"), &cluster.reach()).await?;
+                    let response = connection.request(&request, cluster.config().request_timeout).await?;
                     if response.brokers.is_empty() {
                         return Err(Error::new(ErrorKind::Broker, "it knows of no brokers yet")
                             .with_class(ErrorClass::Retriable));
@@ -87,10 +87,10 @@ impl Cluster {
     /// Looks at topics again, unless somebody has done so since `seen`, and at the brokers.
     pub(super) async fn refresh(&self, topics: &[Arc<str>], seen: Option<u64>) -> Result<()> {
         let _asking = self.0.asking.lock().await;
-        if let (Some(seen), [topic]) = (seen, topics) {
-            if lock(&self.0.topics).generation(topic) > seen {
-                return Ok(());
-            }
+        if let (Some(seen), [topic]) = (seen, topics)
+            && lock(&self.0.topics).generation(topic) > seen
+        {
+            return Ok(());
         }
         if self.is_closed() {
             return Err(super::closed());
@@ -332,10 +332,10 @@ impl Cluster {
     /// Says that a node does not coordinate a key any more; a later finding stays.
     pub(crate) fn invalidate_coordinator(&self, of: CoordinatorType, key: &str, node: i32) {
         let mut coordinators = lock(&self.0.coordinators);
-        if let MapEntry::Occupied(found) = coordinators.entry((of, key.to_owned())) {
-            if *found.get() == node {
-                found.remove();
-            }
+        if let MapEntry::Occupied(found) = coordinators.entry((of, key.to_owned()))
+            && *found.get() == node
+        {
+            found.remove();
         }
     }
 }

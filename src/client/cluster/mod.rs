@@ -5,8 +5,10 @@ mod metadata;
 mod node;
 #[cfg(test)]
 mod tests;
+mod transport;
 
 use std::collections::HashMap;
+use std::future::Future;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
@@ -19,7 +21,7 @@ pub(crate) use lookup::CoordinatorType;
 pub(crate) use metadata::Leader;
 pub use metadata::{PartitionInfo, TopicInfo};
 pub(crate) use node::ConnectionClass;
-use node::Node;
+use node::{Node, Reach};
 
 use crate::client::config::{Address, ClientConfig};
 use crate::client::connection::{Api, Connection};
@@ -197,24 +199,25 @@ impl Cluster {
         request: &A,
         options: RequestOptions,
     ) -> Result<A::Response> {
-        let (node, connection) = self.connection(node, class).await?;
-        node.wait_until_heard(class).await;
+        let node = self.node(node)?;
+        let reach = self.reach();
+        let sending = node.send(class, request, options.max_version, &reach);
+        let pending = self.within_limit(&node, sending).await?;
         let timeout = options.timeout.unwrap_or(self.0.config.request_timeout);
-        let response = connection.send(request, options.max_version)?.answer(timeout).await;
-        let response = response.map_err(|error| self.unless_closed(error))?;
+        let response = pending.answer(timeout).await.map_err(|error| self.unless_closed(error))?;
         node.throttle(class, A::throttle_ms(&response));
         Ok(response)
     }
 
     /// The version in which a broker would be asked.
     pub(crate) async fn version<A: Api>(&self, node: i32, class: ConnectionClass) -> Result<i16> {
-        self.connection(node, class).await?.1.version::<A>(None)
+        self.connection(node, class).await?.version::<A>(None)
     }
 
     /// The level of a feature that the cluster has finalized, as a broker tells it; 0 if it has not.
     pub(crate) async fn feature(&self, name: &str) -> Result<i16> {
         let node = self.any_node()?;
-        Ok(self.connection(node, ConnectionClass::Normal).await?.1.feature(name))
+        Ok(self.connection(node, ConnectionClass::Normal).await?.feature(name))
     }
 
     /// Asks brokers one after the other until one answers.
@@ -236,20 +239,26 @@ impl Cluster {
         Err(last.unwrap_or_else(no_brokers))
     }
 
-    async fn connection(&self, id: i32, class: ConnectionClass) -> Result<(Arc<Node>, Connection)> {
+    async fn connection(&self, id: i32, class: ConnectionClass) -> Result<Connection> {
         let node = self.node(id)?;
+        self.within_limit(&node, node.connection(class, &self.reach())).await
+    }
+
+    fn reach(&self) -> Reach<'_> {
+        Reach { config: &self.0.config, runtime: &self.0.runtime }
+    }
+
+    /// What needs a connection has it within the request timeout, and never from a client that was closed meanwhile.
+    async fn within_limit<R>(&self, node: &Node, connecting: impl Future<Output = Result<R>>) -> Result<R> {
         let limit = self.0.config.request_timeout;
-        let connecting = node.connection(class, &self.0.config, &self.0.runtime);
-        let connection = clock::timeout(limit, connecting).await.unwrap_or_else(|| {
+        let connected = clock::timeout(limit, connecting).await.unwrap_or_else(|| {
             Err(Error::new(ErrorKind::Timeout, format!("no connection to {node} within {limit:?}"))
                 .with_class(ErrorClass::Retriable))
         });
-        let connection = connection.map_err(|error| self.unless_closed(error))?;
         if self.is_closed() {
-            connection.close(closed());
-            return Err(closed());
+            node.close(closed);
         }
-        Ok((node, connection))
+        connected.map_err(|error| self.unless_closed(error))
     }
 
     fn node(&self, id: i32) -> Result<Arc<Node>> {
@@ -310,16 +319,16 @@ impl Cluster {
     fn apply(&self, response: &MetadataResponse) -> Result<()> {
         let cluster_id = response.cluster_id.as_ref().map(ToString::to_string);
         let mut known = lock(&self.0.known);
-        if let (Some(before), Some(now)) = (&known.cluster_id, &cluster_id) {
-            if before != now {
-                // Offsets and state of one cluster mean nothing in another.
-                return Err(Error::new(
-                    ErrorKind::Broker,
-                    format!(
-                        "this is another cluster: {now} instead of {before}; correct bootstrap.servers and restart"
-                    ),
-                ));
-            }
+        if let (Some(before), Some(now)) = (&known.cluster_id, &cluster_id)
+            && before != now
+        {
+            // Offsets and state of one cluster mean nothing in another.
+            return Err(Error::new(
+                ErrorKind::Broker,
+                format!(
+                    "this is another cluster: {now} instead of {before}; correct bootstrap.servers and restart"
+                ),
+            ));
         }
         if response.brokers.is_empty() {
             return Err(Error::new(ErrorKind::Broker, "the broker knows of no brokers yet")

@@ -1,13 +1,13 @@
 //! A broker and the connections to it, one for each class of requests.
 
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
 use tokio::net::TcpStream;
 use tokio::sync::Mutex as AsyncMutex;
 
 use crate::client::config::{Address, ClientConfig};
-use crate::client::connection::{Connection, ConnectionOptions, SharedError};
+use crate::client::connection::{Api, Connection, ConnectionOptions, Pending, SharedError};
 use crate::client::retry::Backoff;
 use crate::{Error, ErrorClass, ErrorKind, Result, clock};
 
@@ -42,14 +42,13 @@ pub(super) struct Node {
 
 #[derive(Debug, Default)]
 struct Slot {
-    /// Held while connecting, so that callers share one attempt.
+    /// Held while connecting and sending: callers share one attempt and keep their order.
     current: AsyncMutex<Current>,
     status: Mutex<Status>,
 }
 
 #[derive(Debug, Default)]
 struct Current {
-    connection: Option<Connection>,
     failed: Option<SharedError>,
     retry_at: Option<Instant>,
 }
@@ -79,36 +78,58 @@ impl Node {
         &self.slots[class as usize]
     }
 
-    /// The connection of a class, made if there is none or the last one is poisoned.
-    pub(super) async fn connection(
-        self: &Arc<Self>,
+    /// Sends a request. Those of one class are sent in the order in which their futures are first polled, whatever each
+    /// waits for: the lock of the class is fair and held until the request is on its way.
+    pub(super) async fn send<A: Api>(
+        &self,
         class: ConnectionClass,
-        config: &ClientConfig,
-        runtime: &tokio::runtime::Handle,
-    ) -> Result<Connection> {
+        request: &A,
+        max_version: Option<i16>,
+        reach: &Reach<'_>,
+    ) -> Result<Pending<A>> {
         let slot = self.slot(class);
-        let seen = {
-            let status = slot.status();
-            if let Some(connection) = status.connection.as_ref().filter(|c| !c.is_poisoned()) {
-                return Ok(connection.clone());
-            }
-            status.attempts
-        };
+        let seen = slot.status().attempts;
         let mut current = slot.current.lock().await;
-        if let Some(connection) = current.connection.as_ref().filter(|c| !c.is_poisoned()) {
-            return Ok(connection.clone());
+        let connection = self.connect(slot, &mut current, seen, reach).await?;
+        // The broker asked for silence (KIP-219).
+        let quiet_until = slot.status().quiet_until;
+        if let Some(left) = quiet_until.and_then(|until| until.checked_duration_since(clock::monotonic())) {
+            clock::sleep(left).await;
         }
-        if slot.status().attempts != seen {
+        connection.send(request, max_version)
+    }
+
+    /// The connection of a class.
+    pub(super) async fn connection(&self, class: ConnectionClass, reach: &Reach<'_>) -> Result<Connection> {
+        let slot = self.slot(class);
+        let seen = slot.status().attempts;
+        let mut current = slot.current.lock().await;
+        self.connect(slot, &mut current, seen, reach).await
+    }
+
+    /// The connection that there is, or a new one if there is none or it is poisoned. `seen` is the count of attempts
+    /// when the caller began to wait.
+    async fn connect(
+        &self,
+        slot: &Slot,
+        current: &mut Current,
+        seen: u64,
+        reach: &Reach<'_>,
+    ) -> Result<Connection> {
+        let known = slot.status().connection.clone();
+        if let Some(connection) = known.filter(|connection| !connection.is_poisoned()) {
+            return Ok(connection);
+        }
+        if slot.status().attempts != seen
+            && let Some(failed) = &current.failed
+        {
             // Somebody tried while this caller waited: their failure is this caller's too.
-            if let Some(failed) = &current.failed {
-                return Err(self.unreachable(failed.clone()));
-            }
+            return Err(self.unreachable(failed.clone()));
         }
-        current.connection = None;
         if let Some(at) = current.retry_at.take() {
             clock::sleep(at.saturating_duration_since(clock::monotonic())).await;
         }
-        let opened = open(&self.address, self.to_string(), config, runtime).await;
+        let opened = open(&self.address, self.to_string(), reach).await;
         let mut status = slot.status();
         status.attempts += 1;
         match opened {
@@ -116,13 +137,15 @@ impl Node {
                 status.failures = 0;
                 status.connection = Some(connection.clone());
                 current.failed = None;
-                current.connection = Some(connection.clone());
                 Ok(connection)
             }
             Err(error) => {
                 status.failures += 1;
                 status.connection = None;
-                let backoff = Backoff { first: config.reconnect_backoff, max: config.reconnect_backoff_max };
+                let backoff = Backoff {
+                    first: reach.config.reconnect_backoff,
+                    max: reach.config.reconnect_backoff_max,
+                };
                 current.retry_at = Some(clock::monotonic() + backoff.pause(status.failures));
                 let failed = SharedError::new(error);
                 current.failed = Some(failed.clone());
@@ -152,14 +175,6 @@ impl Node {
         worst.saturating_mul(2) + u32::from(!connected)
     }
 
-    /// Waits until the broker wants to hear from this connection again.
-    pub(super) async fn wait_until_heard(&self, class: ConnectionClass) {
-        let until = self.slot(class).status().quiet_until;
-        if let Some(left) = until.and_then(|until| until.checked_duration_since(clock::monotonic())) {
-            clock::sleep(left).await;
-        }
-    }
-
     /// Notes that the broker asked for silence, in ms.
     pub(super) fn throttle(&self, class: ConnectionClass, ms: i32) {
         if let Some(ms) = u64::try_from(ms).ok().filter(|ms| *ms > 0) {
@@ -184,13 +199,15 @@ impl std::fmt::Display for Node {
     }
 }
 
+/// How to reach nodes.
+pub(super) struct Reach<'a> {
+    pub(super) config: &'a ClientConfig,
+    pub(super) runtime: &'a tokio::runtime::Handle,
+}
+
 /// Connects to an address and agrees on versions. The socket lives on the given runtime, whoever asks for it.
-pub(super) async fn open(
-    address: &Address,
-    peer: String,
-    config: &ClientConfig,
-    runtime: &tokio::runtime::Handle,
-) -> Result<Connection> {
+pub(super) async fn open(address: &Address, peer: String, reach: &Reach<'_>) -> Result<Connection> {
+    let Reach { config, runtime } = reach;
     let (host, port) = (address.host.clone(), address.port);
     let options = ConnectionOptions {
         peer,

@@ -21,12 +21,17 @@ use crate::{ErrorKind, Headers, clock};
 /// What all tests wait at most.
 const LONG: Duration = Duration::from_secs(20);
 
+/// Base offset, next offset, bytes.
+type Stored = (i64, i64, Bytes);
+/// Partition, offset, max bytes.
+type AskedFor = (i32, i64, i32);
+
 /// A log of batches for each partition of topic `t`, and what is special about it.
 #[derive(Default)]
 struct Logs {
-    batches: Mutex<BTreeMap<i32, Vec<(i64, i64, Bytes)>>>,
+    batches: Mutex<BTreeMap<i32, Vec<Stored>>>,
     /// Requests in their order: node, max wait, and `(partition, offset, max bytes)`.
-    requests: Mutex<Vec<(i32, i32, Vec<(i32, i64, i32)>)>>,
+    requests: Mutex<Vec<(i32, i32, Vec<AskedFor>)>>,
     /// At most so many partitions with records in an answer.
     full_after: Mutex<Option<usize>>,
     /// Error codes to answer with, by node and partition.
@@ -112,15 +117,14 @@ impl Logs {
                     let logs = self.batches.lock().unwrap();
                     let log = logs.get(&p.partition).map_or(&[][..], Vec::as_slice);
                     data = data.with_high_watermark(log.last().map_or(0, |(_, end, _)| *end));
-                    if let Some((_, _, bytes)) = log.iter().find(|(_, end, _)| *end > p.fetch_offset) {
-                        if room > 0 {
-                            room -= 1;
-                            anything = true;
-                            let cut =
-                                *self.cut.lock().unwrap() && bytes.len() > p.partition_max_bytes as usize;
-                            let length = if cut { p.partition_max_bytes as usize } else { bytes.len() };
-                            data = data.with_records(Some(bytes.slice(..length)));
-                        }
+                    if let Some((_, _, bytes)) = log.iter().find(|(_, end, _)| *end > p.fetch_offset)
+                        && room > 0
+                    {
+                        room -= 1;
+                        anything = true;
+                        let cut = *self.cut.lock().unwrap() && bytes.len() > p.partition_max_bytes as usize;
+                        let length = if cut { p.partition_max_bytes as usize } else { bytes.len() };
+                        data = data.with_records(Some(bytes.slice(..length)));
                     }
                     data
                 });
