@@ -17,7 +17,9 @@ mod user_data;
 
 pub(crate) use assignor::SubTopology;
 pub(crate) use config::GroupConfig;
-pub(crate) use event::{Action, Assignment, Event, Joined, Lease, Member, Reply, Request, RequestId, RpcError};
+pub(crate) use event::{
+    Action, Assignment, Event, Joined, Lease, Member, Reply, Request, RequestId, RpcError,
+};
 pub(crate) use leader::lead;
 pub(crate) use membership::Membership;
 pub(crate) use offset_metadata::OffsetMetadata;

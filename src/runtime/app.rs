@@ -255,11 +255,13 @@ impl IntoFuture for Run {
                     io_shared.set_state(if result.is_ok() { AppState::NotRunning } else { AppState::Error });
                     let _ = done.send(result);
                 })
-                .map_err(|error| Error::new(ErrorKind::Io, "the I/O thread cannot be started").because(error))?;
+                .map_err(|error| {
+                    Error::new(ErrorKind::Io, "the I/O thread cannot be started").because(error)
+                })?;
             if let Some(signal) = shutdown {
                 tokio::select! {
                     result = &mut outcome => return ended(result),
-                    () = signal => _ = stop.0.send(ToCoordinator::Stop),
+                    () = signal => { let _ = stop.0.send(ToCoordinator::Stop); }
                 }
             }
             ended(outcome.await)

@@ -22,8 +22,8 @@ use crate::client::produce::{Fence, Producer, Sender};
 use crate::clock;
 use crate::error::{Error, ErrorKind, Result};
 use crate::group::{
-    Action, ActiveTask, Assignment, Event, Joined, Lease, Membership, Reply, Request, RequestId, RpcError, SubTopology,
-    SubscriptionData, lead,
+    Action, ActiveTask, Assignment, Event, Joined, Lease, Membership, Reply, Request, RequestId, RpcError,
+    SubTopology, SubscriptionData, lead,
 };
 use crate::record::TopicPartition;
 use crate::task_id::TaskId;
@@ -99,8 +99,13 @@ impl Coordinator {
         let plan = topics::plan(&cluster, &shared.topology, config.application_id()).await?;
         if let Some(topic) = config.dead_letter_topic() {
             cluster.partitions(topic).await.map_err(|error| {
-                let text = "the dead-letter topic errors.dead.letter.queue.topic.name does not exist; create it";
-                if error.kind() == ErrorKind::Topic { Error::new(ErrorKind::Topic, text).at_topic(topic) } else { error }
+                let text =
+                    "the dead-letter topic errors.dead.letter.queue.topic.name does not exist; create it";
+                if error.kind() == ErrorKind::Topic {
+                    Error::new(ErrorKind::Topic, text).at_topic(topic)
+                } else {
+                    error
+                }
             })?;
         }
         let group_config = settings::group(config);
@@ -117,7 +122,8 @@ impl Coordinator {
             None => Uuid::new_v4(),
         };
         let mut data = SubscriptionData::new(process, u16::try_from(config.workers()).unwrap_or(u16::MAX));
-        data.fingerprints = shared.topology.inner.subtopologies.iter().map(|s| (s.id, s.fingerprint)).collect();
+        data.fingerprints =
+            shared.topology.inner.subtopologies.iter().map(|s| (s.id, s.fingerprint)).collect();
         data.endpoint = config.application_server().unwrap_or_default().to_owned();
         let source_topics = topics::source_topics(&shared.topology, config.application_id());
         let membership = Membership::new(group_config, source_topics, data)?;
@@ -165,7 +171,8 @@ impl Coordinator {
         own: &UnboundedSender<ToCoordinator>,
     ) -> Result<Vec<WorkerHandle>> {
         let config = &shared.config;
-        let (inboxes, receivers): (Vec<_>, Vec<_>) = (0..config.workers()).map(|_| std_mpsc::channel()).unzip();
+        let (inboxes, receivers): (Vec<_>, Vec<_>) =
+            (0..config.workers()).map(|_| std_mpsc::channel()).unzip();
         let routes: Vec<std_mpsc::Sender<ToWorker>> = inboxes.clone();
         let on_event = Arc::new(move |event: FetchEvent| {
             let token = match &event {
@@ -206,8 +213,16 @@ impl Coordinator {
             let thread = std::thread::Builder::new()
                 .name(format!("{}-worker-{index}", config.application_id()))
                 .spawn(move || Worker::run(parts))
-                .map_err(|error| Error::new(ErrorKind::Io, "a worker's thread cannot be started").because(error))?;
-            workers.push(WorkerHandle { inbox, thread: Some(thread), fence, tasks: BTreeSet::new(), stopped: false });
+                .map_err(|error| {
+                    Error::new(ErrorKind::Io, "a worker's thread cannot be started").because(error)
+                })?;
+            workers.push(WorkerHandle {
+                inbox,
+                thread: Some(thread),
+                fence,
+                tasks: BTreeSet::new(),
+                stopped: false,
+            });
         }
         Ok(workers)
     }
@@ -254,7 +269,9 @@ impl Coordinator {
     fn take(&mut self, message: ToCoordinator) {
         match message {
             ToCoordinator::Answered { id, outcome } => self.answered(id, outcome),
-            ToCoordinator::Assigned { generation, outcome } => self.step(Event::Assigned { generation, outcome }),
+            ToCoordinator::Assigned { generation, outcome } => {
+                self.step(Event::Assigned { generation, outcome })
+            }
             ToCoordinator::Prepared { lease, outcome } => self.prepared(lease, outcome),
             ToCoordinator::Running(task) => {
                 self.running.insert(task);
@@ -337,7 +354,8 @@ impl Coordinator {
             Action::Lost { tasks, reason } => {
                 tracing::warn!(reason, count = tasks.len(), "the tasks are lost");
                 for worker in &self.workers {
-                    let its: Vec<TaskId> = tasks.iter().filter(|t| worker.tasks.contains(t)).copied().collect();
+                    let its: Vec<TaskId> =
+                        tasks.iter().filter(|t| worker.tasks.contains(t)).copied().collect();
                     if !its.is_empty() {
                         send(worker, ToWorker::Lost(its));
                     }
@@ -348,7 +366,8 @@ impl Coordinator {
             Action::GateOpen(generation) => self.broadcast(|| ToWorker::Gate(Some(generation))),
             Action::GateClosed => self.broadcast(|| ToWorker::Gate(None)),
             Action::FlushAndCommit => {
-                self.flushing = self.workers.iter().enumerate().filter(|(_, w)| !w.stopped).map(|(i, _)| i).collect();
+                self.flushing =
+                    self.workers.iter().enumerate().filter(|(_, w)| !w.stopped).map(|(i, _)| i).collect();
                 self.broadcast(|| ToWorker::FlushAndCommit);
             }
             Action::SetTimer(at) => self.timer = Some(at),
@@ -365,7 +384,12 @@ impl Coordinator {
         let (group, own, join) = (self.group.clone(), self.own.clone(), self.join.clone());
         let member = MemberId { instance_id: self.member.instance_id.clone(), ..MemberId::default() };
         self.cluster.runtime().spawn(async move {
-            let late = || Error::new(ErrorKind::Timeout, format!("the group's coordinator did not answer in {timeout:?}"));
+            let late = || {
+                Error::new(
+                    ErrorKind::Timeout,
+                    format!("the group's coordinator did not answer in {timeout:?}"),
+                )
+            };
             let outcome = match clock::timeout(timeout, ask(&group, member, join, request)).await {
                 Some(outcome) => outcome,
                 None => Err(RpcError::Failed(late())),
@@ -391,13 +415,17 @@ impl Coordinator {
             let decide = async {
                 let plan = topics::plan(&cluster, &shared.topology, config.application_id()).await?;
                 topics::make_internal(&cluster, &shared.topology, config, &plan).await?;
-                let parts: Vec<SubTopology> = topics::subtopologies(&shared.topology, config.application_id(), &plan);
+                let parts: Vec<SubTopology> =
+                    topics::subtopologies(&shared.topology, config.application_id(), &plan);
                 let decision = lead(&members, &parts, &plan.counts, config.rebalance_timeout());
                 if !decision.unassigned.is_empty() {
                     tracing::warn!(tasks = ?decision.unassigned, "no instance has the shape of these tasks");
                 }
                 for member in &decision.unreadable {
-                    tracing::error!(member, "cannot read what this member says of itself: does it run the same software?");
+                    tracing::error!(
+                        member,
+                        "cannot read what this member says of itself: does it run the same software?"
+                    );
                 }
                 Ok(decision.assignments)
             };
@@ -446,7 +474,9 @@ impl Coordinator {
 
     fn prepared(&mut self, lease: Lease, outcome: Result<Box<TaskStart>>) {
         // The task may have been lost, and even come back, in the meantime: an older tenure is no longer wanted.
-        let Some(current) = self.leases.get(&lease.task).filter(|l| l.epoch == lease.epoch).copied() else { return };
+        let Some(current) = self.leases.get(&lease.task).filter(|l| l.epoch == lease.epoch).copied() else {
+            return;
+        };
         let Some(worker) = self.placed.get(&lease.task).copied() else { return };
         match outcome {
             Ok(mut start) => {
@@ -512,7 +542,8 @@ impl Coordinator {
                 true
             }
             Some(Ending::Workers { until, fenced }) => {
-                let died = |w: &WorkerHandle| w.thread.as_ref().is_some_and(std::thread::JoinHandle::is_finished);
+                let died =
+                    |w: &WorkerHandle| w.thread.as_ref().is_some_and(std::thread::JoinHandle::is_finished);
                 if self.workers.iter().all(|worker| worker.stopped || died(worker)) {
                     self.workers.iter_mut().for_each(|worker| worker.stopped = true);
                     // ORDER: the member leaves when every task is committed and closed, and not before.
@@ -522,7 +553,10 @@ impl Coordinator {
                 if clock::monotonic() >= *until {
                     if *fenced {
                         self.failure.get_or_insert_with(|| {
-                            Error::new(ErrorKind::Timeout, "a worker did not stop in time; its offsets are not committed")
+                            Error::new(
+                                ErrorKind::Timeout,
+                                "a worker did not stop in time; its offsets are not committed",
+                            )
                         });
                         self.workers.iter_mut().for_each(|worker| worker.stopped = true);
                         self.step(Event::Close { leave: true });
@@ -556,7 +590,12 @@ fn fnv(bytes: &[u8], seed: u64) -> u64 {
 }
 
 /// Asks the group's coordinator.
-async fn ask(group: &GroupClient, mut member: MemberId, mut join: Join, request: Request) -> Result<Reply, RpcError> {
+async fn ask(
+    group: &GroupClient,
+    mut member: MemberId,
+    mut join: Join,
+    request: Request,
+) -> Result<Reply, RpcError> {
     let reply = match request {
         Request::FindCoordinator => group.find_coordinator().await.map(|_| Reply::Coordinator),
         Request::Join { member_id, metadata, reason } => {
@@ -565,9 +604,21 @@ async fn ask(group: &GroupClient, mut member: MemberId, mut join: Join, request:
             join.protocols = vec![(PROTOCOL.1.to_owned(), metadata)];
             group.join(&member, &join).await.map(|joined| match joined {
                 ClientJoined::MemberIdRequired(id) => Reply::MemberId(id),
-                ClientJoined::Member { generation, member_id, leader, protocol, skip_assignment, members } => {
-                    Reply::Joined(Joined { generation, member_id, leader, skip_assignment, protocol, members })
-                }
+                ClientJoined::Member {
+                    generation,
+                    member_id,
+                    leader,
+                    protocol,
+                    skip_assignment,
+                    members,
+                } => Reply::Joined(Joined {
+                    generation,
+                    member_id,
+                    leader,
+                    skip_assignment,
+                    protocol,
+                    members,
+                }),
             })
         }
         Request::Sync { generation, member_id, assignments } => {

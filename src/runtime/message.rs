@@ -7,7 +7,7 @@ use crate::client::admin::Isolation;
 use crate::client::fetch::FetchEvent;
 use crate::client::group::CommittedOffset;
 use crate::error::{Error, Result};
-use crate::group::{Lease, RequestId, Reply, RpcError};
+use crate::group::{Lease, Reply, RequestId, RpcError};
 use crate::record::{Timestamp, TopicPartition};
 use crate::task_id::TaskId;
 use crate::topology::AutoOffsetReset;

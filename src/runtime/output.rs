@@ -42,7 +42,8 @@ impl Output {
             None => self.ask(topic)?,
         };
         let producer = self.producer.register(topic, count)?;
-        let ix = TopicIx(u32::try_from(self.topics.len()).expect("a worker writes to fewer than 2^32 topics"));
+        let ix =
+            TopicIx(u32::try_from(self.topics.len()).expect("a worker writes to fewer than 2^32 topics"));
         self.topics.push((producer, count));
         self.by_name.insert(topic.to_owned(), ix);
         Ok(ix)
@@ -56,7 +57,8 @@ impl Output {
             let _ = answer.send(cluster.partitions(&name).await);
         });
         wait.recv().unwrap_or_else(|_| {
-            Err(Error::new(ErrorKind::Closed, "the application ends before the topic could be looked up").at_topic(topic))
+            Err(Error::new(ErrorKind::Closed, "the application ends before the topic could be looked up")
+                .at_topic(topic))
         })
     }
 }

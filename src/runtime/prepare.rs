@@ -6,10 +6,10 @@ use super::message::{ChangelogStart, InputStart, TaskStart};
 use super::topics::TopicPlan;
 use crate::client::admin::{Admin, Isolation, OffsetSpec};
 use crate::client::group::{CommittedOffset, GroupClient};
-use crate::client::{Cluster, ClientConfig};
+use crate::client::{ClientConfig, Cluster};
 use crate::clock::{self, Clock};
 use crate::config::{Config, OffsetReset, Role};
-use crate::error::{Error, ErrorKind, Result};
+use crate::error::{Error, ErrorClass, ErrorKind, Result};
 use crate::group::{ActiveTask, Lease, OffsetMetadata};
 use crate::record::TopicPartition;
 use crate::topology::{AutoOffsetReset, Subtopology, Topology};
@@ -27,7 +27,12 @@ pub(super) struct Preparer {
 
 impl Preparer {
     /// Asks until the answers are there or `task.timeout.ms` is over.
-    pub(super) async fn prepare(&self, lease: Lease, active: &ActiveTask, topics: &TopicPlan) -> Result<TaskStart> {
+    pub(super) async fn prepare(
+        &self,
+        lease: Lease,
+        active: &ActiveTask,
+        topics: &TopicPlan,
+    ) -> Result<TaskStart> {
         let deadline = clock::monotonic() + self.config.task_timeout();
         let client: &ClientConfig = self.cluster.config();
         let mut pause = client.retry_backoff;
@@ -75,9 +80,9 @@ impl Preparer {
         for store in subtopology.stores().iter().filter(|store| store.changelog().is_some()) {
             let topic = format!("{}-{}-changelog", self.config.application_id(), store.name());
             let at = TopicPartition::new(topic, lease.task.partition);
-            let from = admin.list_offset(&at, OffsetSpec::Earliest, Isolation::ReadUncommitted).await?.offset;
+            let from = list(&admin, &at, OffsetSpec::Earliest).await?;
             // The high watermark, not the last stable offset, which would leave out the last transaction (KAFKA-10167).
-            let to = admin.list_offset(&at, OffsetSpec::Latest, Isolation::ReadUncommitted).await?.offset;
+            let to = list(&admin, &at, OffsetSpec::Latest).await?;
             changelogs.push(ChangelogStart { store: store.name().clone(), at, from, to });
         }
         let partitions = topics.counts.iter().map(|(topic, count)| (topic.to_string(), *count)).collect();
@@ -126,11 +131,19 @@ impl Preparer {
             // A repartition topic is read from its beginning: nobody else has written it before us.
             Some(AutoOffsetReset::Earliest) | None => OffsetSpec::Earliest,
         };
-        let listed = admin.list_offset(at, spec, Isolation::ReadUncommitted).await?;
-        if listed.offset >= 0 {
-            return Ok(listed.offset);
+        list(admin, at, spec).await
+    }
+}
+
+/// An offset of a partition; where no record is that young, the one behind the last.
+async fn list(admin: &Admin, at: &TopicPartition, spec: OffsetSpec) -> Result<i64> {
+    let listed = admin.list_offset(at, spec, Isolation::ReadUncommitted).await?.offset;
+    match (listed, spec) {
+        (Some(offset), _) => Ok(offset),
+        (None, OffsetSpec::Latest | OffsetSpec::Earliest) => {
+            let error = Error::new(ErrorKind::Broker, "the broker does not say where the partition ends");
+            Err(error.with_class(ErrorClass::Retriable).at_topic(&*at.topic).at_partition(at.partition))
         }
-        // No record is that young: behind the last one.
-        Ok(admin.list_offset(at, OffsetSpec::Latest, Isolation::ReadUncommitted).await?.offset)
+        (None, _) => Box::pin(list(admin, at, OffsetSpec::Latest)).await,
     }
 }

@@ -3,8 +3,8 @@
 use std::collections::{BTreeMap, HashMap};
 use std::sync::Arc;
 
-use crate::client::admin::{Admin, ConfigResource, NewTopic};
 use crate::client::Cluster;
+use crate::client::admin::{Admin, ConfigResource, NewTopic};
 use crate::config::Config;
 use crate::error::{Error, ErrorKind, Result};
 use crate::group::SubTopology;
@@ -54,17 +54,20 @@ pub(super) async fn plan(cluster: &Cluster, topology: &Topology, application_id:
     let subtopologies = &topology.inner.subtopologies;
     let mut counts: BTreeMap<Arc<str>, i32> = BTreeMap::new();
     let mut missing = Vec::new();
-    let outside = subtopologies.iter().flat_map(|s| {
+    let mut outside: Vec<(i32, Arc<str>)> = Vec::new();
+    for s in subtopologies {
         let sources = s.sources.iter().filter(|t| t.repartition.is_none()).map(|t| &t.topic);
-        sources.chain(&s.sinks).map(move |topic| (s.id, topic))
-    });
+        outside.extend(sources.chain(&s.sinks).map(|topic| (s.id, topic.clone())));
+    }
     for (subtopology, topic) in outside {
-        if counts.contains_key(topic) {
+        if counts.contains_key(&topic) {
             continue;
         }
-        match cluster.partitions(topic).await {
-            Ok(count) => _ = counts.insert(topic.clone(), count),
-            Err(error) if error.kind() == ErrorKind::Topic => missing.push(format!("{topic} (sub-topology {subtopology})")),
+        match cluster.partitions(&topic).await {
+            Ok(count) => _ = counts.insert(topic, count),
+            Err(error) if error.kind() == ErrorKind::Topic => {
+                missing.push(format!("{topic} (sub-topology {subtopology})"))
+            }
             Err(error) => return Err(error),
         }
     }
@@ -150,7 +153,8 @@ fn check_copartitioned(topology: &Topology, counts: &BTreeMap<Arc<str>, i32>) ->
         seen.sort_unstable();
         seen.dedup();
         if seen.windows(2).any(|pair| pair[0].1 != pair[1].1) {
-            let list: Vec<String> = seen.iter().map(|(topic, count)| format!("{topic} has {count}")).collect();
+            let list: Vec<String> =
+                seen.iter().map(|(topic, count)| format!("{topic} has {count}")).collect();
             return Err(refused(format!(
                 "topics whose records meet by key have unequal partition counts: {}; equal keys would land in different \
                  tasks. Give them equal counts, or put a repartition() before the operator that brings them together",
@@ -229,7 +233,9 @@ pub(super) async fn make_internal(
     }
     for (topic, made) in absent.iter().zip(admin.create_topics(&new).await?) {
         match made {
-            Ok(()) => tracing::info!(topic = &*topic.name, partitions = topic.partitions, "made an internal topic"),
+            Ok(()) => {
+                tracing::info!(topic = &*topic.name, partitions = topic.partitions, "made an internal topic")
+            }
             // Somebody was faster: what there is must do.
             Err(error) if Admin::already_exists(&error) => {
                 let partitions = cluster.partitions(&topic.name).await?;
@@ -250,9 +256,11 @@ async fn check_existing(admin: &Admin, topic: &Internal, partitions: usize) -> R
         ))
         .at_topic(&*topic.name));
     }
-    let wanted = topic.configs.iter().find(|(name, _)| name == "cleanup.policy").map_or("", |(_, value)| value);
+    let wanted =
+        topic.configs.iter().find(|(name, _)| name == "cleanup.policy").map_or("", |(_, value)| value);
     let configs = admin.describe_configs(&ConfigResource::Topic(topic.name.to_string())).await?;
-    let found = configs.iter().find(|entry| entry.name == "cleanup.policy").and_then(|entry| entry.value.as_deref());
+    let found =
+        configs.iter().find(|entry| entry.name == "cleanup.policy").and_then(|entry| entry.value.as_deref());
     let sorted = |policy: &str| {
         let mut parts: Vec<String> = policy.split(',').map(|p| p.trim().to_owned()).collect();
         parts.sort_unstable();

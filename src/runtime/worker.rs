@@ -130,7 +130,20 @@ enum Committed {
 impl Worker {
     /// Runs a worker to its end, on its own thread.
     pub(super) fn run(parts: WorkerParts) {
-        let WorkerParts { index, inbox, out, producer, live, bulk, cluster, io, topology, config, policies, clock } = parts;
+        let WorkerParts {
+            index,
+            inbox,
+            out,
+            producer,
+            live,
+            bulk,
+            cluster,
+            io,
+            topology,
+            config,
+            policies,
+            clock,
+        } = parts;
         let output = Rc::new(RefCell::new(Output::new(producer, cluster, io)));
         let next_commit = clock::monotonic() + config.commit_interval();
         let mut worker = Self {
@@ -299,15 +312,8 @@ impl Worker {
             self.bulk.assign(at, from, token);
         }
         tracing::info!(task = %id, changelogs = restores.len(), "restoring");
-        let owned = Owned {
-            task,
-            lease,
-            inputs: Vec::new(),
-            restores,
-            running: false,
-            starts: inputs,
-            isolation,
-        };
+        let owned =
+            Owned { task, lease, inputs: Vec::new(), restores, running: false, starts: inputs, isolation };
         self.owned.push(owned);
         self.begin_if_restored(id)
     }
@@ -327,8 +333,12 @@ impl Worker {
         // ORDER: the inputs stand in the order of the task's queues.
         for (source, partition) in sources.into_iter().enumerate() {
             let starts = &mut self.owned[at].starts;
-            let Some(start) = starts.iter().position(|s| s.at == partition).map(|s| starts.swap_remove(s)) else {
-                return Err(Error::new(ErrorKind::Topology, format!("task {id} has no offset for {partition}")));
+            let Some(start) = starts.iter().position(|s| s.at == partition).map(|s| starts.swap_remove(s))
+            else {
+                return Err(Error::new(
+                    ErrorKind::Topology,
+                    format!("task {id} has no offset for {partition}"),
+                ));
             };
             let token = self.token();
             self.tokens.insert(token, (id, source));
@@ -435,12 +445,11 @@ impl Worker {
                 Ok(())
             }
             (FetchEvent::Error { error, range, .. }, None) => self.out_of_range(id, place, error, range),
-            (FetchEvent::Error { error, .. }, Some(_)) => Err(Error::new(
-                ErrorKind::Store,
-                "a changelog cannot be read: the state cannot be restored",
-            )
-            .with_class(ErrorClass::CorruptTask)
-            .because(error)),
+            (FetchEvent::Error { error, .. }, Some(_)) => {
+                Err(Error::new(ErrorKind::Store, "a changelog cannot be read: the state cannot be restored")
+                    .with_class(ErrorClass::CorruptTask)
+                    .because(error))
+            }
         };
         let outcome = outcome.and_then(|()| self.restored(id));
         if let Err(error) = outcome {
@@ -465,7 +474,13 @@ impl Worker {
     }
 
     /// The broker does not have the offset: only a source topic may start elsewhere, and only as its policy says.
-    fn out_of_range(&mut self, id: TaskId, place: usize, error: Error, range: Option<(i64, i64)>) -> Result<()> {
+    fn out_of_range(
+        &mut self,
+        id: TaskId,
+        place: usize,
+        error: Error,
+        range: Option<(i64, i64)>,
+    ) -> Result<()> {
         let token = self.token();
         let Some(owned) = self.owned.iter_mut().find(|o| o.lease.task == id) else { return Ok(()) };
         let input = &mut owned.inputs[place];
@@ -517,7 +532,8 @@ impl Worker {
     fn punctuate(&mut self) {
         let mut failures = Vec::new();
         for owned in self.owned.iter_mut().filter(|o| o.running) {
-            let punctuated = owned.task.punctuate_stream_time().and_then(|_| owned.task.punctuate_wall_clock());
+            let punctuated =
+                owned.task.punctuate_stream_time().and_then(|_| owned.task.punctuate_wall_clock());
             if let Err(error) = punctuated {
                 failures.push((owned.lease.task, error));
             }
@@ -566,7 +582,10 @@ impl Worker {
                     partition,
                     offset: -1,
                     node: "producer",
-                    task: self.owned.first().map_or(TaskId { subtopology: -1, partition: -1 }, |o| o.lease.task),
+                    task: self
+                        .owned
+                        .first()
+                        .map_or(TaskId { subtopology: -1, partition: -1 }, |o| o.lease.task),
                     timestamp: record.timestamp,
                     headers: &record.headers,
                     source_key: record.key.as_ref(),
@@ -650,7 +669,10 @@ impl Worker {
                 if input.committed == Some(committable.offset) {
                     continue;
                 }
-                let metadata = OffsetMetadata { partition_time: committable.partition_time, ..OffsetMetadata::default() };
+                let metadata = OffsetMetadata {
+                    partition_time: committable.partition_time,
+                    ..OffsetMetadata::default()
+                };
                 let offset = CommittedOffset {
                     offset: committable.offset,
                     leader_epoch: None,
@@ -676,12 +698,19 @@ impl Worker {
             self.last_commit += 1;
             let commit = self.last_commit;
             self.awaited = Some((commit, None));
-            self.tell(ToCoordinator::Commit { worker: self.index, commit, generation, offsets: offsets.to_vec() });
+            self.tell(ToCoordinator::Commit {
+                worker: self.index,
+                commit,
+                generation,
+                offsets: offsets.to_vec(),
+            });
             let answer = loop {
                 if let Some((_, answer @ Some(_))) = &mut self.awaited {
                     break answer.take();
                 }
-                if self.gate != Some(generation) || matches!(self.control.back(), Some(Control::Stop)) && self.failed {
+                if self.gate != Some(generation)
+                    || matches!(self.control.back(), Some(Control::Stop)) && self.failed
+                {
                     self.awaited = None;
                     return Ok(Committed::Later);
                 }
@@ -691,7 +720,10 @@ impl Worker {
             match answer {
                 Some(Ok(())) => return Ok(Committed::Yes),
                 Some(Err(error)) if error.class() == ErrorClass::FencedLease => {
-                    tracing::info!(?error, "the generation has gone on: the commit follows with the next lease");
+                    tracing::info!(
+                        ?error,
+                        "the generation has gone on: the commit follows with the next lease"
+                    );
                     self.tell(ToCoordinator::CommitRefused { generation });
                     return Ok(Committed::Later);
                 }

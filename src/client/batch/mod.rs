@@ -21,7 +21,7 @@ mod tests;
 pub(crate) use {
     aborted::AbortedFilter,
     header::{Header, Scan, TimestampType, scan},
-    read::{Batch, Batches, ControlType, MAX_DECOMPRESSED, RawRecord, Records},
+    read::{Batch, Batches, ControlType, MAX_DECOMPRESSED, Records},
     write::{BatchBuilder, ClosedBatch, ProducerStamp, next_sequence, record_len},
 };
 

@@ -10,7 +10,7 @@ use super::header::{
 };
 use crate::client::compression::Compression;
 use crate::error::{Error, Result};
-use crate::record::{Headers, Timestamp, get_varint};
+use crate::record::{Headers, RawRecord, Timestamp, get_varint};
 
 /// The most bytes that the records of one batch may take once they are decompressed. Brokers limit the compressed size
 /// only (`message.max.bytes`, 1 MiB by default).
@@ -194,21 +194,6 @@ impl Batch {
             other => ControlType::Other(other),
         }))
     }
-}
-
-/// A record as slices of its batch. Keeping one keeps the whole frame: copy what is to stay.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub(crate) struct RawRecord {
-    /// Where it is in the partition.
-    pub(crate) offset: i64,
-    /// The producer's timestamp, or the append time.
-    pub(crate) timestamp: Timestamp,
-    /// The key, or null.
-    pub(crate) key: Option<Bytes>,
-    /// The value, or null.
-    pub(crate) value: Option<Bytes>,
-    /// The headers.
-    pub(crate) headers: Headers,
 }
 
 /// The records of one batch. After an error it ends.
