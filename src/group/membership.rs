@@ -44,8 +44,10 @@ pub(crate) struct Membership {
     id_in_doubt: bool,
     /// A SyncGroup has succeeded under the member id, so that it is stored.
     id_stored: bool,
-    /// -1 outside of a generation.
+    /// The generation joined last; -1 outside of one.
     generation: i32,
+    /// The generation of the last assignment.
+    assigned_in: i32,
     /// The tasks that nobody else can have, those being revoked included.
     owned: BTreeMap<TaskId, Tenure>,
     gate_open: bool,
@@ -136,6 +138,7 @@ impl Membership {
             id_in_doubt: false,
             id_stored: false,
             generation: -1,
+            assigned_in: -1,
             owned: BTreeMap::new(),
             gate_open: false,
             beating: None,
@@ -299,7 +302,7 @@ impl Membership {
         self.last_join = self.last_join.wrapping_add(1);
         self.data.join_number = self.last_join;
         let owned = self.owned.values().flat_map(|tenure| &tenure.active.partitions);
-        let generation = if self.owned.is_empty() { -1 } else { self.generation };
+        let generation = if self.owned.is_empty() { -1 } else { self.assigned_in };
         let metadata = match write_subscription(&self.topics, owned, generation, &self.data) {
             Ok(metadata) => metadata,
             Err(error) => return self.fail(error),
@@ -345,6 +348,7 @@ impl Membership {
     /// Takes the tasks that the leader gave, keeps those that were there, and starts to give up the others.
     fn deliver(&mut self, data: AssignmentData, now: Duration) {
         self.last_epoch += 1;
+        self.assigned_in = self.generation;
         let (generation, epoch) = (self.generation, self.last_epoch);
         let mut revoked = std::mem::take(&mut self.owned);
         let (mut kept, mut added) = (Vec::new(), Vec::new());

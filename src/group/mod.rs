@@ -1,9 +1,22 @@
-//! Whose: the consumer group.
-#![allow(dead_code, reason = "the parts are joined later")]
+//! Whose: the consumer group decides which instance works on which task.
+//!
+//! Everything here is pure: events and the time go in, actions come out. The runtime's coordinator carries the requests of
+//! a [`Membership`] to the broker and its actions to the workers:
+//!
+//! ```text
+//!  broker <--requests-- runtime's coordinator <--step--> Membership      the leader: lead() on Action::Assign
+//!                               ^ |
+//!                         Event | | Action: leases, revocations, commit gate
+//!                               | v
+//!                             workers
+//! ```
+//!
+//! A task is worked on with a [`Lease`], delivered by message; it is the only source of the generation to commit with.
+//! `simulation` runs whole groups through crashes and lost messages.
+#![allow(dead_code, reason = "standbys, warm-ups and endpoints are carried and wait for their users")]
 
 mod assignor;
 mod config;
-mod driver;
 mod event;
 mod leader;
 mod membership;

@@ -39,6 +39,10 @@ impl Membership {
             Ok(_) => {
                 self.coordinator = Coordinator::Known;
                 self.id_in_doubt = !self.id_stored && !self.member_id.is_empty();
+                if matches!(self.phase, Phase::Rejoining | Phase::Joining(_)) && !self.owned.is_empty() {
+                    // Nor does it know of a generation that was joined but not assigned.
+                    self.generation = self.assigned_in;
+                }
                 // The group may be waiting for a sign of life.
                 self.beat_at = self.beat_at.min(now);
             }
@@ -81,6 +85,7 @@ impl Membership {
             return self.fail(Error::new(ErrorKind::Config, message));
         }
         self.failures = 0;
+        let missed = !self.owned.is_empty() && joined.generation != self.generation.wrapping_add(1);
         self.generation = joined.generation;
         self.session_until = now + self.config.session_timeout;
         self.beat_at = now + self.config.heartbeat_interval;
@@ -88,6 +93,15 @@ impl Membership {
         if self.member_id != joined.member_id {
             self.member_id = joined.member_id;
             self.id_stored = false;
+        }
+        if missed {
+            // A static member that was cut off stays in the group, with what it said when it joined last: what it got since
+            // then may have been given away. A last commit of it would pass with the new generation, and rewind the
+            // new owner. So nothing is kept, and the group is told.
+            self.lose("generations of the group passed without this member");
+            self.rejoin = Some("the member lost its tasks while it was out of reach");
+            self.phase = Phase::Rejoining;
+            return;
         }
         if !leads || joined.skip_assignment {
             return self.send_sync(Vec::new());
