@@ -4,6 +4,7 @@ use std::fmt;
 use std::future::{Future, IntoFuture};
 use std::pin::Pin;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
 
 use tokio::sync::mpsc::{UnboundedSender, unbounded_channel};
 use tokio::sync::{oneshot, watch};
@@ -40,6 +41,8 @@ pub(super) struct AppShared {
     pub(super) config: Arc<Config>,
     pub(super) policies: ErrorPolicies,
     pub(super) clock: Arc<dyn Clock>,
+    /// Input records that have gone all the way through, added up slice by slice.
+    pub(super) processed: AtomicU64,
     state: watch::Sender<AppState>,
 }
 
@@ -126,6 +129,7 @@ impl AppBuilder {
             config: Arc::new(config),
             policies,
             clock: Arc::new(SystemClock),
+            processed: AtomicU64::new(0),
             state: watch::Sender::new(AppState::Created),
         };
         Ok(App { shared: Arc::new(shared), mailbox, inbox })
@@ -154,7 +158,11 @@ impl App {
 
     /// A handle, for any thread: the state, and the way to stop.
     pub fn handle(&self) -> AppHandle {
-        AppHandle { state: self.shared.state.subscribe(), mailbox: self.mailbox.clone() }
+        AppHandle {
+            state: self.shared.state.subscribe(),
+            mailbox: self.mailbox.clone(),
+            shared: self.shared.clone(),
+        }
     }
 
     /// Runs the application when it is awaited, on threads of its own.
@@ -164,16 +172,28 @@ impl App {
 }
 
 /// A handle on an application.
-#[derive(Debug, Clone)]
+#[derive(Clone)]
 pub struct AppHandle {
     state: watch::Receiver<AppState>,
     mailbox: UnboundedSender<ToCoordinator>,
+    shared: Arc<AppShared>,
+}
+
+impl fmt::Debug for AppHandle {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("AppHandle").field("state", &self.state()).finish_non_exhaustive()
+    }
 }
 
 impl AppHandle {
     /// The present state.
     pub fn state(&self) -> AppState {
         *self.state.borrow()
+    }
+
+    /// How many input records this instance has processed since it started; it may run a little behind.
+    pub fn records_processed(&self) -> u64 {
+        self.shared.processed.load(Ordering::Relaxed)
     }
 
     /// Waits until the application is in a state, or has ended. Says whether it got there.

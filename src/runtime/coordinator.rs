@@ -209,6 +209,7 @@ impl Coordinator {
                 config: config.clone(),
                 policies: shared.policies.clone(),
                 clock: shared.clock.clone(),
+                shared: shared.clone(),
             };
             let thread = std::thread::Builder::new()
                 .name(format!("{}-worker-{index}", config.application_id()))

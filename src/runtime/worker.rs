@@ -8,12 +8,14 @@ use std::cell::RefCell;
 use std::collections::{HashMap, VecDeque};
 use std::rc::Rc;
 use std::sync::Arc;
+use std::sync::atomic::Ordering;
 use std::sync::mpsc::{Receiver, RecvTimeoutError};
 use std::time::{Duration, Instant};
 
 use tokio::runtime::Handle;
 use tokio::sync::mpsc::UnboundedSender;
 
+use super::app::AppShared;
 use super::input::raw_batch;
 use super::message::{ChangelogStart, InputStart, TaskStart, ToCoordinator, ToWorker};
 use super::output::{Output, TaskOutput};
@@ -54,6 +56,7 @@ pub(super) struct WorkerParts {
     pub(super) config: Arc<Config>,
     pub(super) policies: ErrorPolicies,
     pub(super) clock: Arc<dyn Clock>,
+    pub(super) shared: Arc<AppShared>,
 }
 
 /// A partition that a task reads, as far as the worker knows it.
@@ -117,6 +120,7 @@ pub(super) struct Worker {
     last_commit: u64,
     next_commit: Instant,
     failed: bool,
+    shared: Arc<AppShared>,
 }
 
 /// How a commit ended.
@@ -143,6 +147,7 @@ impl Worker {
             config,
             policies,
             clock,
+            shared,
         } = parts;
         let output = Rc::new(RefCell::new(Output::new(producer, cluster, io)));
         let next_commit = clock::monotonic() + config.commit_interval();
@@ -166,6 +171,7 @@ impl Worker {
             last_commit: 0,
             next_commit,
             failed: false,
+            shared,
         };
         worker.work();
         let _ = out.send(ToCoordinator::Stopped { worker: index });
@@ -192,6 +198,7 @@ impl Worker {
                 }
             }
             let processed = self.process();
+            self.shared.processed.fetch_add(processed as u64, Ordering::Relaxed);
             self.punctuate();
             let now = clock::monotonic();
             self.look_after_producer(now);
