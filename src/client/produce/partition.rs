@@ -3,8 +3,9 @@
 //! It is a plain state machine. Batches stay in one queue, in order, until they are written or given up; those that have
 //! been sent carry a stamp. Four rules keep every record exactly once and in order:
 //!
-//! 1. At most five batches are stamped (a broker remembers five a producer), and a batch that has to be sent again goes
-//!    only when it is the first of the queue. Until then nothing new follows it.
+//! 1. A broker remembers a producer's last five batches, so none is sent that is more than four after the oldest whose
+//!    answer is open, however many between them are written. A batch that has to be sent again goes only when it is the
+//!    first of the queue; until then nothing new follows it.
 //! 2. A batch keeps its stamp through retries, so that the broker recognises what it has written already. Only when the
 //!    broker has refused the first of the queue for its number do the numbers start again at 0, in the next producer
 //!    epoch (KIP-360). Those behind it cannot have been written either.
@@ -13,6 +14,10 @@
 //!    takes any number from it (`ProducerAppendInfo.checkSequence`), so the second batch could overtake a first one that
 //!    is lost. The same after a pause, in which the broker may have forgotten (`producer.id.expiration.ms`). The Java
 //!    client does not have this rule.
+//!
+//! What no producer can promise: when a batch has been given up for its time, and requests of it and of the one behind it
+//! still wander through the network after their connection broke, the broker may take both just before the new epoch
+//! begins, and the second is then there twice. The one given up is reported, so its owner knows.
 
 use std::collections::VecDeque;
 use std::sync::Arc;
@@ -59,6 +64,8 @@ struct Pending {
     send_epoch: u64,
     deadline: Instant,
     stamp: Option<ProducerStamp>,
+    /// How many batches were stamped before it. Halves of a split batch share it.
+    ordinal: u64,
     sent: Option<Sent>,
 }
 
@@ -94,6 +101,7 @@ pub(super) struct Partition {
     /// A producer id whose epochs are used up here.
     spent: Option<i64>,
     next_sequence: i32,
+    next_ordinal: u64,
     /// When the broker last took a batch in this numbering.
     known_at: Option<Instant>,
     /// A stamped batch was given up: its numbers may be missing in the log.
@@ -117,6 +125,7 @@ impl Partition {
             identity: None,
             spent: None,
             next_sequence: 0,
+            next_ordinal: 0,
             known_at: None,
             gap: false,
             renumber: false,
@@ -129,7 +138,8 @@ impl Partition {
     pub(super) fn push(&mut self, batch: ClosedBatch, send_epoch: u64, deadline: Instant) {
         let id = self.next_id();
         let bytes = batch.len();
-        self.queue.push_back(Pending { id, batch, bytes, send_epoch, deadline, stamp: None, sent: None });
+        let pending = Pending { id, batch, bytes, send_epoch, deadline, stamp: None, ordinal: 0, sent: None };
+        self.queue.push_back(pending);
     }
 
     fn next_id(&mut self) -> u64 {
@@ -160,7 +170,8 @@ impl Partition {
             return index == 0;
         }
         let known = self.known_at.is_some_and(|at| now < at + REMEMBERED);
-        index == 0 || (known && index < MAX_IN_FLIGHT)
+        // All before it are under way, so the first one has an ordinal.
+        index == 0 || (known && self.next_ordinal - self.queue[0].ordinal < MAX_IN_FLIGHT as u64)
     }
 
     fn first_waiting(&self) -> Option<usize> {
@@ -211,6 +222,8 @@ impl Partition {
         let pending = &mut self.queue[index];
         let stamp = *pending.stamp.get_or_insert_with(|| {
             let base_sequence = self.next_sequence;
+            pending.ordinal = self.next_ordinal;
+            self.next_ordinal += 1;
             self.next_sequence = next_sequence(base_sequence, pending.batch.count());
             ProducerStamp {
                 producer_id: identity.producer_id,
@@ -283,6 +296,7 @@ impl Partition {
             send_epoch: whole.send_epoch,
             deadline: whole.deadline,
             stamp,
+            ordinal: whole.ordinal,
             sent: None,
         };
         let behind = stamp_at(first.count());

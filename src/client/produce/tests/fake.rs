@@ -2,7 +2,7 @@
 
 use std::collections::{BTreeMap, HashMap, VecDeque};
 use std::future::Future;
-use std::sync::{Arc, Mutex};
+use std::sync::{Arc, Mutex, Weak};
 use std::time::Duration;
 
 use kafka_protocol::error::ResponseError as E;
@@ -31,6 +31,8 @@ pub(super) enum Fate {
     AnswerLost,
     /// It is carried out after this, while later requests may overtake it.
     Late(Duration),
+    /// The connection breaks, and after this the request is carried out all the same.
+    Ghost(Duration),
     /// Each batch gets this code and is not written.
     Refused(E),
     /// Each batch is written and gets this code.
@@ -85,6 +87,7 @@ pub(super) struct State {
 pub(super) struct FakeCluster {
     pub(super) state: Mutex<State>,
     latency: Duration,
+    me: Weak<Self>,
     /// Requests are carried out only while this has permits.
     pub(super) gate: Semaphore,
 }
@@ -99,7 +102,8 @@ impl FakeCluster {
             }
         }
         let gate = Semaphore::new(GATE as usize);
-        Arc::new(Self { state: Mutex::new(state), latency: Duration::from_millis(3), gate })
+        let latency = Duration::from_millis(3);
+        Arc::new_cyclic(|me| Self { state: Mutex::new(state), latency, me: me.clone(), gate })
     }
 
     pub(super) fn with<R>(&self, f: impl FnOnce(&mut State) -> R) -> R {
@@ -304,6 +308,15 @@ impl FakeCluster {
         let gate = self.gate.acquire().await.unwrap();
         match fate {
             Fate::Lost => {
+                clock::sleep(self.latency).await;
+                return Err(broken());
+            }
+            Fate::Ghost(after) => {
+                let (me, request, after) = (self.me.upgrade().unwrap(), request.clone(), *after);
+                tokio::spawn(async move {
+                    clock::sleep(after).await;
+                    me.with(|state| state.carry_out(node, &request, &Fate::Carried));
+                });
                 clock::sleep(self.latency).await;
                 return Err(broken());
             }
