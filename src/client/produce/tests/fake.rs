@@ -127,6 +127,15 @@ impl FakeCluster {
         self.with(|state| state.log(topic, partition).leader = node);
     }
 
+    /// The brokers crash and come back: they remember each producer's last batch only.
+    pub(super) fn crash(&self) {
+        self.with(|state| {
+            for writer in state.logs.values_mut().flat_map(|log| log.writers.values_mut()) {
+                writer.last.drain(..writer.last.len().saturating_sub(1));
+            }
+        });
+    }
+
     /// The broker forgets its producers, as when retention takes a partition's whole log.
     pub(super) fn forget_producers(&self) {
         self.with(|state| state.logs.values_mut().for_each(|log| log.writers.clear()));

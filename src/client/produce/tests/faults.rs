@@ -96,6 +96,30 @@ async fn no_batch_of_open_outcome_leaves_the_five_that_a_broker_remembers() {
     cluster.with(|state| assert!(state.written.iter().all(|&(epoch, ..)| epoch == 0)));
 }
 
+#[tokio::test(start_paused = true)]
+async fn a_broker_that_remembers_only_the_last_batch_after_a_crash_gets_none_twice() {
+    for written in 0..=5 {
+        for carried in [0, 1] {
+            let cluster = FakeCluster::new(&[("t", 1)]);
+            let mut fates = vec![Fate::Carried; 1 + carried];
+            fates.resize(1 + carried + written, Fate::AnswerLost);
+            fates.resize(6 + carried, Fate::Lost);
+            cluster.fates(fates);
+            let mut rig = Rig::new(&cluster, config());
+            let topic = rig.topic("t", 1);
+            for round in 0..10 {
+                rig.batch(topic, 0, round * 5, round * 5 + 5);
+            }
+            rig.requests(6 + carried).await;
+            tokio::time::sleep(Duration::from_millis(20)).await;
+            cluster.crash();
+            assert!(rig.drained().await.is_empty());
+            assert_eq!(cluster.log("t", 0), numbers(0..50), "{written} written without an answer");
+            cluster.with(|state| assert!(state.written.iter().all(|&(epoch, ..)| epoch == 0)));
+        }
+    }
+}
+
 struct Dice(u64);
 
 impl Dice {
@@ -127,10 +151,23 @@ impl Dice {
 }
 
 #[tokio::test(start_paused = true)]
-async fn scripts_at_random_keep_order_and_lose_nothing() {
+async fn scripts_and_crashes_at_random_keep_order_and_lose_nothing() {
     let mut dice = Dice(0x9e37_79b9_7f4a_7c15);
     for _ in 0..400 {
-        exactly_once(dice.fates(30, 8)).await;
+        let cluster = FakeCluster::new(&[("t", 1)]);
+        cluster.fates(dice.fates(30, 8));
+        let mut rig = Rig::new(&cluster, config());
+        let topic = rig.topic("t", 1);
+        for i in 0..10 {
+            rig.batch(topic, 0, i * 5, i * 5 + 5);
+        }
+        for _ in 0..dice.below(4) {
+            tokio::time::sleep(Duration::from_millis(dice.below(300))).await;
+            cluster.crash();
+        }
+        let failures = rig.drained().await;
+        assert!(failures.is_empty(), "{failures:?}");
+        assert_eq!(cluster.log("t", 0), numbers(0..50));
     }
 }
 
