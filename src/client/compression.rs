@@ -65,7 +65,7 @@ impl Compression {
     /// Appends the compressed form of `plain` to `out`.
     pub(crate) fn compress(self, plain: &[u8], out: &mut BytesMut) -> Result<()> {
         self.check_available()?;
-        let done = match self {
+        let done: io::Result<()> = match self {
             Self::None => {
                 out.put_slice(plain);
                 Ok(())
@@ -88,9 +88,10 @@ impl Compression {
     }
 
     /// The plain form of `packed`, which must not be longer than `limit` bytes.
+    #[allow(unused_variables, reason = "the limit is not used when every feature is off")]
     pub(crate) fn decompress(self, packed: &Bytes, limit: usize) -> Result<Bytes> {
         self.check_available()?;
-        let plain = match self {
+        let plain: io::Result<Vec<u8>> = match self {
             Self::None => return Ok(packed.clone()),
             #[cfg(feature = "gzip")]
             Self::Gzip => gzip::decompress(packed, limit),
@@ -103,7 +104,7 @@ impl Compression {
             #[allow(unreachable_patterns, reason = "a feature may be off")]
             _ => Err(io::ErrorKind::Unsupported.into()),
         };
-        plain.map(|plain: Vec<u8>| Bytes::from(plain)).map_err(|e| {
+        plain.map(Bytes::from).map_err(|e| {
             Error::new(ErrorKind::Corrupt, format!("cannot decompress a batch of {}", self.name())).because(e)
         })
     }

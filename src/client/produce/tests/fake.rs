@@ -1,7 +1,6 @@
 //! A cluster in memory that checks sequence numbers as a broker does, and fails as it is told.
 
 use std::collections::{BTreeMap, HashMap, VecDeque};
-use std::future::Future;
 use std::sync::{Arc, Mutex, Weak};
 use std::time::Duration;
 
@@ -274,25 +273,18 @@ impl ProduceTransport for FakeCluster {
         });
     }
 
-    // Not an `async fn`, to say that nothing happens before the first poll.
-    fn produce(
-        &self,
-        node: i32,
-        request: ProduceRequest,
-    ) -> impl Future<Output = Result<ProduceResponse>> + Send {
-        async move {
-            let fate = self.with(|state| {
-                let all = request.topic_data.iter().flat_map(|topic| &topic.partition_data);
-                let bytes = all.clone().map(|data| data.records.as_ref().unwrap().len()).sum();
-                state.requests.push((node, all.count(), bytes));
-                state.in_flight += 1;
-                state.most_in_flight = state.most_in_flight.max(state.in_flight);
-                state.fates.pop_front().unwrap_or(Fate::Carried)
-            });
-            let result = self.answer(node, &request, &fate).await;
-            self.with(|state| state.in_flight -= 1);
-            result
-        }
+    async fn produce(&self, node: i32, request: ProduceRequest) -> Result<ProduceResponse> {
+        let fate = self.with(|state| {
+            let all = request.topic_data.iter().flat_map(|topic| &topic.partition_data);
+            let bytes = all.clone().map(|data| data.records.as_ref().unwrap().len()).sum();
+            state.requests.push((node, all.count(), bytes));
+            state.in_flight += 1;
+            state.most_in_flight = state.most_in_flight.max(state.in_flight);
+            state.fates.pop_front().unwrap_or(Fate::Carried)
+        });
+        let result = self.answer(node, &request, &fate).await;
+        self.with(|state| state.in_flight -= 1);
+        result
     }
 
     async fn init_producer_id(&self, request: InitProducerIdRequest) -> Result<InitProducerIdResponse> {
