@@ -1,5 +1,8 @@
 //! What a group's coordinator is asked, one attempt a call. Who asks when is for the membership machine.
 
+#[cfg(test)]
+mod tests;
+
 use std::collections::BTreeMap;
 use std::time::Duration;
 
