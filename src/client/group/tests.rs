@@ -3,11 +3,15 @@
 use std::sync::Mutex;
 use std::sync::atomic::{AtomicI32, Ordering};
 
-use kafka_protocol::messages::offset_commit_response::{OffsetCommitResponsePartition, OffsetCommitResponseTopic};
-use kafka_protocol::messages::offset_fetch_response::{OffsetFetchResponsePartition, OffsetFetchResponseTopic};
+use kafka_protocol::messages::offset_commit_response::{
+    OffsetCommitResponsePartition, OffsetCommitResponseTopic,
+};
+use kafka_protocol::messages::offset_fetch_response::{
+    OffsetFetchResponsePartition, OffsetFetchResponseTopic,
+};
 use kafka_protocol::messages::{
-    ApiKey, HeartbeatResponse, InitProducerIdResponse, JoinGroupResponse, LeaveGroupResponse, OffsetCommitResponse,
-    OffsetFetchResponse, SyncGroupResponse,
+    ApiKey, HeartbeatResponse, InitProducerIdResponse, JoinGroupResponse, LeaveGroupResponse,
+    OffsetCommitResponse, OffsetFetchResponse, SyncGroupResponse,
 };
 
 use super::*;
@@ -27,7 +31,8 @@ impl Coordinator {
         match call.key {
             ApiKey::JoinGroup => {
                 let asked: JoinGroupRequest = call.decode();
-                let answer = JoinGroupResponse::default().with_member_id(text("m-1")).with_leader(text("m-1"));
+                let answer =
+                    JoinGroupResponse::default().with_member_id(text("m-1")).with_leader(text("m-1"));
                 call.reply(&match asked.member_id.is_empty() && call.version >= 4 {
                     true => answer.with_error_code(MEMBER_ID_REQUIRED),
                     false => answer.with_generation_id(3).with_error_code(code),
@@ -56,7 +61,9 @@ impl Coordinator {
                         );
                     }
                     topics.push(
-                        OffsetCommitResponseTopic::default().with_name(topic.name).with_partitions(partitions),
+                        OffsetCommitResponseTopic::default()
+                            .with_name(topic.name)
+                            .with_partitions(partitions),
                     );
                 }
                 call.reply(&OffsetCommitResponse::default().with_topics(topics))
@@ -66,21 +73,25 @@ impl Coordinator {
                 let topics = asked.topics.unwrap_or_default().into_iter().map(|topic| {
                     let partitions = topic.partition_indexes.iter().map(|partition| {
                         let offsets = self.offsets.lock().unwrap();
-                        let (offset, metadata) =
-                            offsets.get(&(topic.name.to_string(), *partition)).cloned().unwrap_or((-1, String::new()));
+                        let (offset, metadata) = offsets
+                            .get(&(topic.name.to_string(), *partition))
+                            .cloned()
+                            .unwrap_or((-1, String::new()));
                         OffsetFetchResponsePartition::default()
                             .with_partition_index(*partition)
                             .with_committed_offset(offset)
                             .with_metadata(Some(text(&metadata)))
                             .with_error_code(code)
                     });
-                    OffsetFetchResponseTopic::default().with_name(topic.name.clone()).with_partitions(partitions.collect())
+                    OffsetFetchResponseTopic::default()
+                        .with_name(topic.name.clone())
+                        .with_partitions(partitions.collect())
                 });
                 call.reply(&OffsetFetchResponse::default().with_topics(topics.collect()))
             }
-            ApiKey::InitProducerId => {
-                call.reply(&InitProducerIdResponse::default().with_producer_id(ProducerId(9)).with_producer_epoch(2))
-            }
+            ApiKey::InitProducerId => call.reply(
+                &InitProducerIdResponse::default().with_producer_id(ProducerId(9)).with_producer_epoch(2),
+            ),
             _ => Answer::Default,
         }
     }
@@ -126,7 +137,13 @@ async fn one_life(cluster: &Cluster, asks_for_member_id: bool) {
     let committed = group.commit(&member, &[(a.clone(), offset.clone())]).await.unwrap();
     assert!(matches!(&committed[..], [(at, Ok(()))] if *at == a), "{committed:?}");
     let found = group.committed(Some(&[a.clone(), b.clone()]), false).await.unwrap();
-    assert_eq!(found, [(a, Some(CommittedOffset { leader_epoch: found[0].1.as_ref().unwrap().leader_epoch, ..offset })), (b, None)]);
+    assert_eq!(
+        found,
+        [
+            (a, Some(CommittedOffset { leader_epoch: found[0].1.as_ref().unwrap().leader_epoch, ..offset })),
+            (b, None)
+        ]
+    );
     group.leave(&member).await.unwrap();
     let minute = Duration::from_secs(60);
     let producer = init_producer_id(cluster, Some("tx"), minute, None).await.unwrap();
@@ -152,7 +169,9 @@ async fn errors_keep_their_code_and_class_and_a_coordinator_that_moved_is_found_
     let cluster = Cluster::connect(fake.config()).await.unwrap();
     let group = GroupClient::new(&cluster, "g");
     let member = MemberId { member_id: "m-1".into(), generation: 3, instance_id: None };
-    for (code, class) in [(22, ErrorClass::FencedLease), (25, ErrorClass::FencedLease), (27, ErrorClass::Retriable)] {
+    for (code, class) in
+        [(22, ErrorClass::FencedLease), (25, ErrorClass::FencedLease), (27, ErrorClass::Retriable)]
+    {
         coordinator.error.store(code, Ordering::SeqCst);
         let error = group.heartbeat(&member).await.unwrap_err();
         assert_eq!((error.code(), error.class()), (Some(code as i16), class));
