@@ -39,7 +39,7 @@ pub mod prelude {
     };
     pub use crate::task_id::TaskId;
     pub use crate::topology::{
-        AutoOffsetReset, Child, Context, Outcome, Processor, PunctuationType, RecordMetadata, Stores, Token,
-        Topology,
+        AutoOffsetReset, Child, Context, FixedKeyContext, FixedKeyProcessor, FixedKeyRecord, Outcome,
+        Processor, PunctuationType, RecordMetadata, Stores, Token, Topology,
     };
 }
