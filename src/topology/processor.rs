@@ -6,7 +6,7 @@ use std::rc::Rc;
 use std::sync::Arc;
 
 use super::context::{Context, FixedKeyContext};
-use crate::error::{BoxError, Result};
+use crate::error::{BoxError, Error, ErrorKind, Result};
 use crate::record::{Headers, Record, Timestamp};
 use crate::store::{
     KeyValue, KeyValueStore, KvStore, StoreBuilder, TimestampedKeyValue, TimestampedKeyValueStore,
@@ -241,9 +241,11 @@ struct ProcessorNode<P, KO, VO> {
 }
 
 impl<P, KO: Clone + 'static, VO: Clone + 'static> ProcessorNode<P, KO, VO> {
+    /// `policy` decides about an error.
     fn call(
         &mut self,
         cx: &mut TaskCx,
+        policy: fn(&mut TaskCx, NodeIx, BoxError) -> Flow,
         call: impl FnOnce(&mut P, &mut Context<'_, KO, VO>) -> Outcome,
     ) -> Flow {
         cx.current = Some(self.node);
@@ -251,9 +253,16 @@ impl<P, KO: Clone + 'static, VO: Clone + 'static> ProcessorNode<P, KO, VO> {
         match call(&mut self.processor, &mut context) {
             Ok(()) if !cx.has_failed() => Ok(()),
             Ok(()) => Err(crate::task::Stop),
-            Err(error) => cx.processing_error(self.node, error),
+            Err(error) => policy(cx, self.node, error),
         }
     }
+}
+
+/// A processor that could not begin or end is of no use, whatever the policy for records says.
+fn fatal(cx: &mut TaskCx, node: NodeIx, error: BoxError) -> Flow {
+    let node = cx.node_name(node).to_owned();
+    let failed = Error::new(ErrorKind::Processing, "a processor could not be initialised or closed");
+    Err(cx.fail(failed.at_node(node).because(error)))
 }
 
 impl<P, KI, VI, KO, VO> Node<KI, VI> for ProcessorNode<P, KO, VO>
@@ -264,7 +273,8 @@ where
 {
     fn process(&mut self, record: Record<KI, VI>, cx: &mut TaskCx) -> Flow {
         let before = std::mem::replace(&mut cx.timestamp, record.timestamp);
-        let flow = self.call(cx, |processor, context| processor.process(record, context));
+        let flow =
+            self.call(cx, TaskCx::processing_error, |processor, context| processor.process(record, context));
         cx.timestamp = before;
         flow
     }
@@ -283,15 +293,17 @@ where
     VO: Clone + 'static,
 {
     fn init(&mut self, cx: &mut TaskCx) -> Flow {
-        self.node.borrow_mut().call(cx, Processor::init)
+        self.node.borrow_mut().call(cx, fatal, Processor::init)
     }
 
     fn punctuate(&mut self, token: Token, at: Timestamp, cx: &mut TaskCx) -> Flow {
-        self.node.borrow_mut().call(cx, |processor, context| processor.punctuate(token, at, context))
+        let punctuate =
+            |processor: &mut P, context: &mut Context<'_, KO, VO>| processor.punctuate(token, at, context);
+        self.node.borrow_mut().call(cx, TaskCx::processing_error, punctuate)
     }
 
     fn close(&mut self, cx: &mut TaskCx) -> Flow {
-        self.node.borrow_mut().call(cx, Processor::close)
+        self.node.borrow_mut().call(cx, fatal, Processor::close)
     }
 }
 
