@@ -30,11 +30,13 @@ import org.apache.kafka.common.serialization.ByteArraySerializer;
  * The Java client on a command line: one JSON object a line, bytes in hexadecimal, null for absent.
  *
  * <pre>
- * produce --bootstrap B [--compression none|gzip|snappy|lz4|zstd] [--transactional-id T [--abort]] [--set k=v]...
+ * produce --bootstrap B [--compression none|gzip|snappy|lz4|zstd] [--transactional-id T [--abort|--leave-open]] [--set k=v]...
  *     stdin:  {"topic":"t","partition":0|null,"key":"6b"|null,"value":"76"|null,"ts":1|null,"headers":[["h","01"|null],...]}
  *     stdout: {"topic":"t","partition":0,"offset":0,"ts":1} for each, once all are acknowledged (and committed or aborted)
- * consume --bootstrap B --topic T [--isolation read_committed|read_uncommitted] [--set k=v]...
- *     stdout: each record from the beginning to the end as it was at the start, partition by partition, in produce's
+ *     --leave-open ends the process as a kill does, in the middle of the transaction
+ * consume --bootstrap B --topic T [--topic T]... [--isolation read_committed|read_uncommitted] [--set k=v]...
+ *     stdout: each record from the beginning to the end as it was at the start, topic by topic and partition by
+ *             partition, in produce's
  *             shape with "offset" and "ts_type"
  * partition N
  *     stdin: a key in hexadecimal a line; stdout: its partition of N by the default partitioner
@@ -79,7 +81,7 @@ public final class JavaClient {
                     headers)));
             }
             producer.flush();
-            if (transaction != null) {
+            if (transaction != null && !options.containsKey("leave-open")) {
                 if (options.containsKey("abort")) producer.abortTransaction();
                 else producer.commitTransaction();
             }
@@ -89,6 +91,10 @@ public final class JavaClient {
                 json.put("topic", at.topic()).put("partition", at.partition()).put("offset", at.offset()).put("ts", at.timestamp());
                 OUT.println(json);
             }
+            if (options.containsKey("leave-open")) {
+                OUT.flush();
+                Runtime.getRuntime().halt(0);
+            }
         }
     }
 
@@ -97,14 +103,15 @@ public final class JavaClient {
         config.put("isolation.level", one(options, "isolation", "read_committed"));
         config.put("enable.auto.commit", "false");
         config.putIfAbsent("auto.offset.reset", "none");
-        String topic = one(options, "topic", null);
-        if (topic == null) throw usage("consume needs --topic");
+        List<String> topics = options.get("topic");
+        if (topics == null) throw usage("consume needs --topic");
         try (var consumer = new KafkaConsumer<>(config, new ByteArrayDeserializer(), new ByteArrayDeserializer())) {
             List<TopicPartition> partitions = new ArrayList<>();
-            var infos = consumer.partitionsFor(topic);
-            if (infos == null || infos.isEmpty()) throw new IllegalStateException("no topic " + topic);
-            infos.forEach(info -> partitions.add(new TopicPartition(topic, info.partition())));
-            partitions.sort((a, b) -> Integer.compare(a.partition(), b.partition()));
+            for (String topic : topics) {
+                var infos = consumer.partitionsFor(topic);
+                if (infos == null || infos.isEmpty()) throw new IllegalStateException("no topic " + topic);
+                infos.stream().map(info -> info.partition()).sorted().forEach(at -> partitions.add(new TopicPartition(topic, at)));
+            }
             // Under read_committed these are the last stable offsets.
             Map<TopicPartition, Long> ends = consumer.endOffsets(partitions);
             for (TopicPartition partition : partitions) {
@@ -166,7 +173,7 @@ public final class JavaClient {
         for (int at = 1; at < args.length; at++) {
             if (!args[at].startsWith("--")) throw usage("unexpected argument " + args[at]);
             String name = args[at].substring(2);
-            String value = name.equals("abort") ? "" : ++at < args.length ? args[at] : null;
+            String value = name.equals("abort") || name.equals("leave-open") ? "" : ++at < args.length ? args[at] : null;
             if (value == null) throw usage("--" + name + " needs a value");
             options.computeIfAbsent(name, ignored -> new ArrayList<>()).add(value);
         }
