@@ -1,0 +1,309 @@
+//! The rolling word count: lines in, a table of words and their counts out, exact.
+//!
+//! Without a subcommand it does everything against the broker at `--bootstrap`: makes the topics, writes the generated
+//! lines while the application counts them, reads the table back and compares it with a truth that knows nothing of the
+//! library. The subcommands are its parts, for runs with several processes.
+
+#![allow(clippy::print_stdout, reason = "it is a program")]
+
+mod data;
+mod truth;
+
+use std::collections::BTreeMap;
+use std::time::Duration;
+
+use bytes::Bytes;
+use clap::{Args, Parser, Subcommand};
+use mainstem::client::{
+    Admin, ClientConfig, Cluster, NewTopic, Producer, ProducerOptions, ReadOptions, Reader,
+};
+use mainstem::prelude::*;
+use mainstem::{App, AppState, Config};
+
+#[derive(Parser)]
+#[command(about = "Counts words, and proves the counts")]
+struct Cli {
+    #[command(flatten)]
+    options: Options,
+    #[command(subcommand)]
+    command: Option<Command>,
+}
+
+#[derive(Args, Clone)]
+struct Options {
+    /// Brokers to begin with, host:port separated by commas.
+    #[arg(long, global = true, default_value = "127.0.0.1:9092")]
+    bootstrap: String,
+    /// The application id.
+    #[arg(long, global = true, default_value = "wordcount")]
+    app_id: String,
+    /// Worker threads.
+    #[arg(long, global = true, default_value_t = 2)]
+    workers: usize,
+    /// Bytes of the record cache; 0 passes every update on.
+    #[arg(long, global = true, default_value_t = 0)]
+    cache: usize,
+    /// Lines a second; 0 is as fast as it goes.
+    #[arg(long, global = true, default_value_t = 0)]
+    rate: u64,
+    /// Rounds of the 10 000 generated lines.
+    #[arg(long, global = true, default_value_t = 1)]
+    repeat: u64,
+    /// Partitions of the topics.
+    #[arg(long, global = true, default_value_t = 4)]
+    partitions: i32,
+    /// The topic of the lines.
+    #[arg(long, global = true, default_value = "words.lines")]
+    lines: String,
+    /// The topic of the counts.
+    #[arg(long, global = true, default_value = "words.counts")]
+    counts: String,
+    /// More properties of the application, name=value.
+    #[arg(long = "set", global = true, value_name = "NAME=VALUE")]
+    set: Vec<String>,
+}
+
+#[derive(Subcommand, Clone)]
+enum Command {
+    /// Makes the topics and writes the generated lines.
+    Gen,
+    /// Runs the application until it is told to end (SIGTERM or Ctrl-C).
+    Run,
+    /// Prints the true table.
+    Truth,
+    /// Reads the counts to their end and prints the table.
+    Dump,
+    /// Reads the counts to their end and compares them with the truth.
+    Check {
+        /// Accept counts above the truth, as at-least-once delivery after a kill may give: the most that the whole table
+        /// may be above it.
+        #[arg(long, default_value_t = 0)]
+        repeats: i64,
+    },
+}
+
+fn topology(options: &Options) -> Result<Topology> {
+    let builder = StreamsBuilder::new();
+    builder
+        .stream::<String, String>(&options.lines)
+        .named("lines")
+        .flat_map_values(|line| truth::words(&line).map(str::to_owned).collect::<Vec<_>>())
+        .named("words")
+        .group_by("by-word", |_, word| word.clone())
+        .count(Materialized::named("counts").processor("count"))
+        .to_stream()
+        .named("updates")
+        .to(&options.counts);
+    builder.build()
+}
+
+fn app(options: &Options) -> Result<App> {
+    let mut config = Config::builder(&options.app_id, &options.bootstrap)
+        .workers(options.workers)
+        .cache_bytes(options.cache);
+    for property in &options.set {
+        let (name, value) = property.split_once('=').unwrap_or((property, ""));
+        config = config.set(name, value);
+    }
+    App::new(topology(options)?, config.build()?)
+}
+
+/// Resolves when the process is told to end.
+async fn told_to_end() {
+    let mut terminate = tokio::signal::unix::signal(tokio::signal::unix::SignalKind::terminate())
+        .expect("a process may listen to SIGTERM");
+    tokio::select! {
+        _ = terminate.recv() => {}
+        _ = tokio::signal::ctrl_c() => {}
+    }
+}
+
+async fn make_topics(cluster: &Cluster, options: &Options) -> Result<()> {
+    let admin = Admin::new(cluster);
+    // The generated lines carry old timestamps, which the default retention would delete.
+    let lines = NewTopic::new(&options.lines, options.partitions).config("retention.ms", "-1");
+    let counts = NewTopic::new(&options.counts, options.partitions).config("cleanup.policy", "compact");
+    for made in admin.create_topics(&[lines, counts]).await? {
+        if let Err(error) = made
+            && !Admin::already_exists(&error)
+        {
+            return Err(error);
+        }
+    }
+    Ok(())
+}
+
+async fn generate(cluster: &Cluster, options: &Options) -> Result<u64> {
+    let producer = Producer::new(cluster, ProducerOptions::default())?;
+    let started = tokio::time::Instant::now();
+    let words = data::Words { repeat: options.repeat, ..data::Words::default() };
+    let mut written = 0;
+    for (timestamp, line) in words.iter() {
+        if options.rate > 0 {
+            #[allow(clippy::disallowed_methods, reason = "a generator keeps a rate by the clock")]
+            tokio::time::sleep_until(started + Duration::from_micros(written * 1_000_000 / options.rate))
+                .await;
+        }
+        let partition = i32::try_from(written % options.partitions as u64).expect("a remainder of an i32");
+        let record = Record::new(None, line.map(Bytes::from), timestamp);
+        producer.send(&options.lines, Some(partition), record).await?;
+        written += 1;
+    }
+    producer.flush().await?;
+    Ok(written)
+}
+
+fn true_counts(options: &Options) -> BTreeMap<String, i64> {
+    let words = data::Words { repeat: options.repeat, ..data::Words::default() };
+    truth::counts(words.iter().map(|(_, line)| line))
+}
+
+/// The table that the records of the counts' topic add up to, and how many records there are.
+async fn table(cluster: &Cluster, options: &Options) -> Result<(BTreeMap<String, i64>, u64)> {
+    let mut reader = Reader::new(cluster, ReadOptions::new(&options.counts).until_end()).await?;
+    let (mut table, mut updates) = (BTreeMap::new(), 0);
+    while let Some(record) = reader.next().await? {
+        let key = record.key.as_deref().unwrap_or_default();
+        let word = String::from_utf8_lossy(key).into_owned();
+        let count = record.value.as_deref().and_then(|v| v.try_into().ok()).map(i64::from_be_bytes);
+        match count {
+            Some(count) => table.insert(word, count),
+            None => table.remove(&word),
+        };
+        updates += 1;
+    }
+    Ok((table, updates))
+}
+
+/// What is wrong with a table, if anything.
+fn compare(table: &BTreeMap<String, i64>, truth: &BTreeMap<String, i64>, repeats: i64) -> Option<String> {
+    for (word, count) in truth {
+        match table.get(word) {
+            Some(found) if found == count || (repeats > 0 && found > count) => {}
+            found => return Some(format!("{word:?} should be {count} and is {found:?}")),
+        }
+    }
+    if let Some(word) = table.keys().find(|word| !truth.contains_key(*word)) {
+        return Some(format!("{word:?} should not be there"));
+    }
+    let above = table.values().sum::<i64>() - truth.values().sum::<i64>();
+    (above > repeats).then(|| format!("the table is {above} above the truth, more than {repeats}"))
+}
+
+async fn check(cluster: &Cluster, options: &Options, repeats: i64) -> Result<()> {
+    let truth = true_counts(options);
+    let (table, updates) = table(cluster, options).await?;
+    if let Some(wrong) = compare(&table, &truth, repeats) {
+        return Err(Error::new(ErrorKind::Processing, format!("the counts are wrong: {wrong}")));
+    }
+    let above = table.values().sum::<i64>() - truth.values().sum::<i64>();
+    println!(
+        "{} words, {} tokens, {above} counted twice, {updates} updates",
+        table.len(),
+        truth.values().sum::<i64>()
+    );
+    Ok(())
+}
+
+/// Topics of an earlier run are left alone: the first free suffix makes new ones.
+async fn free_names(cluster: &Cluster, options: &mut Options) -> Result<()> {
+    let taken: Vec<String> =
+        Admin::new(cluster).list_topics().await?.into_iter().map(|topic| topic.name.to_string()).collect();
+    let (lines, counts, app_id) = (options.lines.clone(), options.counts.clone(), options.app_id.clone());
+    let mut run = 1;
+    while taken.contains(&options.lines) || taken.contains(&options.counts) {
+        run += 1;
+        (options.lines, options.counts) = (format!("{lines}-{run}"), format!("{counts}-{run}"));
+        options.app_id = format!("{app_id}-{run}");
+    }
+    Ok(())
+}
+
+/// All of it in one process.
+async fn demonstrate(cluster: &Cluster, mut options: Options) -> Result<()> {
+    free_names(cluster, &mut options).await?;
+    make_topics(cluster, &options).await?;
+    println!("application {}: {} -> {}", options.app_id, options.lines, options.counts);
+    let app = app(&options)?;
+    let handle = app.handle();
+    let running = tokio::spawn(app.run().into_future());
+    if !handle.wait_for(AppState::Running).await {
+        return running.await.expect("the application does not panic");
+    }
+    println!("running with {} workers", options.workers);
+    let written = generate(cluster, &options).await?;
+    println!("{written} lines written");
+    let truth = true_counts(&options);
+    let tokens: i64 = truth.values().sum();
+    let (mut before, mut quiet) = (-1, 0);
+    loop {
+        let (table, updates) = table(cluster, &options).await?;
+        let counted: i64 = table.values().sum();
+        println!("{counted} of {tokens} tokens counted, {updates} updates");
+        if counted >= tokens {
+            break;
+        }
+        quiet = if counted == before { quiet + 1 } else { 0 };
+        if quiet == 60 {
+            return Err(Error::new(ErrorKind::Timeout, "the counts have stood still for a minute"));
+        }
+        before = counted;
+        #[allow(clippy::disallowed_methods, reason = "progress once a second")]
+        tokio::time::sleep(Duration::from_secs(1)).await;
+    }
+    handle.stop();
+    running.await.expect("the application does not panic")?;
+    let (table, updates) = table(cluster, &options).await?;
+    if let Some(wrong) = compare(&table, &truth, 0) {
+        return Err(Error::new(ErrorKind::Processing, format!("the counts are wrong: {wrong}")));
+    }
+    let mut top: Vec<(&String, &i64)> = table.iter().collect();
+    top.sort_by_key(|(word, count)| (std::cmp::Reverse(**count), (*word).clone()));
+    for (word, count) in top.iter().take(10) {
+        println!("{count:>8}  {word}");
+    }
+    println!("the table equals the truth: {} words, {tokens} tokens, {updates} updates", table.len());
+    Ok(())
+}
+
+async fn carry_out(cli: Cli) -> Result<()> {
+    let options = cli.options;
+    if let Some(Command::Truth) = cli.command {
+        print!("{}", truth::dump(&true_counts(&options)));
+        return Ok(());
+    }
+    if let Some(Command::Run) = cli.command {
+        return app(&options)?.run().with_graceful_shutdown(told_to_end()).await;
+    }
+    let cluster = Cluster::connect(ClientConfig::new(&options.bootstrap)).await?;
+    match cli.command {
+        Some(Command::Gen) => {
+            make_topics(&cluster, &options).await?;
+            println!("{} lines written", generate(&cluster, &options).await?);
+            Ok(())
+        }
+        Some(Command::Dump) => {
+            print!("{}", truth::dump(&table(&cluster, &options).await?.0));
+            Ok(())
+        }
+        Some(Command::Check { repeats }) => check(&cluster, &options, repeats).await,
+        _ => demonstrate(&cluster, options).await,
+    }
+}
+
+#[tokio::main]
+async fn main() -> std::process::ExitCode {
+    tracing_subscriber::fmt()
+        .with_env_filter(
+            tracing_subscriber::EnvFilter::try_from_default_env().unwrap_or_else(|_| "warn".into()),
+        )
+        .with_writer(std::io::stderr)
+        .init();
+    match carry_out(Cli::parse()).await {
+        Ok(()) => std::process::ExitCode::SUCCESS,
+        Err(error) => {
+            tracing::error!("{error:?}");
+            std::process::ExitCode::FAILURE
+        }
+    }
+}

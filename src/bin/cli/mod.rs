@@ -1,0 +1,127 @@
+//! The command line: what there is, and how a failure looks.
+
+mod checksum;
+mod consume;
+mod copy;
+mod output;
+mod produce;
+mod topics;
+
+use std::error::Error as _;
+use std::io::Write;
+use std::process::ExitCode;
+
+use clap::{Args, Parser, Subcommand};
+use mainstem::client::{ClientConfig, Cluster, Isolation};
+use mainstem::{Error, ErrorKind, Result};
+
+/// Tools for Kafka topics and Mainstem applications.
+#[derive(Debug, Parser)]
+#[command(name = "mainstem", version)]
+struct Cli {
+    #[command(flatten)]
+    cluster: ClusterArgs,
+    #[command(subcommand)]
+    command: Command,
+}
+
+#[derive(Debug, Args)]
+struct ClusterArgs {
+    /// Brokers to ask first, as host:port with commas between. Default: $MAINSTEM_KAFKA, then localhost:9092
+    #[arg(long, short, global = true, value_name = "HOST:PORT,..")]
+    bootstrap: Option<String>,
+}
+
+#[derive(Debug, Subcommand)]
+enum Command {
+    /// Make, list, describe, change and delete topics
+    #[command(subcommand)]
+    Topics(topics::Command),
+    /// Write lines to a topic
+    Produce(produce::Produce),
+    /// Read a topic
+    Consume(consume::Consume),
+    /// Copy a topic: partition, order, keys, values, headers and timestamps stay
+    Copy(copy::Copy),
+}
+
+/// Which records of transactions are seen.
+#[derive(Debug, Clone, Copy, clap::ValueEnum)]
+#[value(rename_all = "snake_case")]
+enum IsolationArg {
+    /// All records
+    ReadUncommitted,
+    /// Records of committed transactions, and of none
+    ReadCommitted,
+}
+
+impl From<IsolationArg> for Isolation {
+    fn from(isolation: IsolationArg) -> Self {
+        match isolation {
+            IsolationArg::ReadUncommitted => Self::ReadUncommitted,
+            IsolationArg::ReadCommitted => Self::ReadCommitted,
+        }
+    }
+}
+
+impl ClusterArgs {
+    fn bootstrap(&self) -> String {
+        let named = self.bootstrap.clone().or_else(|| std::env::var("MAINSTEM_KAFKA").ok());
+        named.unwrap_or_else(|| "localhost:9092".to_owned())
+    }
+
+    async fn connect(&self) -> Result<Cluster> {
+        connect(&self.bootstrap()).await
+    }
+}
+
+async fn connect(bootstrap: &str) -> Result<Cluster> {
+    let mut config = ClientConfig::new(bootstrap);
+    config.client_id = "mainstem-cli".to_owned();
+    Cluster::connect(config).await
+}
+
+async fn run(cli: Cli) -> Result<()> {
+    match cli.command {
+        Command::Topics(command) => topics::run(command, &cli.cluster.connect().await?).await,
+        Command::Produce(produce) => produce.run(&cli.cluster.connect().await?).await,
+        Command::Consume(consume) => consume.run(&cli.cluster.connect().await?).await,
+        Command::Copy(copy) => copy.run(&cli.cluster).await,
+    }
+}
+
+/// Runs the command line of this process. Results go to stdout, errors with their causes to stderr; the exit code is 1
+/// after a failure and 2 after a wrong argument.
+pub(crate) fn main() -> ExitCode {
+    let cli = Cli::parse();
+    let runtime = tokio::runtime::Builder::new_current_thread()
+        .enable_all()
+        .build()
+        .map_err(|cause| Error::new(ErrorKind::Io, "cannot start").because(cause));
+    match runtime.and_then(|runtime| runtime.block_on(run(cli))) {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) if is_broken_pipe(&error) => ExitCode::SUCCESS,
+        Err(error) => {
+            // Nobody is left to tell when stderr is gone.
+            let _ = report(&error);
+            ExitCode::FAILURE
+        }
+    }
+}
+
+fn report(error: &Error) -> std::io::Result<()> {
+    let mut out = std::io::stderr().lock();
+    writeln!(out, "error: {error}")?;
+    let mut source = error.source();
+    while let Some(cause) = source {
+        writeln!(out, "  because: {cause}")?;
+        source = cause.source();
+    }
+    Ok(())
+}
+
+/// Whoever reads the output has enough, as `head` does.
+fn is_broken_pipe(error: &Error) -> bool {
+    let cause = error.source().and_then(|cause| cause.downcast_ref::<std::io::Error>());
+    error.kind() == ErrorKind::Io && cause.is_some_and(|cause| cause.kind() == std::io::ErrorKind::BrokenPipe)
+}

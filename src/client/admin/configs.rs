@@ -1,0 +1,175 @@
+//! Configs of topics and brokers.
+
+use kafka_protocol::messages::describe_configs_request::DescribeConfigsResource;
+use kafka_protocol::messages::incremental_alter_configs_request::{AlterConfigsResource, AlterableConfig};
+use kafka_protocol::messages::{DescribeConfigsRequest, IncrementalAlterConfigsRequest};
+
+use super::topics::{text, unknown_is_final};
+use super::{Admin, only};
+use crate::client::ConnectionClass;
+use crate::client::error_table::{CallSite, broker_error_saying};
+use crate::{Error, ErrorClass, ErrorKind, Result};
+
+/// What has configs.
+#[derive(Debug, Clone, PartialEq, Eq)]
+#[non_exhaustive]
+pub enum ConfigResource {
+    /// A topic, by name.
+    Topic(String),
+    /// A broker, by node id.
+    Broker(i32),
+}
+
+impl ConfigResource {
+    fn code(&self) -> i8 {
+        match self {
+            Self::Topic(_) => 2,
+            Self::Broker(_) => 4,
+        }
+    }
+
+    fn name(&self) -> String {
+        match self {
+            Self::Topic(name) => name.clone(),
+            Self::Broker(node) => node.to_string(),
+        }
+    }
+}
+
+/// A config and where its value comes from.
+#[derive(Debug, Clone, PartialEq, Eq)]
+#[non_exhaustive]
+pub struct ConfigEntry {
+    /// The name, such as `cleanup.policy`.
+    pub name: String,
+    /// The value; `None` if it is secret or not set.
+    pub value: Option<String>,
+    /// Whether somebody set it for this topic or broker, rather than a default being in force.
+    pub overridden: bool,
+    /// Whether it cannot be changed while the broker runs.
+    pub read_only: bool,
+    /// Whether the value is secret.
+    pub sensitive: bool,
+}
+
+/// A change of one config.
+#[derive(Debug, Clone, PartialEq, Eq)]
+#[non_exhaustive]
+pub enum AlterConfig {
+    /// Sets a config.
+    Set(String, String),
+    /// Goes back to the default.
+    Reset(String),
+    /// Adds to a config that is a list.
+    Append(String, String),
+    /// Takes away from a config that is a list.
+    Subtract(String, String),
+}
+
+impl AlterConfig {
+    fn request(&self) -> AlterableConfig {
+        let (name, operation, value) = match self {
+            Self::Set(name, value) => (name, 0, Some(value)),
+            Self::Reset(name) => (name, 1, None),
+            Self::Append(name, value) => (name, 2, Some(value)),
+            Self::Subtract(name, value) => (name, 3, Some(value)),
+        };
+        AlterableConfig::default()
+            .with_name(text(name))
+            .with_config_operation(operation)
+            .with_value(value.map(|value| text(value)))
+    }
+}
+
+impl Admin {
+    /// The configs of a topic or broker, defaults included, by name.
+    ///
+    /// # Errors
+    /// When there is no such topic or broker, or this client may not see its configs.
+    pub async fn describe_configs(&self, of: &ConfigResource) -> Result<Vec<ConfigEntry>> {
+        only(
+            self.settle(std::slice::from_ref(of), |of| async move { self.describe_configs_once(&of).await })
+                .await,
+        )
+    }
+
+    async fn describe_configs_once(&self, of: &[ConfigResource]) -> Result<Vec<Result<Vec<ConfigEntry>>>> {
+        let mut results = Vec::with_capacity(of.len());
+        for resource in of {
+            let request = DescribeConfigsRequest::default().with_resources(vec![
+                DescribeConfigsResource::default()
+                    .with_resource_type(resource.code())
+                    .with_resource_name(text(&resource.name()))
+                    .with_configuration_keys(None),
+            ]);
+            let node = self.config_node(resource)?;
+            let response = self.cluster.request(node, ConnectionClass::Slow, &request).await?;
+            let result = response.results.into_iter().next().ok_or_else(left_out)?;
+            let said = result.error_message.as_deref();
+            results.push(match broker_error_saying(result.error_code, CallSite::Topics, said) {
+                Some(error) => Err(unknown_is_final(error.at_topic(resource.name()))),
+                None => {
+                    let mut entries: Vec<_> = result
+                        .configs
+                        .into_iter()
+                        .map(|config| ConfigEntry {
+                            name: config.name.to_string(),
+                            value: config.value.map(|value| value.to_string()),
+                            // 1: dynamic topic config, 2: dynamic broker config, 4: static broker config.
+                            overridden: matches!(
+                                (resource, config.config_source),
+                                (_, 1) | (ConfigResource::Broker(_), 2 | 4)
+                            ),
+                            read_only: config.read_only,
+                            sensitive: config.is_sensitive,
+                        })
+                        .collect();
+                    entries.sort_by(|a, b| a.name.cmp(&b.name));
+                    Ok(entries)
+                }
+            });
+        }
+        Ok(results)
+    }
+
+    /// Changes some configs of a topic or broker and leaves the others as they are (KIP-339).
+    ///
+    /// # Errors
+    /// [`ErrorKind::Config`] when the broker refuses a value; when there is no such topic or broker.
+    pub async fn alter_configs(&self, of: &ConfigResource, changes: &[AlterConfig]) -> Result<()> {
+        let request = IncrementalAlterConfigsRequest::default().with_resources(vec![
+            AlterConfigsResource::default()
+                .with_resource_type(of.code())
+                .with_resource_name(text(&of.name()))
+                .with_configs(changes.iter().map(AlterConfig::request).collect()),
+        ]);
+        let request = &request;
+        let altered = self.settle(std::slice::from_ref(of), |of| async move {
+            let mut results = Vec::with_capacity(of.len());
+            for resource in &of {
+                let node = self.config_node(resource)?;
+                let response = self.cluster.request(node, ConnectionClass::Slow, request).await?;
+                let result = response.responses.into_iter().next().ok_or_else(left_out)?;
+                let said = result.error_message.as_deref();
+                results.push(match broker_error_saying(result.error_code, CallSite::Topics, said) {
+                    Some(error) => Err(unknown_is_final(error.at_topic(resource.name()))),
+                    None => Ok(()),
+                });
+            }
+            Ok(results)
+        });
+        only(altered.await)
+    }
+
+    fn config_node(&self, of: &ConfigResource) -> Result<i32> {
+        match of {
+            ConfigResource::Topic(_) => self.cluster.controller(),
+            ConfigResource::Broker(node) => Ok(*node),
+        }
+    }
+}
+
+fn left_out() -> Error {
+    Error::new(ErrorKind::Broker, "the broker's answer leaves the configs out")
+        .with_class(ErrorClass::Retriable)
+}

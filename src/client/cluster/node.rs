@@ -1,0 +1,240 @@
+//! A broker and the connections to it, one for each class of requests.
+
+use std::sync::{Mutex, PoisonError};
+use std::time::{Duration, Instant};
+
+use tokio::net::TcpStream;
+use tokio::sync::Mutex as AsyncMutex;
+
+use crate::client::config::{Address, ClientConfig};
+use crate::client::connection::{Api, Connection, ConnectionOptions, Pending, SharedError};
+use crate::client::retry::Backoff;
+use crate::{Error, ErrorClass, ErrorKind, Result, clock};
+
+/// What a request is for. Each class has its own connection to a broker, because a broker answers one request a
+/// connection at a time: whatever shares a connection with a parked JoinGroup stops.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub(crate) enum ConnectionClass {
+    /// Fetches of source topics.
+    LiveFetch,
+    /// Fetches of restores, standbys and global tables.
+    BulkFetch,
+    /// Produce.
+    Produce,
+    /// JoinGroup and SyncGroup, which park, and nothing else.
+    Group,
+    /// What may take long: topics made, deleted and configured, records deleted.
+    Slow,
+    /// Everything else: heartbeats, commits, transactions, metadata, offsets.
+    Normal,
+}
+
+const CLASSES: usize = 6;
+
+/// A broker at an address. At another address it is another node, with fresh connections.
+#[derive(Debug)]
+pub(super) struct Node {
+    pub(super) id: i32,
+    pub(super) address: Address,
+    pub(super) rack: Option<String>,
+    slots: [Slot; CLASSES],
+}
+
+#[derive(Debug, Default)]
+struct Slot {
+    /// Held while connecting and sending: callers share one attempt and keep their order.
+    current: AsyncMutex<Current>,
+    status: Mutex<Status>,
+}
+
+#[derive(Debug, Default)]
+struct Current {
+    failed: Option<SharedError>,
+    retry_at: Option<Instant>,
+}
+
+/// What can be read without waiting for a connection attempt.
+#[derive(Debug, Default, Clone)]
+struct Status {
+    connection: Option<Connection>,
+    attempts: u64,
+    failures: u32,
+    /// Until when the broker wants to hear nothing (KIP-219).
+    quiet_until: Option<Instant>,
+}
+
+impl Slot {
+    fn status(&self) -> std::sync::MutexGuard<'_, Status> {
+        self.status.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl Node {
+    pub(super) fn new(id: i32, address: Address, rack: Option<String>) -> Self {
+        Self { id, address, rack, slots: std::array::from_fn(|_| Slot::default()) }
+    }
+
+    fn slot(&self, class: ConnectionClass) -> &Slot {
+        &self.slots[class as usize]
+    }
+
+    /// Sends a request. Those of one class are sent in the order in which their futures are first polled, whatever each
+    /// waits for: the lock of the class is fair and held until the request is on its way.
+    pub(super) async fn send<A: Api>(
+        &self,
+        class: ConnectionClass,
+        request: &A,
+        max_version: Option<i16>,
+        reach: &Reach<'_>,
+    ) -> Result<Pending<A>> {
+        let slot = self.slot(class);
+        let seen = slot.status().attempts;
+        let mut current = slot.current.lock().await;
+        let connection = self.connect(slot, &mut current, seen, reach).await?;
+        // The broker asked for silence (KIP-219).
+        let quiet_until = slot.status().quiet_until;
+        if let Some(left) = quiet_until.and_then(|until| until.checked_duration_since(clock::monotonic())) {
+            clock::sleep(left).await;
+        }
+        connection.send(request, max_version)
+    }
+
+    /// The connection of a class.
+    pub(super) async fn connection(&self, class: ConnectionClass, reach: &Reach<'_>) -> Result<Connection> {
+        let slot = self.slot(class);
+        let seen = slot.status().attempts;
+        let mut current = slot.current.lock().await;
+        self.connect(slot, &mut current, seen, reach).await
+    }
+
+    /// The connection that there is, or a new one if there is none or it is poisoned. `seen` is the count of attempts
+    /// when the caller began to wait.
+    async fn connect(
+        &self,
+        slot: &Slot,
+        current: &mut Current,
+        seen: u64,
+        reach: &Reach<'_>,
+    ) -> Result<Connection> {
+        let known = slot.status().connection.clone();
+        if let Some(connection) = known.filter(|connection| !connection.is_poisoned()) {
+            return Ok(connection);
+        }
+        if slot.status().attempts != seen
+            && let Some(failed) = &current.failed
+        {
+            // Somebody tried while this caller waited: their failure is this caller's too.
+            return Err(self.unreachable(failed.clone()));
+        }
+        if let Some(at) = current.retry_at.take() {
+            clock::sleep(at.saturating_duration_since(clock::monotonic())).await;
+        }
+        let opened = open(&self.address, self.to_string(), reach).await;
+        let mut status = slot.status();
+        status.attempts += 1;
+        match opened {
+            Ok(connection) => {
+                status.failures = 0;
+                status.connection = Some(connection.clone());
+                current.failed = None;
+                Ok(connection)
+            }
+            Err(error) => {
+                status.failures += 1;
+                status.connection = None;
+                let backoff = Backoff {
+                    first: reach.config.reconnect_backoff,
+                    max: reach.config.reconnect_backoff_max,
+                };
+                current.retry_at = Some(clock::monotonic() + backoff.pause(status.failures));
+                let failed = SharedError::new(error);
+                current.failed = Some(failed.clone());
+                Err(self.unreachable(failed))
+            }
+        }
+    }
+
+    fn unreachable(&self, cause: SharedError) -> Error {
+        let class = cause.class();
+        Error::new(
+            cause.kind(),
+            format!(
+                "cannot reach {self}, the address that the cluster advertises for it: check that it resolves and is open \
+                 from here, or correct advertised.listeners of that broker"
+            ),
+        )
+        .with_class(class)
+        .because(cause)
+    }
+
+    /// How trustworthy the node looks: 0 with a healthy connection, more with each failure in a row.
+    pub(super) fn badness(&self) -> u32 {
+        let worst = self.slots.iter().map(|slot| slot.status().failures).max().unwrap_or(0);
+        let status = self.slot(ConnectionClass::Normal).status();
+        let connected = status.connection.as_ref().is_some_and(|c| !c.is_poisoned());
+        worst.saturating_mul(2) + u32::from(!connected)
+    }
+
+    /// Notes that the broker asked for silence, in ms.
+    pub(super) fn throttle(&self, class: ConnectionClass, ms: i32) {
+        if let Some(ms) = u64::try_from(ms).ok().filter(|ms| *ms > 0) {
+            tracing::debug!(node = self.id, ?class, ms, "throttled by the broker");
+            self.slot(class).status().quiet_until = Some(clock::monotonic() + Duration::from_millis(ms));
+        }
+    }
+
+    /// Ends every connection.
+    pub(super) fn close(&self, cause: impl Fn() -> Error) {
+        for slot in &self.slots {
+            if let Some(connection) = slot.status().connection.take() {
+                connection.close(cause());
+            }
+        }
+    }
+}
+
+impl std::fmt::Display for Node {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        write!(f, "node {} at {}", self.id, self.address)
+    }
+}
+
+/// How to reach nodes.
+pub(super) struct Reach<'a> {
+    pub(super) config: &'a ClientConfig,
+    pub(super) runtime: &'a tokio::runtime::Handle,
+}
+
+/// Connects to an address and agrees on versions. The socket lives on the given runtime, whoever asks for it.
+pub(super) async fn open(address: &Address, peer: String, reach: &Reach<'_>) -> Result<Connection> {
+    let Reach { config, runtime } = reach;
+    let (host, port) = (address.host.clone(), address.port);
+    let options = ConnectionOptions {
+        peer,
+        client_id: config.client_id.clone(),
+        max_frame: config.max_frame,
+        timeout: config.request_timeout,
+    };
+    let limit = config.connect_timeout;
+    let opening = runtime.spawn(async move {
+        let stream = match clock::timeout(limit, TcpStream::connect((host.as_str(), port))).await {
+            Some(Ok(stream)) => stream,
+            Some(Err(cause)) => {
+                return Err(Error::new(ErrorKind::Connection, "no connection")
+                    .with_class(ErrorClass::Retriable)
+                    .because(cause));
+            }
+            None => {
+                return Err(Error::new(ErrorKind::Connection, format!("no connection within {limit:?}"))
+                    .with_class(ErrorClass::Retriable));
+            }
+        };
+        // Requests are small and wait for their answers: Nagle's algorithm only delays them.
+        let _ = stream.set_nodelay(true);
+        Connection::open(stream, options).await
+    });
+    // A caller that gives up leaves the attempt to end by itself, within its timeouts.
+    opening.await.unwrap_or_else(|ended| {
+        Err(Error::new(ErrorKind::Closed, "the runtime of the client has ended").because(ended))
+    })
+}

@@ -1,0 +1,35 @@
+//! The cluster as the way of a producer to its brokers.
+
+use std::sync::Arc;
+
+use kafka_protocol::messages::{
+    InitProducerIdRequest, InitProducerIdResponse, ProduceRequest, ProduceResponse,
+};
+
+use super::{Cluster, ConnectionClass, lock};
+use crate::client::produce::ProduceTransport;
+use crate::{Result, TopicPartition};
+
+impl ProduceTransport for Cluster {
+    async fn leader(&self, topic: &str, partition: i32) -> Result<i32> {
+        let at = TopicPartition::new(topic, partition);
+        if let Some(leader) = self.known_leader(&at) {
+            return Ok(leader.node);
+        }
+        let seen = lock(&self.0.topics).generation(topic);
+        self.refresh(&[Arc::clone(&at.topic)], Some(seen)).await?;
+        Ok(self.look(&at)?.node)
+    }
+
+    fn invalidate(&self, topic: &str) {
+        Cluster::invalidate(self, topic, u64::MAX);
+    }
+
+    async fn produce(&self, node: i32, request: ProduceRequest) -> Result<ProduceResponse> {
+        self.request(node, ConnectionClass::Produce, &request).await
+    }
+
+    async fn init_producer_id(&self, request: InitProducerIdRequest) -> Result<InitProducerIdResponse> {
+        self.request_any(ConnectionClass::Normal, &request).await
+    }
+}

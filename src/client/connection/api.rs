@@ -1,0 +1,95 @@
+//! Which requests are spoken, and in which versions.
+//!
+//! The ranges are narrow on purpose: every version is one more thing to test. The lower ends are what brokers 2.5 have,
+//! the embedded broker included; the upper ends are the last versions that name topics (later ones use ids), or the last
+//! that ask for nothing new.
+
+use kafka_protocol::messages as m;
+use kafka_protocol::protocol::{Decodable, Encodable, HeaderVersion, VersionRange};
+
+/// A request and its answer, with what the client speaks of it.
+pub(crate) trait Api: Encodable + HeaderVersion + Send + Sync {
+    /// The name in Kafka's documentation.
+    const NAME: &'static str;
+    /// The key in the request header.
+    const KEY: i16;
+    /// The versions this client speaks.
+    const VERSIONS: VersionRange;
+    /// The answer.
+    type Response: Decodable + HeaderVersion + Send + 'static;
+
+    /// How long the broker asks this connection to be quiet, in ms (KIP-219).
+    fn throttle_ms(response: &Self::Response) -> i32;
+}
+
+macro_rules! apis {
+    ($($name:ident $request:ident -> $response:ident: $min:literal..=$max:literal;)*) => {
+        $(impl Api for m::$request {
+            const NAME: &'static str = stringify!($name);
+            const KEY: i16 = m::ApiKey::$name as i16;
+            const VERSIONS: VersionRange = VersionRange { min: $min, max: $max };
+            type Response = m::$response;
+
+            fn throttle_ms(response: &Self::Response) -> i32 {
+                response.throttle_time_ms
+            }
+        })*
+
+        /// Key and lowest version of each.
+        #[cfg(test)]
+        pub(crate) const OLDEST: &[(i16, i16)] = &[$((m::ApiKey::$name as i16, $min)),*];
+
+        #[cfg(test)]
+        mod tests {
+            use super::*;
+            use kafka_protocol::protocol::Message;
+
+            #[test]
+            fn the_codec_has_every_version() {
+                $(
+                    let codec = <m::$request as Message>::VERSIONS;
+                    let answer = <m::$response as Message>::VERSIONS;
+                    assert!(codec.min <= $min && $max <= codec.max, stringify!($request));
+                    assert!(answer.min <= $min && $max <= answer.max, stringify!($response));
+                )*
+            }
+        }
+    };
+}
+
+apis! {
+    Produce ProduceRequest -> ProduceResponse: 3..=12;
+    Fetch FetchRequest -> FetchResponse: 4..=12;
+    ListOffsets ListOffsetsRequest -> ListOffsetsResponse: 1..=7;
+    Metadata MetadataRequest -> MetadataResponse: 4..=12;
+    OffsetCommit OffsetCommitRequest -> OffsetCommitResponse: 2..=8;
+    OffsetFetch OffsetFetchRequest -> OffsetFetchResponse: 1..=7;
+    FindCoordinator FindCoordinatorRequest -> FindCoordinatorResponse: 1..=3;
+    JoinGroup JoinGroupRequest -> JoinGroupResponse: 2..=7;
+    Heartbeat HeartbeatRequest -> HeartbeatResponse: 0..=4;
+    LeaveGroup LeaveGroupRequest -> LeaveGroupResponse: 0..=4;
+    SyncGroup SyncGroupRequest -> SyncGroupResponse: 0..=5;
+    DescribeGroups DescribeGroupsRequest -> DescribeGroupsResponse: 0..=5;
+    ListGroups ListGroupsRequest -> ListGroupsResponse: 0..=4;
+    DeleteGroups DeleteGroupsRequest -> DeleteGroupsResponse: 0..=2;
+    ApiVersions ApiVersionsRequest -> ApiVersionsResponse: 0..=3;
+    CreateTopics CreateTopicsRequest -> CreateTopicsResponse: 2..=7;
+    DeleteTopics DeleteTopicsRequest -> DeleteTopicsResponse: 1..=5;
+    DeleteRecords DeleteRecordsRequest -> DeleteRecordsResponse: 0..=2;
+    InitProducerId InitProducerIdRequest -> InitProducerIdResponse: 0..=5;
+    OffsetForLeaderEpoch OffsetForLeaderEpochRequest -> OffsetForLeaderEpochResponse: 2..=4;
+    AddPartitionsToTxn AddPartitionsToTxnRequest -> AddPartitionsToTxnResponse: 0..=3;
+    AddOffsetsToTxn AddOffsetsToTxnRequest -> AddOffsetsToTxnResponse: 0..=4;
+    EndTxn EndTxnRequest -> EndTxnResponse: 0..=5;
+    TxnOffsetCommit TxnOffsetCommitRequest -> TxnOffsetCommitResponse: 0..=5;
+    DescribeConfigs DescribeConfigsRequest -> DescribeConfigsResponse: 1..=4;
+    IncrementalAlterConfigs IncrementalAlterConfigsRequest -> IncrementalAlterConfigsResponse: 0..=1;
+    CreatePartitions CreatePartitionsRequest -> CreatePartitionsResponse: 0..=3;
+    DescribeCluster DescribeClusterRequest -> DescribeClusterResponse: 0..=1;
+}
+
+/// The version to speak: the highest that both sides have.
+pub(crate) fn choose(ours: VersionRange, theirs: VersionRange) -> Option<i16> {
+    let both = ours.intersect(&theirs);
+    (!both.is_empty()).then_some(both.max)
+}

@@ -1,0 +1,243 @@
+//! What the coordinator's answers mean to a member.
+
+use std::time::Duration;
+
+use kafka_protocol::ResponseError;
+
+use super::super::event::{Action, Joined, Member, Reply, RequestId, RpcError};
+use super::super::protocol::{PROTOCOL_NAME, read_assignment, read_subscription};
+use super::super::recovery::{Call, Recovery, recovery};
+use super::super::user_data::AssignmentError;
+use super::{Coordinator, Membership, Phase};
+use crate::{Error, ErrorKind, Result};
+
+impl Membership {
+    /// Takes an answer in, unless nobody waits for it any more.
+    pub(super) fn answer(&mut self, id: RequestId, outcome: Result<Reply, RpcError>, now: Duration) {
+        if self.coordinator == Coordinator::Finding(id) {
+            return self.found(outcome, now);
+        }
+        if let Some((beat, sent)) = self.beating
+            && beat == id
+        {
+            self.beating = None;
+            return self.beaten(outcome, sent, now);
+        }
+        match self.phase {
+            Phase::Joining(request) if request == id => self.joined(outcome, now),
+            Phase::Syncing(request) if request == id => self.synced(outcome, now),
+            Phase::Leaving { request: Some(request), until } if request == id => {
+                self.left(outcome, until, now)
+            }
+            _ => {}
+        }
+    }
+
+    fn found(&mut self, outcome: Result<Reply, RpcError>, now: Duration) {
+        self.coordinator = Coordinator::Unknown;
+        match self.recovery(Call::FindCoordinator, outcome) {
+            Ok(_) => {
+                self.coordinator = Coordinator::Known;
+                self.id_in_doubt = !self.id_stored && !self.member_id.is_empty();
+                if matches!(self.phase, Phase::Rejoining | Phase::Joining(_)) && !self.owned.is_empty() {
+                    // Nor does it know of a generation that was joined but not assigned.
+                    self.generation = self.assigned_in;
+                }
+                // The group may be waiting for a sign of life.
+                self.beat_at = self.beat_at.min(now);
+            }
+            Err(Recovery::Fatal(error)) => self.fail(error),
+            Err(_) => self.back_off(now),
+        }
+    }
+
+    /// A coordinator stores the new id of a static member only when the rebalance is complete. If it moves before that,
+    /// the next one knows an earlier id and takes the member for its own impostor (KIP-345 has no answer to this): join
+    /// as after a restart, once. Another process with the same `group.instance.id` then learns that it is fenced.
+    fn forgotten_by_new_coordinator(&self, outcome: &Result<Reply, RpcError>) -> bool {
+        let fenced = ResponseError::FencedInstanceId.code();
+        self.id_in_doubt && matches!(outcome, Err(RpcError::Code(code)) if *code == fenced)
+    }
+
+    fn joined(&mut self, outcome: Result<Reply, RpcError>, now: Duration) {
+        if self.forgotten_by_new_coordinator(&outcome) {
+            return self.recover(Recovery::LostMember, now);
+        }
+        match self.recovery(Call::Join, outcome) {
+            Ok(Reply::Joined(joined)) => self.enter(joined, now),
+            Ok(Reply::MemberId(member_id)) => {
+                self.member_id = member_id;
+                self.rejoin = Some("the coordinator asked to join with its member id");
+                self.phase = Phase::Rejoining;
+            }
+            Ok(other) => self.fail(nonsense(&other)),
+            Err(recovery) => self.recover(recovery, now),
+        }
+    }
+
+    /// Enters the generation of a complete group.
+    fn enter(&mut self, joined: Joined, now: Duration) {
+        if let Some(other) = joined.protocol.filter(|name| name != PROTOCOL_NAME) {
+            let message = format!(
+                "group {} chose the assignor {other}: stop its other clients or choose another application id",
+                self.config.group_id
+            );
+            return self.fail(Error::new(ErrorKind::Config, message));
+        }
+        self.failures = 0;
+        let missed = !self.owned.is_empty() && joined.generation != self.generation.wrapping_add(1);
+        self.generation = joined.generation;
+        self.session_until = now + self.config.session_timeout;
+        self.beat_at = now + self.config.heartbeat_interval;
+        let leads = joined.leader == joined.member_id;
+        if self.member_id != joined.member_id {
+            self.member_id = joined.member_id;
+            self.id_stored = false;
+        }
+        if missed {
+            // A static member that was cut off stays in the group, with what it said when it joined last: what it got since
+            // then may have been given away. A last commit of it would pass with the new generation, and rewind the
+            // new owner. So nothing is kept, and the group is told.
+            self.lose("generations of the group passed without this member");
+            self.rejoin = Some("the member lost its tasks while it was out of reach");
+            self.phase = Phase::Rejoining;
+            return;
+        }
+        if !leads || joined.skip_assignment {
+            return self.send_sync(Vec::new());
+        }
+        let members = joined.members.into_iter().map(|(id, instance_id, metadata)| {
+            let subscription = read_subscription(&metadata)
+                .map_err(|cause| Error::new(ErrorKind::Corrupt, format!("member {id}")).because(cause));
+            Member { id, instance_id, subscription }
+        });
+        self.phase = Phase::Assigning;
+        self.out.push(Action::Assign { generation: self.generation, members: members.collect() });
+    }
+
+    fn synced(&mut self, outcome: Result<Reply, RpcError>, now: Duration) {
+        let assignment = match self.recovery(Call::Sync, outcome) {
+            Ok(Reply::Synced(assignment)) => assignment,
+            Ok(other) => return self.fail(nonsense(&other)),
+            Err(recovery) => return self.recover(recovery, now),
+        };
+        self.id_stored = true;
+        self.id_in_doubt = false;
+        self.session_until = now + self.config.session_timeout;
+        self.beat_at = now + self.config.heartbeat_interval;
+        match read_assignment(&assignment) {
+            Ok(data) => match data.error {
+                None => self.deliver(data, now),
+                Some(error) => self.fail(refusal(error, &self.config.group_id)),
+            },
+            Err(error) => self.fail(error),
+        }
+    }
+
+    fn beaten(&mut self, outcome: Result<Reply, RpcError>, sent: Duration, now: Duration) {
+        match self.recovery(Call::Heartbeat, outcome) {
+            Ok(_) => {
+                self.failures = 0;
+                // From when it was sent: the coordinator may have had it right then.
+                self.session_until = sent + self.config.session_timeout;
+            }
+            Err(Recovery::Rejoin) => {
+                self.session_until = sent + self.config.session_timeout;
+                match self.phase {
+                    Phase::Stable => self.begin_rejoin("the group rebalances", now),
+                    // Somebody joined while the assignment was computed: it will be computed anew.
+                    Phase::Assigning => self.phase = Phase::Rejoining,
+                    // On the way to JoinGroup already.
+                    _ => {}
+                }
+            }
+            Err(Recovery::Retry) => {
+                self.failures = self.failures.saturating_add(1);
+                self.beat_at = now + self.config.backoff(self.failures);
+            }
+            Err(Recovery::FindCoordinator) => {
+                self.coordinator = Coordinator::Unknown;
+                self.back_off(now);
+                self.beat_at = now;
+            }
+            Err(recovery) => self.recover(recovery, now),
+        }
+    }
+
+    fn left(&mut self, outcome: Result<Reply, RpcError>, until: Duration, now: Duration) {
+        match self.recovery(Call::Leave, outcome) {
+            Err(recovery @ (Recovery::Retry | Recovery::FindCoordinator)) => {
+                if matches!(recovery, Recovery::FindCoordinator) {
+                    self.coordinator = Coordinator::Unknown;
+                }
+                self.pause(Phase::Leaving { request: None, until }, now);
+            }
+            // Gone, or forgotten, or nothing to be done about it: the session timeout will.
+            _ => self.stop(),
+        }
+    }
+
+    /// What to do after a JoinGroup or SyncGroup that failed, or a heartbeat that ends the generation.
+    fn recover(&mut self, recovery: Recovery, now: Duration) {
+        match recovery {
+            Recovery::Retry => self.pause(Phase::Rejoining, now),
+            Recovery::Rejoin => self.phase = Phase::Rejoining,
+            Recovery::FindCoordinator => {
+                self.coordinator = Coordinator::Unknown;
+                self.pause(Phase::Rejoining, now);
+            }
+            Recovery::LostGeneration => {
+                self.lose("the group went on to another generation without this member");
+                self.pause(Phase::Rejoining, now);
+            }
+            Recovery::LostMember => {
+                self.lose("the coordinator has removed this member from the group");
+                self.member_id.clear();
+                (self.id_in_doubt, self.id_stored) = (false, false);
+                self.pause(Phase::Rejoining, now);
+            }
+            Recovery::Fatal(error) => self.fail(error),
+        }
+    }
+
+    fn recovery(&self, call: Call, outcome: Result<Reply, RpcError>) -> Result<Reply, Recovery> {
+        outcome.map_err(|error| match error {
+            RpcError::Code(code) => recovery(call, code, &self.config.group_id),
+            RpcError::Failed(error) => match error.kind() {
+                ErrorKind::Connection | ErrorKind::Timeout | ErrorKind::Io => Recovery::FindCoordinator,
+                _ if error.is_retriable() => Recovery::FindCoordinator,
+                _ => Recovery::Fatal(error),
+            },
+        })
+    }
+}
+
+fn nonsense(reply: &Reply) -> Error {
+    Error::new(ErrorKind::Corrupt, format!("the answer belongs to another request: {reply:?}"))
+}
+
+fn refusal(error: AssignmentError, group: &str) -> Error {
+    let (kind, message) = match error {
+        AssignmentError::MissingSourceTopics => (
+            ErrorKind::Topic,
+            "a source topic does not exist: create it; the leader's log names it".to_owned(),
+        ),
+        AssignmentError::InternalTopics => (
+            ErrorKind::Topic,
+            "the internal topics could not be prepared: the leader's log says why".to_owned(),
+        ),
+        AssignmentError::IncompatibleVersions => (
+            ErrorKind::Config,
+            format!(
+                "the instances of group {group} run releases that are too far apart: upgrade in smaller steps"
+            ),
+        ),
+        AssignmentError::ShutdownRequested => {
+            (ErrorKind::Closed, format!("an instance asked for the whole application {group} to stop"))
+        }
+        AssignmentError::Other(code) => {
+            (ErrorKind::Broker, format!("the leader of group {group} assigns nothing, for reason {code}"))
+        }
+    };
+    Error::new(kind, message)
+}

@@ -1,0 +1,326 @@
+//! The application: a topology, a configuration, and a future that runs them.
+
+use std::collections::HashMap;
+use std::fmt;
+use std::future::{Future, IntoFuture};
+use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::pin::Pin;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Duration;
+
+use tokio::sync::mpsc::{UnboundedSender, unbounded_channel};
+use tokio::sync::{oneshot, watch};
+
+use super::coordinator::Coordinator;
+use super::message::ToCoordinator;
+use crate::clock::{Clock, SystemClock};
+use crate::config::Config;
+use crate::error::{Error, ErrorKind, Result};
+use crate::task::errors::{DropReason, ErrorHandler, ErrorPolicies};
+use crate::topology::Topology;
+
+/// How long a shutdown may take before what is left is given up.
+pub(super) const CLOSE_TIMEOUT: Duration = Duration::from_secs(30);
+
+/// Where an application is in its life (`org.apache.kafka.streams.KafkaStreams.State`).
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+#[non_exhaustive]
+pub enum AppState {
+    /// Made, not running yet.
+    Created,
+    /// Some of its tasks are being found, moved or restored.
+    Rebalancing,
+    /// All its tasks run.
+    Running,
+    /// It commits, closes and leaves.
+    PendingShutdown,
+    /// It has ended well.
+    NotRunning,
+    /// It has ended with an error.
+    Error,
+}
+
+/// What the application's threads share.
+pub(super) struct AppShared {
+    pub(super) topology: Topology,
+    pub(super) config: Arc<Config>,
+    pub(super) policies: ErrorPolicies,
+    pub(super) clock: Arc<dyn Clock>,
+    /// Input records that have gone all the way through, added up slice by slice.
+    pub(super) processed: AtomicU64,
+    /// Records that went no further than a node, by node and reason.
+    pub(super) drops: Mutex<HashMap<(String, DropReason), u64>>,
+    state: watch::Sender<AppState>,
+}
+
+impl AppShared {
+    pub(super) fn dropped(&self, node: &str, reason: DropReason, count: u64) {
+        let mut drops = self.drops.lock().unwrap_or_else(PoisonError::into_inner);
+        *drops.entry((node.to_owned(), reason)).or_default() += count;
+    }
+
+    pub(super) fn set_state(&self, to: AppState) {
+        self.state.send_if_modified(|state| {
+            let changed = *state != to;
+            if changed {
+                tracing::info!(from = ?*state, ?to, application = self.config.application_id(), "state");
+                *state = to;
+            }
+            changed
+        });
+    }
+}
+
+/// An application that can be run. Making one does no I/O.
+///
+/// ```no_run
+/// use mainstem::prelude::*;
+/// use mainstem::{App, Config};
+///
+/// # #[tokio::main]
+/// # async fn main() -> mainstem::Result<()> {
+/// let config = Config::builder("word-count", "localhost:9092").workers(2).build()?;
+/// let builder = StreamsBuilder::new();
+/// builder
+///     .stream::<String, String>("lines")
+///     .flat_map_values(|line| line.split(' ').map(str::to_owned).collect::<Vec<_>>())
+///     .group_by("words", |_, word| word.clone())
+///     .count("counts")
+///     .to_stream()
+///     .to("word-counts");
+/// let app = App::new(builder.build()?, config)?;
+/// app.run().with_graceful_shutdown(async { _ = tokio::signal::ctrl_c().await }).await
+/// # }
+/// ```
+pub struct App {
+    shared: Arc<AppShared>,
+    mailbox: UnboundedSender<ToCoordinator>,
+    inbox: tokio::sync::mpsc::UnboundedReceiver<ToCoordinator>,
+}
+
+/// Makes an [`App`] with more than a topology and a configuration.
+pub struct AppBuilder {
+    topology: Topology,
+    config: Config,
+    handler: Option<Arc<dyn ErrorHandler>>,
+}
+
+impl fmt::Debug for AppBuilder {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("AppBuilder").field("config", &self.config).finish_non_exhaustive()
+    }
+}
+
+impl AppBuilder {
+    /// Lets user code decide about records that cannot be read, processed or written, instead of the configuration.
+    #[must_use]
+    pub fn error_handler(mut self, handler: impl ErrorHandler) -> Self {
+        self.handler = Some(Arc::new(handler));
+        self
+    }
+
+    /// Makes the application.
+    ///
+    /// # Errors
+    /// [`ErrorKind::Config`] for what cannot be done yet.
+    pub fn build(self) -> Result<App> {
+        let Self { topology, config, handler } = self;
+        if config.is_exactly_once() {
+            return Err(Error::new(
+                ErrorKind::Config,
+                "processing.guarantee=exactly_once_v2 is not implemented yet; use at_least_once",
+            ));
+        }
+        let mut policies = ErrorPolicies::of(&config);
+        if let Some(handler) = handler {
+            policies.handler = handler;
+        }
+        let (mailbox, inbox) = unbounded_channel();
+        let shared = AppShared {
+            topology,
+            config: Arc::new(config),
+            policies,
+            clock: Arc::new(SystemClock),
+            processed: AtomicU64::new(0),
+            drops: Mutex::default(),
+            state: watch::Sender::new(AppState::Created),
+        };
+        Ok(App { shared: Arc::new(shared), mailbox, inbox })
+    }
+}
+
+impl fmt::Debug for App {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "App({})", self.shared.config.application_id())
+    }
+}
+
+impl App {
+    /// An application. Nothing is connected to yet.
+    ///
+    /// # Errors
+    /// [`ErrorKind::Config`] for what cannot be done yet.
+    pub fn new(topology: Topology, config: Config) -> Result<Self> {
+        Self::builder(topology, config).build()
+    }
+
+    /// An application with more settings.
+    pub fn builder(topology: Topology, config: Config) -> AppBuilder {
+        AppBuilder { topology, config, handler: None }
+    }
+
+    /// A handle, for any thread: the state, and the way to stop.
+    pub fn handle(&self) -> AppHandle {
+        AppHandle {
+            state: self.shared.state.subscribe(),
+            mailbox: self.mailbox.clone(),
+            shared: self.shared.clone(),
+        }
+    }
+
+    /// Runs the application when it is awaited, on threads of its own.
+    pub fn run(self) -> Run {
+        Run { app: self, shutdown: None }
+    }
+}
+
+/// A handle on an application.
+#[derive(Clone)]
+pub struct AppHandle {
+    state: watch::Receiver<AppState>,
+    mailbox: UnboundedSender<ToCoordinator>,
+    shared: Arc<AppShared>,
+}
+
+impl fmt::Debug for AppHandle {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("AppHandle").field("state", &self.state()).finish_non_exhaustive()
+    }
+}
+
+impl AppHandle {
+    /// The present state.
+    pub fn state(&self) -> AppState {
+        *self.state.borrow()
+    }
+
+    /// How many input records this instance has processed since it started; it may run a little behind.
+    pub fn records_processed(&self) -> u64 {
+        self.shared.processed.load(Ordering::Relaxed)
+    }
+
+    /// How many records went no further than a node since the application started: node, reason, count. Added up at every
+    /// commit. Records that a broker refused are counted for the node `producer`.
+    pub fn records_dropped(&self) -> Vec<(String, DropReason, u64)> {
+        let drops = self.shared.drops.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut list: Vec<_> =
+            drops.iter().map(|((node, reason), count)| (node.clone(), *reason, *count)).collect();
+        list.sort_by(|a, b| (&a.0, a.1 as u8).cmp(&(&b.0, b.1 as u8)));
+        list
+    }
+
+    /// Waits until the application is in a state, or has ended. Says whether it got there.
+    pub async fn wait_for(&self, state: AppState) -> bool {
+        let ended = |s: &AppState| matches!(s, AppState::NotRunning | AppState::Error);
+        let mut states = self.state.clone();
+        match states.wait_for(|s| *s == state || ended(s)).await {
+            Ok(found) => *found == state,
+            Err(_) => false,
+        }
+    }
+
+    /// Waits until the application has ended: committed, closed, left.
+    pub async fn stopped(&self) {
+        let _ = self.wait_for(AppState::NotRunning).await;
+    }
+
+    /// Asks the application to commit, close and end, and allows it 30 s. [`App::run`]'s future then resolves.
+    pub fn stop(&self) {
+        self.stop_within(CLOSE_TIMEOUT);
+    }
+
+    /// Asks the application to commit, close and end. What has not ended in time is given up: [`App::run`]'s future then
+    /// resolves with an error, and what was not committed is processed again at the next start.
+    pub fn stop_within(&self, timeout: Duration) {
+        // An application that has ended needs no telling.
+        let _ = self.mailbox.send(ToCoordinator::Stop { within: timeout });
+    }
+}
+
+/// A running application: resolves when it has ended.
+///
+/// Dropping the future stops the application as [`AppHandle::stop`] does, without waiting for the end;
+/// [`AppHandle::stopped`] waits.
+#[must_use = "an application runs when its future is awaited"]
+pub struct Run {
+    app: App,
+    shutdown: Option<Pin<Box<dyn Future<Output = ()> + Send>>>,
+}
+
+impl fmt::Debug for Run {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "Run({:?})", self.app)
+    }
+}
+
+impl Run {
+    /// Stops the application when `signal` resolves.
+    pub fn with_graceful_shutdown(mut self, signal: impl Future<Output = ()> + Send + 'static) -> Self {
+        self.shutdown = Some(Box::pin(signal));
+        self
+    }
+}
+
+/// Tells the application to stop when the future that runs it is dropped.
+struct StopOnDrop(UnboundedSender<ToCoordinator>);
+
+impl Drop for StopOnDrop {
+    fn drop(&mut self) {
+        let _ = self.0.send(ToCoordinator::Stop { within: CLOSE_TIMEOUT });
+    }
+}
+
+impl IntoFuture for Run {
+    type Output = Result<()>;
+    type IntoFuture = Pin<Box<dyn Future<Output = Result<()>> + Send>>;
+
+    fn into_future(self) -> Self::IntoFuture {
+        Box::pin(async move {
+            let Self { app: App { shared, mailbox, inbox }, shutdown } = self;
+            let stop = StopOnDrop(mailbox.clone());
+            shared.config.log_warnings();
+            let (done, mut outcome) = oneshot::channel();
+            let own = mailbox.clone();
+            let io_shared = shared.clone();
+            std::thread::Builder::new()
+                .name(format!("{}-io", shared.config.application_id()))
+                .spawn(move || {
+                    let io = || match tokio::runtime::Builder::new_current_thread().enable_all().build() {
+                        Ok(runtime) => runtime.block_on(Coordinator::run(io_shared.clone(), own, inbox)),
+                        Err(error) => {
+                            Err(Error::new(ErrorKind::Io, "the I/O thread cannot be started").because(error))
+                        }
+                    };
+                    let result = catch_unwind(AssertUnwindSafe(io))
+                        .unwrap_or_else(|_| Err(Error::new(ErrorKind::Panic, "the I/O thread panicked")));
+                    io_shared.set_state(if result.is_ok() { AppState::NotRunning } else { AppState::Error });
+                    let _ = done.send(result);
+                })
+                .map_err(|error| {
+                    Error::new(ErrorKind::Io, "the I/O thread cannot be started").because(error)
+                })?;
+            if let Some(signal) = shutdown {
+                tokio::select! {
+                    result = &mut outcome => return ended(result),
+                    () = signal => { let _ = stop.0.send(ToCoordinator::Stop { within: CLOSE_TIMEOUT }); }
+                }
+            }
+            ended(outcome.await)
+        })
+    }
+}
+
+fn ended(outcome: Result<Result<()>, oneshot::error::RecvError>) -> Result<()> {
+    outcome.unwrap_or_else(|_| Err(Error::new(ErrorKind::Panic, "the I/O thread panicked")))
+}

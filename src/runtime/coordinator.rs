@@ -1,0 +1,759 @@
+//! Carries out what the membership machine says: requests to the group's coordinator, tasks to workers, leases, the gate.
+//! One async task on the I/O thread; everything that takes time runs beside it and comes back as a message.
+
+use std::collections::{BTreeSet, HashMap};
+use std::sync::Arc;
+use std::sync::mpsc as std_mpsc;
+use std::time::{Duration, Instant};
+
+use tokio::sync::mpsc::{UnboundedReceiver, UnboundedSender, unbounded_channel};
+use uuid::Uuid;
+
+use super::app::{AppShared, AppState, CLOSE_TIMEOUT};
+use super::housekeeping::Housekeeping;
+use super::message::{TaskStart, ToCoordinator, ToWorker};
+use super::prepare::Preparer;
+use super::settings;
+use super::topics::{self, TopicPlan};
+use super::worker::{WORKER_SHIFT, Worker, WorkerParts};
+use crate::client::Admin;
+use crate::client::Cluster;
+use crate::client::fetch::{FetchEvent, Fetcher};
+use crate::client::group::{CommittedOffset, GroupClient, Join, Joined as ClientJoined, MemberId};
+use crate::client::produce::{Fence, Producer, Sender};
+use crate::clock;
+use crate::error::{Error, ErrorKind, Result};
+use crate::group::{
+    Action, ActiveTask, Assignment, Event, Joined, Lease, Membership, Reply, Request, RequestId, RpcError,
+    SubTopology, SubscriptionData, lead,
+};
+use crate::record::TopicPartition;
+use crate::task_id::TaskId;
+
+/// How long a worker may take to notice that it has been fenced during a shutdown.
+const LAST_WORD: Duration = Duration::from_secs(5);
+
+const PROTOCOL: (&str, &str) = ("consumer", "mainstem");
+
+struct WorkerHandle {
+    inbox: std_mpsc::Sender<ToWorker>,
+    thread: Option<std::thread::JoinHandle<()>>,
+    fence: Fence,
+    stopped: bool,
+}
+
+/// A task on its worker, being prepared or running.
+struct Placed {
+    worker: usize,
+    lease: Lease,
+    active: ActiveTask,
+    running: bool,
+    /// The worker was told to give it up.
+    revoked: bool,
+}
+
+pub(super) struct Coordinator {
+    shared: Arc<AppShared>,
+    cluster: Cluster,
+    group: GroupClient,
+    member: MemberId,
+    membership: Membership,
+    preparer: Preparer,
+    plan: TopicPlan,
+    inbox: UnboundedReceiver<ToCoordinator>,
+    own: UnboundedSender<ToCoordinator>,
+    workers: Vec<WorkerHandle>,
+    placed: HashMap<TaskId, Placed>,
+    /// Whether the group has said what this instance has.
+    assigned: bool,
+    flushing: BTreeSet<usize>,
+    housekeeping: Housekeeping,
+    origin: Instant,
+    timer: Option<Duration>,
+    join: Join,
+    failure: Option<Error>,
+    ending: Option<Ending>,
+}
+
+/// The way out: workers stop, then the member leaves.
+enum Ending {
+    Workers { until: Instant, fenced: bool },
+    Leaving,
+}
+
+fn send(worker: &WorkerHandle, message: ToWorker) {
+    // A worker that has ended takes no more messages, and needs none.
+    let _ = worker.inbox.send(message);
+}
+
+impl Coordinator {
+    /// Runs the application until it is told to stop or cannot go on.
+    pub(super) async fn run(
+        shared: Arc<AppShared>,
+        own: UnboundedSender<ToCoordinator>,
+        mut inbox: UnboundedReceiver<ToCoordinator>,
+    ) -> Result<()> {
+        shared.set_state(AppState::Rebalancing);
+        let starting = Self::start(&shared, own);
+        let started = tokio::select! {
+            started = starting => started?,
+            // Told to stop before it has begun.
+            () = stop_told(&mut inbox) => return Ok(()),
+        };
+        started.with_inbox(inbox).work().await
+    }
+
+    async fn start(shared: &Arc<AppShared>, own: UnboundedSender<ToCoordinator>) -> Result<Self> {
+        let config = &shared.config;
+        let cluster = Cluster::connect(settings::client(config)).await?;
+        let plan = topics::plan(&cluster, &shared.topology, config.application_id()).await?;
+        if let Some(topic) = config.dead_letter_topic() {
+            cluster.partitions(topic).await.map_err(|error| {
+                let text =
+                    "the dead-letter topic errors.dead.letter.queue.topic.name does not exist; create it";
+                if error.kind() == ErrorKind::Topic {
+                    Error::new(ErrorKind::Topic, text).at_topic(topic)
+                } else {
+                    error
+                }
+            })?;
+        }
+        let group_config = settings::group(config);
+        let join = Join {
+            session_timeout: group_config.session_timeout,
+            rebalance_timeout: group_config.rebalance_timeout,
+            protocol_type: PROTOCOL.0.to_owned(),
+            protocols: Vec::new(),
+        };
+        let instance_id = group_config.instance_id.clone();
+        // A static member keeps its identity; a dynamic one is new at every start.
+        let process = match &instance_id {
+            Some(id) => Uuid::from_u64_pair(fnv(id.as_bytes(), 1), fnv(id.as_bytes(), 2)),
+            None => Uuid::new_v4(),
+        };
+        let mut data = SubscriptionData::new(process, u16::try_from(config.workers()).unwrap_or(u16::MAX));
+        data.fingerprints =
+            shared.topology.inner.subtopologies.iter().map(|s| (s.id, s.fingerprint)).collect();
+        data.endpoint = config.application_server().unwrap_or_default().to_owned();
+        let source_topics = topics::source_topics(&shared.topology, config.application_id());
+        let membership = Membership::new(group_config, source_topics, data)?;
+        let group = GroupClient::new(&cluster, config.application_id());
+        let preparer = Preparer {
+            cluster: cluster.clone(),
+            group: group.clone(),
+            topology: shared.topology.clone(),
+            config: config.clone(),
+            clock: shared.clock.clone(),
+            isolation: settings::live_fetch(config).isolation,
+        };
+        let repartition_topics = topics::repartition_topics(&shared.topology, config.application_id());
+        let workers = Self::start_workers(shared, &cluster, &own)?;
+        Ok(Self {
+            shared: shared.clone(),
+            cluster,
+            group,
+            member: MemberId { instance_id, generation: -1, ..MemberId::default() },
+            membership,
+            preparer,
+            plan,
+            inbox: unbounded_channel().1,
+            own,
+            workers,
+            placed: HashMap::new(),
+            assigned: false,
+            flushing: BTreeSet::new(),
+            housekeeping: Housekeeping::new(config, repartition_topics, clock::monotonic()),
+            origin: clock::monotonic(),
+            timer: None,
+            join,
+            failure: None,
+            ending: None,
+        })
+    }
+
+    fn with_inbox(mut self, inbox: UnboundedReceiver<ToCoordinator>) -> Self {
+        self.inbox = inbox;
+        self
+    }
+
+    fn start_workers(
+        shared: &Arc<AppShared>,
+        cluster: &Cluster,
+        own: &UnboundedSender<ToCoordinator>,
+    ) -> Result<Vec<WorkerHandle>> {
+        let config = &shared.config;
+        let (inboxes, receivers): (Vec<_>, Vec<_>) =
+            (0..config.workers()).map(|_| std_mpsc::channel()).unzip();
+        let routes: Vec<std_mpsc::Sender<ToWorker>> = inboxes.clone();
+        let on_event = Arc::new(move |event: FetchEvent| {
+            let token = match &event {
+                FetchEvent::Data(fetched) => fetched.token,
+                FetchEvent::Progress { token, .. } | FetchEvent::Error { token, .. } => *token,
+            };
+            if let Some(route) = routes.get((token >> WORKER_SHIFT) as usize) {
+                // A worker that has ended wants nothing more.
+                let _ = route.send(ToWorker::Fetched(event));
+            }
+        });
+        let live = Arc::new(Fetcher::new(cluster, settings::live_fetch(config), on_event.clone()));
+        let bulk = Arc::new(Fetcher::new(cluster, settings::bulk_fetch(config), on_event));
+        let mut workers = Vec::with_capacity(inboxes.len());
+        for (index, (inbox, receiver)) in inboxes.into_iter().zip(receivers).enumerate() {
+            let wake = inbox.clone();
+            let progress = Arc::new(move || {
+                let _ = wake.send(ToWorker::ProducerProgress);
+            });
+            let (producer, outbox) = Producer::new(settings::producer(config), progress)?;
+            let fence = producer.fence_handle();
+            let sender = Sender::new(outbox, Arc::new(cluster.clone()));
+            cluster.runtime().spawn(sender.run());
+            let parts = WorkerParts {
+                index,
+                inbox: receiver,
+                out: own.clone(),
+                producer,
+                live: live.clone(),
+                bulk: bulk.clone(),
+                cluster: cluster.clone(),
+                io: cluster.runtime().clone(),
+                topology: shared.topology.clone(),
+                config: config.clone(),
+                policies: shared.policies.clone(),
+                clock: shared.clock.clone(),
+                shared: shared.clone(),
+            };
+            let thread = std::thread::Builder::new()
+                .name(format!("{}-worker-{index}", config.application_id()))
+                .spawn(move || Worker::run(parts))
+                .map_err(|error| {
+                    Error::new(ErrorKind::Io, "a worker's thread cannot be started").because(error)
+                })?;
+            workers.push(WorkerHandle { inbox, thread: Some(thread), fence, stopped: false });
+        }
+        Ok(workers)
+    }
+
+    fn now(&self) -> Duration {
+        clock::monotonic().saturating_duration_since(self.origin)
+    }
+
+    async fn work(mut self) -> Result<()> {
+        self.step(Event::Start);
+        loop {
+            let wait = self.wait();
+            match clock::timeout(wait, self.inbox.recv()).await {
+                Some(Some(message)) => self.take(message),
+                Some(None) => break,
+                None => {}
+            }
+            if self.timer.is_some_and(|at| self.now() >= at) {
+                self.timer = None;
+                self.step(Event::Tick);
+            }
+            if self.ending.is_none() {
+                self.keep_house();
+            }
+            if self.end_if_done() {
+                break;
+            }
+        }
+        self.cluster.close();
+        match self.failure.take() {
+            Some(error) => Err(error),
+            None => Ok(()),
+        }
+    }
+
+    fn wait(&self) -> Duration {
+        let timer = self.timer.map(|at| at.saturating_sub(self.now()));
+        let deadline = match &self.ending {
+            Some(Ending::Workers { until, .. }) => Some(until.saturating_duration_since(clock::monotonic())),
+            Some(Ending::Leaving) => None,
+            None => Some(self.housekeeping.next().saturating_duration_since(clock::monotonic())),
+        };
+        timer.into_iter().chain(deadline).min().unwrap_or(Duration::from_secs(60))
+    }
+
+    // ---- messages ----
+
+    fn take(&mut self, message: ToCoordinator) {
+        match message {
+            ToCoordinator::Answered { id, outcome } => self.answered(id, outcome),
+            ToCoordinator::Assigned { generation, outcome } => {
+                self.step(Event::Assigned { generation, outcome })
+            }
+            ToCoordinator::Prepared { lease, outcome } => self.prepared(lease, outcome),
+            ToCoordinator::Running(lease) => {
+                if let Some(placed) =
+                    self.placed.get_mut(&lease.task).filter(|p| p.lease.epoch == lease.epoch)
+                {
+                    placed.running = true;
+                }
+                self.update_state();
+            }
+            ToCoordinator::Revoked(mut leases) => {
+                // What was said of an earlier tenure means nothing to the present one.
+                leases
+                    .retain(|l| self.placed.get(&l.task).is_none_or(|placed| placed.lease.epoch == l.epoch));
+                self.forget(&leases);
+                self.step(Event::Revoked(leases.into_iter().map(|lease| lease.task).collect()));
+                self.update_state();
+            }
+            ToCoordinator::GivenUp(leases) => self.given_up(&leases),
+            ToCoordinator::Purgeable(offsets) => self.housekeeping.committed(offsets),
+            ToCoordinator::Purged => self.housekeeping.purged(),
+            ToCoordinator::Topics(plan) => self.topics_looked_at(plan),
+            ToCoordinator::FlushedAndCommitted { worker } => {
+                if self.flushing.remove(&worker) && self.flushing.is_empty() {
+                    self.step(Event::Committed);
+                }
+            }
+            ToCoordinator::Commit { worker, commit, generation, offsets } => {
+                self.commit(worker, commit, generation, offsets);
+            }
+            ToCoordinator::CommitRefused { generation } => self.step(Event::CommitRefused { generation }),
+            ToCoordinator::Failed { error } => self.fail(error),
+            ToCoordinator::Stopped { worker } => self.workers[worker].stopped = true,
+            ToCoordinator::Stop { within } => self.end(within),
+        }
+    }
+
+    fn forget(&mut self, leases: &[Lease]) {
+        for lease in leases {
+            self.placed.remove(&lease.task);
+        }
+    }
+
+    /// A worker that was fenced has dropped all its tasks. Those that are still this instance's are started anew, from
+    /// what was committed last.
+    fn given_up(&mut self, leases: &[Lease]) {
+        let mut revoked = Vec::new();
+        for lease in leases {
+            let current = |placed: &Placed| placed.lease.epoch == lease.epoch;
+            let Some(placed) = self.placed.get(&lease.task).filter(|p| current(p)) else { continue };
+            if placed.revoked {
+                revoked.push(*lease);
+                continue;
+            }
+            tracing::warn!(task = %lease.task, "started anew, because its worker was fenced");
+            let (lease, active) = (placed.lease, placed.active.clone());
+            self.placed.remove(&lease.task);
+            self.place(lease, active);
+        }
+        if !revoked.is_empty() {
+            self.take(ToCoordinator::Revoked(revoked));
+        }
+        self.update_state();
+    }
+
+    fn update_state(&self) {
+        let all = self.assigned && self.placed.values().all(|placed| placed.running);
+        let state = if all { AppState::Running } else { AppState::Rebalancing };
+        if self.ending.is_none() {
+            self.shared.set_state(state);
+        }
+    }
+
+    // ---- housekeeping ----
+
+    /// What comes back every now and then: repartition topics are purged, source topics are looked at.
+    fn keep_house(&mut self) {
+        let now = clock::monotonic();
+        if let Some(before) = self.housekeeping.purge_due(now) {
+            let (admin, own) = (Admin::new(&self.cluster), self.own.clone());
+            self.cluster.runtime().spawn(async move {
+                match admin.delete_records(&before).await {
+                    Ok(results) => {
+                        let failed =
+                            before.iter().zip(results).filter_map(|((at, _), r)| r.err().map(|e| (at, e)));
+                        for (at, error) in failed {
+                            tracing::debug!(partition = %at, ?error, "cannot purge a repartition topic yet");
+                        }
+                    }
+                    Err(error) => tracing::debug!(?error, "cannot purge the repartition topics yet"),
+                }
+                let _ = own.send(ToCoordinator::Purged);
+            });
+        }
+        if self.housekeeping.look_due(now) {
+            let (cluster, shared, own) = (self.cluster.clone(), self.shared.clone(), self.own.clone());
+            let known = self.plan.counts.clone();
+            self.cluster.runtime().spawn(async move {
+                let application_id = shared.config.application_id();
+                let news = match topics::plan(&cluster, &shared.topology, application_id).await {
+                    Ok(plan) => Some(Box::new(plan)).filter(|plan| plan.counts != known),
+                    Err(error) => {
+                        tracing::error!(?error, "the topics are not what they were");
+                        None
+                    }
+                };
+                let _ = own.send(ToCoordinator::Topics(news));
+            });
+        }
+    }
+
+    /// More partitions need more tasks, which only a rebalance gives; the leader checks the internal topics before
+    /// (`StreamsPartitionAssignor`, which Java's leader runs when its metadata change).
+    fn topics_looked_at(&mut self, plan: Option<Box<TopicPlan>>) {
+        self.housekeeping.looked(clock::monotonic());
+        if let Some(plan) = plan {
+            tracing::warn!("partition counts have changed: the group rebalances");
+            self.plan = *plan;
+            self.step(Event::Rejoin);
+        }
+    }
+
+    // ---- the membership machine ----
+
+    fn step(&mut self, event: Event) {
+        let now = self.now();
+        for action in self.membership.step(event, now) {
+            self.carry_out(action);
+        }
+    }
+
+    fn carry_out(&mut self, action: Action) {
+        match action {
+            Action::Send { id, request, timeout } => self.send_request(id, request, timeout),
+            Action::Assign { generation, members } => self.assign(generation, members),
+            Action::Deliver(assignment) => self.deliver(assignment),
+            Action::Revoke(leases) => self.revoke(leases),
+            Action::Fence(tasks) => {
+                let mut leases = Vec::new();
+                for placed in tasks.iter().filter_map(|task| self.placed.get(task)) {
+                    self.workers[placed.worker].fence.fence();
+                    leases.push(placed.lease);
+                }
+                let _ = self.own.send(ToCoordinator::Revoked(leases));
+            }
+            Action::Lost { tasks, reason } => {
+                tracing::warn!(reason, count = tasks.len(), "the tasks are lost");
+                for (index, worker) in self.workers.iter().enumerate() {
+                    let its = |task: &&TaskId| self.placed.get(task).is_some_and(|p| p.worker == index);
+                    let its: Vec<TaskId> = tasks.iter().filter(its).copied().collect();
+                    if !its.is_empty() {
+                        send(worker, ToWorker::Lost(its));
+                    }
+                }
+                self.placed.retain(|task, _| !tasks.contains(task));
+                self.assigned = false;
+                self.update_state();
+            }
+            Action::GateOpen(generation) => self.broadcast(|| ToWorker::Gate(Some(generation))),
+            Action::GateClosed => self.broadcast(|| ToWorker::Gate(None)),
+            Action::FlushAndCommit => {
+                self.flushing =
+                    self.workers.iter().enumerate().filter(|(_, w)| !w.stopped).map(|(i, _)| i).collect();
+                self.broadcast(|| ToWorker::FlushAndCommit);
+            }
+            Action::SetTimer(at) => self.timer = Some(at),
+            Action::Fatal(error) => self.fail(error),
+            Action::Stopped => self.ending = Some(Ending::Leaving),
+        }
+    }
+
+    fn revoke(&mut self, leases: Vec<Lease>) {
+        let (placed, gone): (Vec<Lease>, Vec<Lease>) =
+            leases.into_iter().partition(|lease| self.placed.contains_key(&lease.task));
+        for (index, worker) in self.workers.iter().enumerate() {
+            let its = |lease: &&Lease| self.placed.get(&lease.task).is_some_and(|p| p.worker == index);
+            let its: Vec<Lease> = placed.iter().filter(its).copied().collect();
+            if !its.is_empty() {
+                send(worker, ToWorker::Revoke(its));
+            }
+        }
+        for lease in &placed {
+            if let Some(placed) = self.placed.get_mut(&lease.task) {
+                placed.revoked = true;
+            }
+        }
+        if !gone.is_empty() {
+            let _ = self.own.send(ToCoordinator::Revoked(gone));
+        }
+    }
+
+    fn broadcast(&self, message: impl Fn() -> ToWorker) {
+        self.workers.iter().for_each(|worker| send(worker, message()));
+    }
+
+    fn send_request(&mut self, id: RequestId, request: Request, timeout: Duration) {
+        let (group, own, join) = (self.group.clone(), self.own.clone(), self.join.clone());
+        let member = MemberId { instance_id: self.member.instance_id.clone(), ..MemberId::default() };
+        self.cluster.runtime().spawn(async move {
+            let late = || {
+                Error::new(
+                    ErrorKind::Timeout,
+                    format!("the group's coordinator did not answer in {timeout:?}"),
+                )
+            };
+            let outcome = match clock::timeout(timeout, ask(&group, member, join, request)).await {
+                Some(outcome) => outcome,
+                None => Err(RpcError::Failed(late())),
+            };
+            let _ = own.send(ToCoordinator::Answered { id, outcome });
+        });
+    }
+
+    fn answered(&mut self, id: RequestId, outcome: Result<Reply, RpcError>) {
+        match &outcome {
+            Ok(Reply::Joined(joined)) => self.member.member_id.clone_from(&joined.member_id),
+            Ok(Reply::MemberId(member_id)) => self.member.member_id.clone_from(member_id),
+            _ => {}
+        }
+        self.step(Event::Answer { id, outcome });
+    }
+
+    /// The leader's turn: look at the topics again, make what is missing, assign.
+    fn assign(&mut self, generation: i32, members: Vec<crate::group::Member>) {
+        let (cluster, shared, own) = (self.cluster.clone(), self.shared.clone(), self.own.clone());
+        self.cluster.runtime().spawn(async move {
+            let config = &shared.config;
+            let decide = async {
+                let plan = topics::plan(&cluster, &shared.topology, config.application_id()).await?;
+                topics::make_internal(&cluster, &shared.topology, config, &plan).await?;
+                let parts: Vec<SubTopology> =
+                    topics::subtopologies(&shared.topology, config.application_id(), &plan);
+                let decision = lead(&members, &parts, &plan.counts, config.rebalance_timeout());
+                if !decision.unassigned.is_empty() {
+                    tracing::warn!(tasks = ?decision.unassigned, "no instance has the shape of these tasks");
+                }
+                for member in &decision.unreadable {
+                    tracing::error!(
+                        member,
+                        "cannot read what this member says of itself: does it run the same software?"
+                    );
+                }
+                Ok(decision.assignments)
+            };
+            let outcome = decide.await;
+            let _ = own.send(ToCoordinator::Assigned { generation, outcome });
+        });
+    }
+
+    fn deliver(&mut self, assignment: Assignment) {
+        tracing::info!(
+            generation = assignment.generation,
+            kept = assignment.kept.len(),
+            added = assignment.added.len(),
+            "assigned"
+        );
+        self.member.generation = assignment.generation;
+        self.assigned = true;
+        let mut leases: HashMap<usize, Vec<Lease>> = HashMap::new();
+        for (lease, active) in assignment.kept {
+            match self.placed.get_mut(&lease.task) {
+                Some(placed) => {
+                    placed.lease = lease;
+                    leases.entry(placed.worker).or_default().push(lease);
+                }
+                // Nobody works on it, whatever the reason.
+                None => self.place(lease, active),
+            }
+        }
+        for (worker, leases) in leases {
+            send(&self.workers[worker], ToWorker::Leases(leases));
+        }
+        for (lease, active) in assignment.added {
+            self.place(lease, active);
+        }
+        self.update_state();
+    }
+
+    /// Gives a new task to the worker with the fewest, and finds out where it starts.
+    fn place(&mut self, lease: Lease, active: ActiveTask) {
+        if self.ending.is_some() {
+            return;
+        }
+        let tasks_of = |worker: &usize| self.placed.values().filter(|p| p.worker == *worker).count();
+        let Some(worker) = (0..self.workers.len()).min_by_key(tasks_of) else { return };
+        let (preparer, own, plan) = (self.preparer.clone(), self.own.clone(), self.plan.clone());
+        let partitions = active.clone();
+        let placed = Placed { worker, lease, active, running: false, revoked: false };
+        self.placed.insert(lease.task, placed);
+        self.cluster.runtime().spawn(async move {
+            let outcome = preparer.prepare(lease, &partitions, &plan).await.map(Box::new);
+            let _ = own.send(ToCoordinator::Prepared { lease, outcome });
+        });
+    }
+
+    fn prepared(&mut self, lease: Lease, outcome: Result<Box<TaskStart>>) {
+        // The task may have been lost, and even come back, in the meantime: an older tenure is no longer wanted.
+        let current = |placed: &&Placed| placed.lease.epoch == lease.epoch && !placed.revoked;
+        let Some(placed) = self.placed.get(&lease.task).filter(current) else { return };
+        match outcome {
+            Ok(mut start) => {
+                start.lease = placed.lease;
+                send(&self.workers[placed.worker], ToWorker::Start(start));
+            }
+            Err(error) => self.fail(error),
+        }
+    }
+
+    fn commit(
+        &self,
+        worker: usize,
+        commit: u64,
+        generation: i32,
+        offsets: Vec<(TopicPartition, CommittedOffset)>,
+    ) {
+        let member = MemberId { generation, ..self.member.clone() };
+        let (group, inbox) = (self.group.clone(), self.workers[worker].inbox.clone());
+        let (own, repartition) = (self.own.clone(), self.housekeeping.repartition_topics.clone());
+        self.cluster.runtime().spawn(async move {
+            let outcome = match group.commit(&member, &offsets).await {
+                Ok(results) => results.into_iter().try_for_each(|(_, result)| result),
+                Err(error) => Err(error),
+            };
+            if outcome.is_ok() {
+                let purgeable = offsets.iter().filter(|(at, _)| repartition.contains(&*at.topic));
+                let purgeable: Vec<_> = purgeable.map(|(at, o)| (at.clone(), o.offset)).collect();
+                if !purgeable.is_empty() {
+                    let _ = own.send(ToCoordinator::Purgeable(purgeable));
+                }
+            }
+            let _ = inbox.send(ToWorker::Committed { commit, outcome });
+        });
+    }
+
+    // ---- the end ----
+
+    /// An error that nobody handles shuts the client down (Kafka Streams' default, `SHUTDOWN_CLIENT`).
+    fn fail(&mut self, error: Error) {
+        if self.failure.is_none() {
+            tracing::error!(?error, "the application shuts down");
+            self.failure = Some(error);
+        }
+        self.end(CLOSE_TIMEOUT);
+    }
+
+    fn end(&mut self, within: Duration) {
+        let latest = clock::monotonic() + within;
+        match &mut self.ending {
+            None => {}
+            // Whoever asks again may be less patient.
+            Some(Ending::Workers { until, fenced: false }) => return *until = latest.min(*until),
+            Some(_) => return,
+        }
+        self.shared.set_state(AppState::PendingShutdown);
+        self.ending = Some(Ending::Workers { until: latest, fenced: false });
+        self.broadcast(|| ToWorker::Stop);
+    }
+
+    /// Goes on with the shutdown; `true` when it is over.
+    fn end_if_done(&mut self) -> bool {
+        match &mut self.ending {
+            None => false,
+            Some(Ending::Leaving) => {
+                for worker in &mut self.workers {
+                    // A worker that was given up is not waited for: it may be stuck in user code for ever.
+                    if let Some(thread) =
+                        worker.thread.take_if(|thread| worker.stopped || thread.is_finished())
+                    {
+                        let _ = thread.join();
+                    }
+                }
+                true
+            }
+            Some(Ending::Workers { until, fenced }) => {
+                let (until, fenced) = (*until, *fenced);
+                if self.workers.iter().all(|worker| worker.stopped) {
+                    // ORDER: the member leaves when every task is committed and closed, and not before.
+                    return self.leave();
+                }
+                if clock::monotonic() < until {
+                    return false;
+                }
+                if fenced {
+                    tracing::error!("a worker does not answer: it is left behind");
+                    return self.leave();
+                }
+                self.failure.get_or_insert_with(|| {
+                    Error::new(
+                        ErrorKind::Timeout,
+                        "not everything could be written and committed in the time that the shutdown was given; what is \
+                         not committed is processed again at the next start",
+                    )
+                });
+                self.ending = Some(Ending::Workers { until: until + LAST_WORD, fenced: true });
+                // Whoever waits for its records to be written waits no longer.
+                self.workers.iter().for_each(|worker| worker.fence.fence());
+                self.broadcast(|| ToWorker::Gate(None));
+                false
+            }
+        }
+    }
+
+    fn leave(&mut self) -> bool {
+        self.step(Event::Close { leave: true });
+        matches!(self.ending, Some(Ending::Leaving)) && self.end_if_done()
+    }
+}
+
+async fn stop_told(inbox: &mut UnboundedReceiver<ToCoordinator>) {
+    while let Some(message) = inbox.recv().await {
+        if matches!(message, ToCoordinator::Stop { .. }) {
+            return;
+        }
+    }
+}
+
+/// FNV-1a, for an identity that follows from a name.
+fn fnv(bytes: &[u8], seed: u64) -> u64 {
+    bytes.iter().fold(0xcbf2_9ce4_8422_2325 ^ seed, |hash, byte| {
+        (hash ^ u64::from(*byte)).wrapping_mul(0x0000_0100_0000_01b3)
+    })
+}
+
+/// Asks the group's coordinator.
+async fn ask(
+    group: &GroupClient,
+    mut member: MemberId,
+    mut join: Join,
+    request: Request,
+) -> Result<Reply, RpcError> {
+    let reply = match request {
+        Request::FindCoordinator => group.find_coordinator().await.map(|_| Reply::Coordinator),
+        Request::Join { member_id, metadata, reason } => {
+            tracing::debug!(reason, "joining the group");
+            member.member_id = member_id;
+            join.protocols = vec![(PROTOCOL.1.to_owned(), metadata)];
+            group.join(&member, &join).await.map(|joined| match joined {
+                ClientJoined::MemberIdRequired(id) => Reply::MemberId(id),
+                ClientJoined::Member {
+                    generation,
+                    member_id,
+                    leader,
+                    protocol,
+                    skip_assignment,
+                    members,
+                } => Reply::Joined(Joined {
+                    generation,
+                    member_id,
+                    leader,
+                    skip_assignment,
+                    protocol,
+                    members,
+                }),
+            })
+        }
+        Request::Sync { generation, member_id, assignments } => {
+            member.member_id = member_id;
+            member.generation = generation;
+            let synced = group.sync(&member, PROTOCOL, &assignments, join.rebalance_timeout).await;
+            synced.map(Reply::Synced)
+        }
+        Request::Heartbeat { generation, member_id } => {
+            member.member_id = member_id;
+            member.generation = generation;
+            group.heartbeat(&member).await.map(|()| Reply::Alive)
+        }
+        Request::Leave { member_id } => {
+            member.member_id = member_id;
+            group.leave(&member).await.map(|()| Reply::Left)
+        }
+    };
+    reply.map_err(|error| match error.code() {
+        Some(code) => RpcError::Code(code),
+        None => RpcError::Failed(error),
+    })
+}

@@ -1,0 +1,103 @@
+//! What the I/O thread and the workers say to each other.
+
+use std::collections::HashMap;
+use std::sync::Arc;
+use std::time::Duration;
+
+use super::topics::TopicPlan;
+use crate::client::admin::Isolation;
+use crate::client::fetch::FetchEvent;
+use crate::client::group::CommittedOffset;
+use crate::error::{Error, Result};
+use crate::group::{Lease, Reply, RequestId, RpcError};
+use crate::record::{Timestamp, TopicPartition};
+use crate::task_id::TaskId;
+use crate::topology::AutoOffsetReset;
+
+/// To a worker.
+pub(super) enum ToWorker {
+    /// Build a task, restore its stores, run it.
+    Start(Box<TaskStart>),
+    /// The leases of kept tasks in a new generation.
+    Leases(Vec<Lease>),
+    /// Commit and close these tasks, and say so.
+    Revoke(Vec<Lease>),
+    /// These tasks are somebody else's by now: drop them without a commit.
+    Lost(Vec<TaskId>),
+    /// Commits are accepted in this generation only, or not at all.
+    Gate(Option<i32>),
+    /// A rebalance comes: commit everything now, and say so.
+    FlushAndCommit,
+    /// Records, or news of a partition.
+    Fetched(FetchEvent),
+    /// The answer to [`ToCoordinator::Commit`].
+    Committed { commit: u64, outcome: Result<()> },
+    /// The producer has credit again, has written everything, or has failed at something.
+    ProducerProgress,
+    /// Commit, close everything, end.
+    Stop,
+}
+
+/// A task for a worker, with all it must know before its first record.
+pub(super) struct TaskStart {
+    pub(super) lease: Lease,
+    pub(super) inputs: Vec<InputStart>,
+    pub(super) changelogs: Vec<ChangelogStart>,
+    /// The partition counts of every topic that the task may write to, by the topics' names in the cluster.
+    pub(super) partitions: HashMap<String, i32>,
+    pub(super) isolation: Isolation,
+}
+
+/// A partition that a task reads.
+pub(super) struct InputStart {
+    pub(super) at: TopicPartition,
+    pub(super) offset: i64,
+    /// -1 if none was committed.
+    pub(super) partition_time: Timestamp,
+    /// What to do when the offset is out of range; `None` makes that an error.
+    pub(super) reset: Option<AutoOffsetReset>,
+}
+
+/// A changelog to restore a store from.
+pub(super) struct ChangelogStart {
+    pub(super) store: Arc<str>,
+    pub(super) at: TopicPartition,
+    /// The first offset that is still there.
+    pub(super) from: i64,
+    /// The high watermark: restoring ends when the position is there.
+    pub(super) to: i64,
+}
+
+/// To the coordinator.
+pub(super) enum ToCoordinator {
+    /// The answer to a request of the membership machine.
+    Answered { id: RequestId, outcome: Result<Reply, RpcError> },
+    /// What the leader decided, or why it could not.
+    Assigned { generation: i32, outcome: Result<Vec<(String, crate::group::AssignmentData)>> },
+    /// A task is ready to be started, or cannot be.
+    Prepared { lease: Lease, outcome: Result<Box<TaskStart>> },
+    /// A task has restored its stores and runs.
+    Running(Lease),
+    /// The tasks are closed.
+    Revoked(Vec<Lease>),
+    /// The worker was fenced: it has dropped these tasks uncommitted, and is good for new ones.
+    GivenUp(Vec<Lease>),
+    /// Everything is committed that could be.
+    FlushedAndCommitted { worker: usize },
+    /// Commit these offsets.
+    Commit { worker: usize, commit: u64, generation: i32, offsets: Vec<(TopicPartition, CommittedOffset)> },
+    /// These offsets of repartition topics are committed: what is before them is of no more use.
+    Purgeable(Vec<(TopicPartition, i64)>),
+    /// A purge has ended.
+    Purged,
+    /// The topics as they are now, where that is news.
+    Topics(Option<Box<TopicPlan>>),
+    /// A commit was refused for the member's sake.
+    CommitRefused { generation: i32 },
+    /// A task, or a whole worker, cannot go on.
+    Failed { error: Error },
+    /// A worker has ended.
+    Stopped { worker: usize },
+    /// Shut down, and give up what has not ended in this time.
+    Stop { within: Duration },
+}

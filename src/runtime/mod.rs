@@ -1,0 +1,19 @@
+//! When: the application as it runs. It puts tasks on workers, hands records to them and offsets to the group.
+//!
+//! Two kinds of threads. The I/O thread runs the library's own one-thread tokio runtime, so that a blocked host runtime
+//! starves no heartbeat: connections, fetchers, the senders of producers, and the [`coordinator`], which carries out what
+//! the group's membership machine says. Workers are plain threads; everything in a task is synchronous. Between them are
+//! mailboxes ([`message`]): a worker never waits for anything but its mailbox.
+
+mod app;
+mod coordinator;
+mod housekeeping;
+mod input;
+mod message;
+mod output;
+mod prepare;
+mod settings;
+mod topics;
+mod worker;
+
+pub use app::{App, AppBuilder, AppHandle, AppState, Run};

@@ -1,0 +1,102 @@
+//! The collector of the tasks of one worker: records go straight into the batches of the worker's producer.
+
+use std::cell::RefCell;
+use std::collections::HashMap;
+use std::rc::Rc;
+
+use tokio::runtime::Handle;
+
+use crate::client::Cluster;
+use crate::client::produce::{Producer, TopicIx as ProducerTopic};
+use crate::clock::Clock;
+use crate::error::{Error, ErrorKind, Result};
+use crate::record::{Headers, Timestamp, partition_for_key};
+use crate::task::{Collector, Partition, TopicIx};
+
+/// What the tasks of a worker share.
+pub(super) struct Output {
+    pub(super) producer: Producer,
+    topics: Vec<(ProducerTopic, i32)>,
+    by_name: HashMap<String, TopicIx>,
+    /// Partition counts that are known without asking.
+    counts: HashMap<String, i32>,
+    cluster: Cluster,
+    io: Handle,
+}
+
+impl Output {
+    pub(super) fn new(producer: Producer, cluster: Cluster, io: Handle) -> Self {
+        Self { producer, topics: Vec::new(), by_name: HashMap::new(), counts: HashMap::new(), cluster, io }
+    }
+
+    pub(super) fn know(&mut self, counts: HashMap<String, i32>) {
+        self.counts.extend(counts);
+    }
+
+    fn register(&mut self, topic: &str) -> Result<TopicIx> {
+        if let Some(known) = self.by_name.get(topic) {
+            return Ok(*known);
+        }
+        let count = match self.counts.get(topic) {
+            Some(count) => *count,
+            None => self.ask(topic)?,
+        };
+        let producer = self.producer.register(topic, count)?;
+        let ix =
+            TopicIx(u32::try_from(self.topics.len()).expect("a worker writes to fewer than 2^32 topics"));
+        self.topics.push((producer, count));
+        self.by_name.insert(topic.to_owned(), ix);
+        Ok(ix)
+    }
+
+    /// A topic that a record has named: the worker waits for the brokers' answer, once a topic.
+    fn ask(&self, topic: &str) -> Result<i32> {
+        let (answer, wait) = std::sync::mpsc::channel();
+        let (cluster, name) = (self.cluster.clone(), topic.to_owned());
+        self.io.spawn(async move {
+            let _ = answer.send(cluster.partitions(&name).await);
+        });
+        wait.recv().unwrap_or_else(|_| {
+            Err(Error::new(ErrorKind::Closed, "the application ends before the topic could be looked up")
+                .at_topic(topic))
+        })
+    }
+}
+
+/// One task's hand on the output.
+pub(super) struct TaskOutput {
+    pub(super) shared: Rc<RefCell<Output>>,
+    pub(super) clock: std::sync::Arc<dyn Clock>,
+}
+
+impl Collector for TaskOutput {
+    fn register(&mut self, topic: &str) -> Result<TopicIx> {
+        self.shared.borrow_mut().register(topic)
+    }
+
+    fn partitions(&self, topic: TopicIx) -> i32 {
+        self.shared.borrow().topics[topic.0 as usize].1
+    }
+
+    fn send(
+        &mut self,
+        topic: TopicIx,
+        partition: Partition,
+        key: Option<&[u8]>,
+        value: Option<&[u8]>,
+        timestamp: Option<Timestamp>,
+        headers: &Headers,
+    ) -> Result<()> {
+        let output = &mut *self.shared.borrow_mut();
+        let (producer, count) = output.topics[topic.0 as usize];
+        let timestamp = timestamp.unwrap_or_else(|| self.clock.wall_ms());
+        let partition = match (partition, key) {
+            (Partition::Exactly(partition), _) => partition,
+            (Partition::Default, Some(key)) => partition_for_key(key, count),
+            (Partition::Default, None) => {
+                return output.producer.send_keyless(producer, timestamp, value, headers).map(drop);
+            }
+        };
+        output.producer.send(producer, partition, timestamp, key, value, headers)
+    }
+}

@@ -1,0 +1,149 @@
+//! What must be known before a task's first record: committed offsets, and how far its changelogs reach.
+
+use std::sync::Arc;
+
+use super::message::{ChangelogStart, InputStart, TaskStart};
+use super::topics::TopicPlan;
+use crate::client::admin::{Admin, Isolation, OffsetSpec};
+use crate::client::group::{CommittedOffset, GroupClient};
+use crate::client::{ClientConfig, Cluster};
+use crate::clock::{self, Clock};
+use crate::config::{Config, OffsetReset, Role};
+use crate::error::{Error, ErrorClass, ErrorKind, Result};
+use crate::group::{ActiveTask, Lease, OffsetMetadata};
+use crate::record::TopicPartition;
+use crate::topology::{AutoOffsetReset, Subtopology, Topology};
+
+/// Everything that preparing a task takes.
+#[derive(Clone)]
+pub(super) struct Preparer {
+    pub(super) cluster: Cluster,
+    pub(super) group: GroupClient,
+    pub(super) topology: Topology,
+    pub(super) config: Arc<Config>,
+    pub(super) clock: Arc<dyn Clock>,
+    pub(super) isolation: Isolation,
+}
+
+impl Preparer {
+    /// Asks until the answers are there or `task.timeout.ms` is over.
+    pub(super) async fn prepare(
+        &self,
+        lease: Lease,
+        active: &ActiveTask,
+        topics: &TopicPlan,
+    ) -> Result<TaskStart> {
+        let deadline = clock::monotonic() + self.config.task_timeout();
+        let client: &ClientConfig = self.cluster.config();
+        let mut pause = client.retry_backoff;
+        loop {
+            match self.try_prepare(lease, active, topics).await {
+                Err(error) if error.is_retriable() && clock::monotonic() < deadline => {
+                    tracing::warn!(task = %lease.task, ?error, "cannot start the task yet");
+                    clock::sleep(pause).await;
+                    pause = (pause * 2).min(client.retry_backoff_max);
+                }
+                outcome => return outcome,
+            }
+        }
+    }
+
+    async fn try_prepare(&self, lease: Lease, active: &ActiveTask, topics: &TopicPlan) -> Result<TaskStart> {
+        let subtopologies = &self.topology.inner.subtopologies;
+        let of_task = subtopologies.iter().find(|s| s.id == lease.task.subtopology);
+        let subtopology = of_task.ok_or_else(|| {
+            Error::new(ErrorKind::Topology, format!("the topology has no part for task {}", lease.task))
+        })?;
+        let admin = Admin::new(&self.cluster);
+        // ORDER: offsets are read when they are stable, so that what the task's owner before has pending is settled.
+        let committed = match self.group.committed(Some(&active.partitions), true).await {
+            Err(error) if error.kind() == ErrorKind::Broker && error.code().is_none() => {
+                self.group.committed(Some(&active.partitions), false).await?
+            }
+            committed => committed?,
+        };
+        let mut inputs = Vec::with_capacity(committed.len());
+        for (at, committed) in committed {
+            let reset = self.reset_policy(subtopology, &at);
+            inputs.push(match committed {
+                Some(CommittedOffset { offset, metadata, .. }) => {
+                    let partition_time = OffsetMetadata::decode(&metadata).map_or(-1, |m| m.partition_time);
+                    InputStart { at, offset, partition_time, reset }
+                }
+                None => {
+                    let offset = self.first_offset(&admin, &at, reset).await?;
+                    InputStart { at, offset, partition_time: -1, reset }
+                }
+            });
+        }
+        let mut changelogs = Vec::new();
+        for store in subtopology.stores().iter().filter(|store| store.changelog().is_some()) {
+            let topic = format!("{}-{}-changelog", self.config.application_id(), store.name());
+            let at = TopicPartition::new(topic, lease.task.partition);
+            let from = list(&admin, &at, OffsetSpec::Earliest).await?;
+            // The high watermark, not the last stable offset, which would leave out the last transaction (KAFKA-10167).
+            let to = list(&admin, &at, OffsetSpec::Latest).await?;
+            changelogs.push(ChangelogStart { store: store.name().clone(), at, from, to });
+        }
+        let partitions = topics.counts.iter().map(|(topic, count)| (topic.to_string(), *count)).collect();
+        Ok(TaskStart { lease, inputs, changelogs, partitions, isolation: self.isolation })
+    }
+
+    /// The source's own policy, or the configuration's. Internal topics never start anywhere but where they were.
+    fn reset_policy(&self, subtopology: &Subtopology, at: &TopicPartition) -> Option<AutoOffsetReset> {
+        let application_id = self.config.application_id();
+        let source = subtopology
+            .sources
+            .iter()
+            .find(|t| subtopology.plan.topic_name(application_id, &t.topic) == *at.topic)?;
+        if source.repartition.is_some() {
+            return None;
+        }
+        Some(source.reset.unwrap_or(match self.config.consumer(Role::Main).auto_offset_reset() {
+            OffsetReset::Latest => AutoOffsetReset::Latest,
+            OffsetReset::None => AutoOffsetReset::None,
+            OffsetReset::ByDuration(duration) => AutoOffsetReset::ByDuration(duration),
+            _ => AutoOffsetReset::Earliest,
+        }))
+    }
+
+    async fn first_offset(
+        &self,
+        admin: &Admin,
+        at: &TopicPartition,
+        reset: Option<AutoOffsetReset>,
+    ) -> Result<i64> {
+        let spec = match reset {
+            Some(AutoOffsetReset::Latest) => OffsetSpec::Latest,
+            Some(AutoOffsetReset::ByDuration(ago)) => {
+                let ago = i64::try_from(ago.as_millis()).unwrap_or(i64::MAX);
+                OffsetSpec::Timestamp(self.clock.wall_ms().saturating_sub(ago).max(0))
+            }
+            Some(AutoOffsetReset::None) => {
+                return Err(Error::new(
+                    ErrorKind::OffsetOutOfRange,
+                    "the group has no committed offset and auto.offset.reset is none; commit one, or set it to earliest or \
+                     latest",
+                )
+                .at_topic(&*at.topic)
+                .at_partition(at.partition));
+            }
+            // A repartition topic is read from its beginning: nobody else has written it before us.
+            Some(AutoOffsetReset::Earliest) | None => OffsetSpec::Earliest,
+        };
+        list(admin, at, spec).await
+    }
+}
+
+/// An offset of a partition; where no record is that young, the one behind the last.
+async fn list(admin: &Admin, at: &TopicPartition, spec: OffsetSpec) -> Result<i64> {
+    let listed = admin.list_offset(at, spec, Isolation::ReadUncommitted).await?.offset;
+    match (listed, spec) {
+        (Some(offset), _) => Ok(offset),
+        (None, OffsetSpec::Latest | OffsetSpec::Earliest) => {
+            let error = Error::new(ErrorKind::Broker, "the broker does not say where the partition ends");
+            Err(error.with_class(ErrorClass::Retriable).at_topic(&*at.topic).at_partition(at.partition))
+        }
+        (None, _) => Box::pin(list(admin, at, OffsetSpec::Latest)).await,
+    }
+}

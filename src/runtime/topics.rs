@@ -1,0 +1,289 @@
+//! The topics of an application: which there must be, which it makes itself, and how many tasks follow from them.
+
+use std::collections::{BTreeMap, HashMap, HashSet};
+use std::sync::Arc;
+
+use crate::client::Cluster;
+use crate::client::admin::{Admin, ConfigResource, NewTopic};
+use crate::config::Config;
+use crate::error::{Error, ErrorKind, Result};
+use crate::group::SubTopology;
+use crate::topology::{Subtopology, Topology};
+
+/// What is known of the topics after a look at the cluster.
+#[derive(Debug, Clone)]
+pub(super) struct TopicPlan {
+    /// Partition counts by the names in the cluster: sources, sinks, repartition topics, changelogs.
+    pub(super) counts: BTreeMap<Arc<str>, i32>,
+    /// Tasks by sub-topology.
+    pub(super) tasks: HashMap<i32, i32>,
+}
+
+/// A topic that the application makes.
+#[derive(Debug)]
+struct Internal {
+    name: Arc<str>,
+    partitions: i32,
+    configs: Vec<(String, String)>,
+}
+
+fn refused(message: String) -> Error {
+    Error::new(ErrorKind::Topic, message)
+}
+
+/// The sub-topologies as the assignor wants them.
+pub(super) fn subtopologies(topology: &Topology, application_id: &str, plan: &TopicPlan) -> Vec<SubTopology> {
+    let of = |s: &Subtopology| SubTopology {
+        id: s.id,
+        fingerprint: s.fingerprint,
+        topics: s.sources.iter().map(|t| s.plan.topic_name(application_id, &t.topic).into()).collect(),
+        tasks: plan.tasks.get(&s.id).copied().unwrap_or(0),
+        stateful: !s.stores().is_empty(),
+    };
+    topology.inner.subtopologies.iter().map(of).collect()
+}
+
+/// All source topics by their names in the cluster.
+pub(super) fn source_topics(topology: &Topology, application_id: &str) -> Vec<String> {
+    let all = topology.inner.subtopologies.iter();
+    all.flat_map(|s| s.sources.iter().map(|t| s.plan.topic_name(application_id, &t.topic))).collect()
+}
+
+/// The repartition topics by their names in the cluster.
+pub(super) fn repartition_topics(topology: &Topology, application_id: &str) -> HashSet<String> {
+    let all = topology.inner.subtopologies.iter();
+    let topics = |s: &Subtopology| {
+        let own = s.sources.iter().filter(|t| t.repartition.is_some());
+        own.map(|t| s.plan.topic_name(application_id, &t.topic)).collect::<Vec<String>>()
+    };
+    all.flat_map(topics).collect()
+}
+
+/// Looks at the topics that must exist, and derives the counts of those that the application makes. Nothing is made yet.
+pub(super) async fn plan(cluster: &Cluster, topology: &Topology, application_id: &str) -> Result<TopicPlan> {
+    let subtopologies = &topology.inner.subtopologies;
+    let mut counts: BTreeMap<Arc<str>, i32> = BTreeMap::new();
+    let mut missing = Vec::new();
+    let mut outside: Vec<(i32, Arc<str>)> = Vec::new();
+    for s in subtopologies {
+        let sources = s.sources.iter().filter(|t| t.repartition.is_none()).map(|t| &t.topic);
+        outside.extend(sources.chain(&s.sinks).map(|topic| (s.id, topic.clone())));
+    }
+    for (subtopology, topic) in outside {
+        if counts.contains_key(&topic) {
+            continue;
+        }
+        match cluster.partitions(&topic).await {
+            Ok(count) => _ = counts.insert(topic, count),
+            Err(error) if error.kind() == ErrorKind::Topic => {
+                missing.push(format!("{topic} (sub-topology {subtopology})"))
+            }
+            Err(error) => return Err(error),
+        }
+    }
+    if !missing.is_empty() {
+        missing.dedup();
+        return Err(refused(format!(
+            "the topology reads or writes topics that do not exist: {}; create them (mainstem topics create NAME \
+             --partitions N) or correct their names",
+            missing.join(", ")
+        )));
+    }
+    derive_repartition_counts(topology, &mut counts)?;
+    check_copartitioned(topology, &counts)?;
+    let mut tasks = HashMap::new();
+    for s in subtopologies {
+        let most = s.sources.iter().filter_map(|t| counts.get(&t.topic)).max().copied().unwrap_or(0);
+        tasks.insert(s.id, most);
+    }
+    // By the names in the cluster from here on.
+    let mut named = BTreeMap::new();
+    for s in subtopologies {
+        let topics = s.sources.iter().map(|t| &t.topic).chain(&s.sinks).chain(&s.repartition_sinks);
+        for topic in topics {
+            if let Some(count) = counts.get(topic) {
+                named.insert(s.plan.topic_name(application_id, topic).into(), *count);
+            }
+        }
+        for store in s.stores().iter().filter(|store| store.changelog().is_some()) {
+            let name = format!("{application_id}-{}-changelog", store.name());
+            named.insert(name.into(), tasks.get(&s.id).copied().unwrap_or(0));
+        }
+    }
+    Ok(TopicPlan { counts: named, tasks })
+}
+
+/// A repartition topic has the user's count, or else the most partitions of what the sub-topologies that write it read
+/// (`RepartitionTopics.computePartitionCount`).
+fn derive_repartition_counts(topology: &Topology, counts: &mut BTreeMap<Arc<str>, i32>) -> Result<()> {
+    let subtopologies = &topology.inner.subtopologies;
+    let wanted: Vec<(&Arc<str>, Option<i32>)> = subtopologies
+        .iter()
+        .flat_map(|s| s.sources.iter().filter_map(|t| t.repartition.map(|fixed| (&t.topic, fixed))))
+        .collect();
+    loop {
+        let mut open = Vec::new();
+        let mut settled = false;
+        for (topic, fixed) in &wanted {
+            if counts.contains_key(*topic) {
+                continue;
+            }
+            let writers = subtopologies.iter().filter(|s| s.repartition_sinks.contains(topic));
+            let upstream: Option<Vec<i32>> =
+                writers.flat_map(|s| s.sources.iter().map(|t| counts.get(&t.topic).copied())).collect();
+            match (fixed, upstream) {
+                (Some(fixed), _) => _ = counts.insert((*topic).clone(), *fixed),
+                (None, Some(upstream)) if !upstream.is_empty() => {
+                    counts.insert((*topic).clone(), upstream.into_iter().max().unwrap_or(1));
+                }
+                _ => {
+                    open.push(&***topic);
+                    continue;
+                }
+            }
+            settled = true;
+        }
+        if open.is_empty() {
+            return Ok(());
+        }
+        if !settled {
+            return Err(refused(format!(
+                "the partition counts of the repartition topics {} depend on each other; fix one with \
+                 Repartitioned::partitions",
+                open.join(", ")
+            )));
+        }
+    }
+}
+
+fn check_copartitioned(topology: &Topology, counts: &BTreeMap<Arc<str>, i32>) -> Result<()> {
+    for group in &topology.inner.copartitioned {
+        let mut seen: Vec<(&str, i32)> =
+            group.iter().filter_map(|topic| counts.get(topic).map(|count| (&**topic, *count))).collect();
+        seen.sort_unstable();
+        seen.dedup();
+        if seen.windows(2).any(|pair| pair[0].1 != pair[1].1) {
+            let list: Vec<String> =
+                seen.iter().map(|(topic, count)| format!("{topic} has {count}")).collect();
+            return Err(refused(format!(
+                "topics whose records meet by key have unequal partition counts: {}; equal keys would land in different \
+                 tasks. Give them equal counts, or put a repartition() before the operator that brings them together",
+                list.join(", ")
+            )));
+        }
+    }
+    Ok(())
+}
+
+fn internal_topics(topology: &Topology, config: &Config, plan: &TopicPlan) -> Vec<Internal> {
+    let application_id = config.application_id();
+    // Defaults, then the application's `topic.*` settings, then the store's own: the later wins.
+    let configs = |defaults: &[(&str, &str)], own: &[(String, String)]| {
+        let mut all: BTreeMap<String, String> =
+            defaults.iter().map(|(name, value)| ((*name).to_owned(), (*value).to_owned())).collect();
+        all.extend(config.topic_settings().iter().map(|(name, value)| (name.clone(), value.clone())));
+        all.extend(own.iter().cloned());
+        all.into_iter().collect()
+    };
+    let mut internal = Vec::new();
+    for s in &topology.inner.subtopologies {
+        for topic in s.sources.iter().filter(|t| t.repartition.is_some()) {
+            let name: Arc<str> = s.plan.topic_name(application_id, &topic.topic).into();
+            let defaults = [
+                ("cleanup.policy", "delete"),
+                ("segment.bytes", "52428800"),
+                ("retention.ms", "-1"),
+                ("message.timestamp.type", "CreateTime"),
+            ];
+            let partitions = plan.counts.get(&name).copied().unwrap_or(1);
+            internal.push(Internal { name, partitions, configs: configs(&defaults, &[]) });
+        }
+        for store in s.stores() {
+            let Some(own) = store.changelog() else { continue };
+            let name: Arc<str> = format!("{application_id}-{}-changelog", store.name()).into();
+            let defaults = [("cleanup.policy", "compact"), ("message.timestamp.type", "CreateTime")];
+            let partitions = plan.counts.get(&name).copied().unwrap_or(1);
+            internal.push(Internal { name, partitions, configs: configs(&defaults, own) });
+        }
+    }
+    internal
+}
+
+/// Makes the internal topics that are missing and checks those that are there.
+pub(super) async fn make_internal(
+    cluster: &Cluster,
+    topology: &Topology,
+    config: &Config,
+    plan: &TopicPlan,
+) -> Result<()> {
+    let internal = internal_topics(topology, config, plan);
+    if internal.is_empty() {
+        return Ok(());
+    }
+    let admin = Admin::new(cluster);
+    let names: Vec<&str> = internal.iter().map(|topic| &*topic.name).collect();
+    let mut absent = Vec::new();
+    for (topic, described) in internal.iter().zip(admin.describe_topics(&names).await?) {
+        match described {
+            Ok(info) => check_existing(&admin, topic, info.partitions.len()).await?,
+            Err(error) if error.kind() == ErrorKind::Topic => absent.push(topic),
+            Err(error) => return Err(error),
+        }
+    }
+    let replication = i16::try_from(config.replication_factor()).unwrap_or(-1);
+    let new: Vec<NewTopic> = absent
+        .iter()
+        .map(|topic| {
+            let base = NewTopic::new(&*topic.name, topic.partitions).replication(replication);
+            topic.configs.iter().fold(base, |new, (name, value)| new.config(name, value))
+        })
+        .collect();
+    if new.is_empty() {
+        return Ok(());
+    }
+    for (topic, made) in absent.iter().zip(admin.create_topics(&new).await?) {
+        match made {
+            Ok(()) => {
+                tracing::info!(topic = &*topic.name, partitions = topic.partitions, "made an internal topic")
+            }
+            // Somebody was faster: what there is must do.
+            Err(error) if Admin::already_exists(&error) => {
+                let partitions = cluster.partitions(&topic.name).await?;
+                check_existing(&admin, topic, partitions as usize).await?;
+            }
+            Err(error) => return Err(error),
+        }
+    }
+    Ok(())
+}
+
+async fn check_existing(admin: &Admin, topic: &Internal, partitions: usize) -> Result<()> {
+    if partitions != topic.partitions as usize {
+        return Err(refused(format!(
+            "the internal topic {} has {partitions} partitions where {} are needed; if the input has been given more \
+             partitions, reset the application (delete its internal topics) and reprocess, or use another application.id",
+            topic.name, topic.partitions
+        ))
+        .at_topic(&*topic.name));
+    }
+    let wanted =
+        topic.configs.iter().find(|(name, _)| name == "cleanup.policy").map_or("", |(_, value)| value);
+    let configs = admin.describe_configs(&ConfigResource::Topic(topic.name.to_string())).await?;
+    let found =
+        configs.iter().find(|entry| entry.name == "cleanup.policy").and_then(|entry| entry.value.as_deref());
+    let sorted = |policy: &str| {
+        let mut parts: Vec<String> = policy.split(',').map(|p| p.trim().to_owned()).collect();
+        parts.sort_unstable();
+        parts
+    };
+    if found.is_some_and(|found| sorted(found) != sorted(wanted)) {
+        let found = found.unwrap_or_default();
+        return Err(refused(format!(
+            "the internal topic {} has cleanup.policy={found} where {wanted} is needed: records would be lost; set it \
+             (mainstem topics configs {} cleanup.policy={wanted}) or use another application.id",
+            topic.name, topic.name
+        ))
+        .at_topic(&*topic.name));
+    }
+    Ok(())
+}

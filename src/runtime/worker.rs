@@ -1,0 +1,672 @@
+//! A worker: a thread that owns tasks and a producer.
+//!
+//! One pass of its loop: take what is in the mailbox, carry out what the coordinator asks, process some records of each
+//! task, punctuate, let the producer's batches go, commit if it is time ([`commit`]). It sleeps in its mailbox only. While
+//! it waits for a commit it goes on emptying the mailbox, and puts aside what would begin another.
+//!
+//! Three things can go wrong with it. A task fails: it is dropped uncommitted, the others go on until the application ends.
+//! The worker fails (its records cannot be written): nothing is processed or committed any more. The worker is fenced,
+//! because it did not give a task up in time: it drops all its tasks uncommitted, and the coordinator starts those anew
+//! that are still this instance's.
+
+mod commit;
+
+use std::cell::RefCell;
+use std::collections::{HashMap, VecDeque};
+use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::rc::Rc;
+use std::sync::Arc;
+use std::sync::atomic::Ordering;
+use std::sync::mpsc::{Receiver, RecvTimeoutError};
+use std::time::{Duration, Instant};
+
+use tokio::runtime::Handle;
+use tokio::sync::mpsc::UnboundedSender;
+
+use super::app::AppShared;
+use super::input::raw_batch;
+use super::message::{ChangelogStart, InputStart, TaskStart, ToCoordinator, ToWorker};
+use super::output::{Output, TaskOutput};
+use crate::client::Cluster;
+use crate::client::admin::Isolation;
+use crate::client::fetch::{FetchEvent, Fetched, Fetcher, LogState};
+use crate::client::produce::Producer;
+use crate::clock::{self, Clock};
+use crate::config::Config;
+use crate::error::{Error, ErrorClass, ErrorKind, Result};
+use crate::group::Lease;
+use crate::record::TopicPartition;
+use crate::store::AnyStore;
+use crate::task::errors::{DropReason, ErrorPolicies};
+use crate::task::{Task, TaskConfig};
+use crate::task_id::TaskId;
+use crate::topology::{AutoOffsetReset, Topology};
+
+/// Records of a task between two looks at the mailbox.
+const SLICE: usize = 1000;
+
+/// The worker's number in a fetch token.
+pub(super) const WORKER_SHIFT: u32 = 48;
+
+/// What a worker is made from.
+pub(super) struct WorkerParts {
+    pub(super) index: usize,
+    pub(super) inbox: Receiver<ToWorker>,
+    pub(super) out: UnboundedSender<ToCoordinator>,
+    pub(super) producer: Producer,
+    pub(super) live: Arc<Fetcher>,
+    pub(super) bulk: Arc<Fetcher>,
+    pub(super) cluster: Cluster,
+    pub(super) io: Handle,
+    pub(super) topology: Topology,
+    pub(super) config: Arc<Config>,
+    pub(super) policies: ErrorPolicies,
+    pub(super) clock: Arc<dyn Clock>,
+    pub(super) shared: Arc<AppShared>,
+}
+
+/// A partition that a task reads, as far as the worker knows it.
+struct Input {
+    at: TopicPartition,
+    token: u64,
+    reset: Option<AutoOffsetReset>,
+    /// Whether everything that the broker has is here; `None` before its first word.
+    caught_up: Option<bool>,
+    /// Since when the queue is empty while the broker has nothing either.
+    idle_since: Option<Instant>,
+    /// What was committed last.
+    committed: Option<i64>,
+}
+
+struct Restore {
+    store: Rc<dyn AnyStore>,
+    at: TopicPartition,
+    token: u64,
+    position: i64,
+    to: i64,
+}
+
+struct Owned {
+    task: Task,
+    lease: Lease,
+    inputs: Vec<Input>,
+    /// Not empty while stores are being restored.
+    restores: Vec<Restore>,
+    running: bool,
+    starts: Vec<InputStart>,
+    isolation: Isolation,
+    /// The drops that the application knows of, in the order of the task's own list.
+    reported: HashMap<(String, DropReason), u64>,
+}
+
+/// What begins a commit, or the end.
+enum Control {
+    Revoke(Vec<Lease>),
+    FlushAndCommit,
+    Stop,
+}
+
+pub(super) struct Worker {
+    index: usize,
+    inbox: Receiver<ToWorker>,
+    out: UnboundedSender<ToCoordinator>,
+    output: Rc<RefCell<Output>>,
+    live: Arc<Fetcher>,
+    bulk: Arc<Fetcher>,
+    topology: Topology,
+    config: Arc<Config>,
+    policies: ErrorPolicies,
+    clock: Arc<dyn Clock>,
+    owned: Vec<Owned>,
+    /// Which task and which of its partitions a token stands for.
+    tokens: HashMap<u64, (TaskId, usize)>,
+    last_token: u64,
+    gate: Option<i32>,
+    control: VecDeque<Control>,
+    /// The commit whose answer is awaited.
+    awaited: Option<(u64, Option<Result<()>>)>,
+    last_commit: u64,
+    next_commit: Instant,
+    /// A commit was refused, or not possible: it follows as soon as the gate opens.
+    owes_commit: bool,
+    /// Counts what takes tasks away in the middle of a commit.
+    losses: u64,
+    failed: bool,
+    shared: Arc<AppShared>,
+}
+
+impl Worker {
+    /// Runs a worker to its end, on its own thread.
+    pub(super) fn run(parts: WorkerParts) {
+        let WorkerParts {
+            index,
+            inbox,
+            out,
+            producer,
+            live,
+            bulk,
+            cluster,
+            io,
+            topology,
+            config,
+            policies,
+            clock,
+            shared,
+        } = parts;
+        let output = Rc::new(RefCell::new(Output::new(producer, cluster, io)));
+        let next_commit = clock::monotonic() + config.commit_interval();
+        let mut worker = Self {
+            index,
+            inbox,
+            out: out.clone(),
+            output,
+            live,
+            bulk,
+            topology,
+            config,
+            policies,
+            clock,
+            owned: Vec::new(),
+            tokens: HashMap::new(),
+            last_token: 0,
+            gate: None,
+            control: VecDeque::new(),
+            awaited: None,
+            last_commit: 0,
+            next_commit,
+            owes_commit: false,
+            losses: 0,
+            failed: false,
+            shared,
+        };
+        // Code of a topology is guarded task by task; this is for suppliers, extractors of names, and our own mistakes.
+        if let Err(panic) = catch_unwind(AssertUnwindSafe(|| worker.work())) {
+            let error = Error::new(ErrorKind::Panic, "a worker panicked").because(panic_text(&*panic));
+            let _ = out.send(ToCoordinator::Failed { error });
+        }
+        let _ = out.send(ToCoordinator::Stopped { worker: index });
+    }
+
+    fn tell(&self, message: ToCoordinator) {
+        // The coordinator ends last; if it is gone there is nobody left to tell.
+        let _ = self.out.send(message);
+    }
+
+    fn work(&mut self) {
+        loop {
+            while let Ok(message) = self.inbox.try_recv() {
+                self.take(message);
+            }
+            while let Some(control) = self.control.pop_front() {
+                match control {
+                    Control::Revoke(leases) => self.revoke(leases),
+                    Control::FlushAndCommit => {
+                        self.commit_all();
+                        self.tell(ToCoordinator::FlushedAndCommitted { worker: self.index });
+                    }
+                    Control::Stop => return self.stop(),
+                }
+            }
+            if self.is_fenced() {
+                self.give_up();
+            }
+            let processed = if self.failed { 0 } else { self.process() };
+            self.shared.processed.fetch_add(processed as u64, Ordering::Relaxed);
+            if !self.failed {
+                self.punctuate();
+            }
+            let now = clock::monotonic();
+            self.look_after_producer(now);
+            let requested = self.owned.iter().any(|o| o.running && o.task.commit_requested());
+            if (requested && self.gate.is_some()) || now >= self.next_commit {
+                self.commit_all();
+            }
+            if processed == 0 {
+                let wait = self.wait(now);
+                match self.inbox.recv_timeout(wait) {
+                    Ok(message) => self.take(message),
+                    Err(RecvTimeoutError::Timeout) => {}
+                    Err(RecvTimeoutError::Disconnected) => return,
+                }
+            }
+        }
+    }
+
+    /// How long nothing is to be done if nothing comes.
+    fn wait(&self, now: Instant) -> Duration {
+        let mut wait = self.config.poll().min(self.next_commit.saturating_duration_since(now));
+        if let Some(at) = self.output.borrow().producer.next_poll() {
+            wait = wait.min(at.saturating_duration_since(now));
+        }
+        let wall = self.clock.wall_ms();
+        for owned in self.owned.iter().filter(|o| o.running) {
+            if let Some(due) = owned.task.next_wall_clock_punctuation() {
+                wait = wait.min(Duration::from_millis(u64::try_from(due - wall).unwrap_or(0)));
+            }
+        }
+        wait
+    }
+
+    // ---- the mailbox ----
+
+    fn take(&mut self, message: ToWorker) {
+        match message {
+            ToWorker::Start(start) => {
+                let task = start.lease.task;
+                if let Err(error) = self.start(*start) {
+                    self.fail(Some(task), error);
+                }
+            }
+            ToWorker::Leases(leases) => {
+                for lease in leases {
+                    if let Some(owned) = self.owned.iter_mut().find(|o| o.lease.task == lease.task) {
+                        owned.lease = lease;
+                    }
+                }
+            }
+            ToWorker::Revoke(tasks) => self.control.push_back(Control::Revoke(tasks)),
+            ToWorker::Lost(tasks) => {
+                for task in tasks {
+                    self.drop_task(task);
+                }
+                self.losses += 1;
+                // ORDER: nothing that was made for lost tasks is sent any more; the producer starts afresh after that.
+                let output = &mut *self.output.borrow_mut();
+                output.producer.fence();
+                output.producer.renew();
+                drop(output.producer.take_failures());
+            }
+            ToWorker::Gate(gate) => {
+                self.gate = gate;
+                if gate.is_some() && std::mem::take(&mut self.owes_commit) {
+                    self.next_commit = clock::monotonic();
+                }
+            }
+            ToWorker::FlushAndCommit => self.control.push_back(Control::FlushAndCommit),
+            ToWorker::Fetched(event) => self.fetched(event),
+            ToWorker::Committed { commit, outcome } => {
+                if let Some((awaited, answer)) = &mut self.awaited
+                    && *awaited == commit
+                {
+                    *answer = Some(outcome);
+                }
+            }
+            ToWorker::ProducerProgress => {}
+            ToWorker::Stop => self.control.push_back(Control::Stop),
+        }
+    }
+
+    /// Waits for a message and takes it in.
+    fn pump(&mut self) {
+        match self.inbox.recv_timeout(self.config.poll().max(Duration::from_millis(1))) {
+            Ok(message) => self.take(message),
+            Err(RecvTimeoutError::Timeout) => {}
+            Err(RecvTimeoutError::Disconnected) => self.control.push_back(Control::Stop),
+        }
+    }
+
+    // ---- tasks ----
+
+    fn token(&mut self) -> u64 {
+        self.last_token += 1;
+        (self.index as u64) << WORKER_SHIFT | self.last_token
+    }
+
+    fn start(&mut self, start: TaskStart) -> Result<()> {
+        let TaskStart { lease, inputs, changelogs, partitions, isolation } = start;
+        let id = lease.task;
+        let subtopologies = self.topology.inner.subtopologies.iter();
+        let subtopology = subtopologies.filter(|s| s.id == id.subtopology).next_back().ok_or_else(|| {
+            Error::new(ErrorKind::Topology, format!("the topology has no part for task {id}"))
+        })?;
+        self.output.borrow_mut().know(partitions);
+        let collector = TaskOutput { shared: self.output.clone(), clock: self.clock.clone() };
+        let config = TaskConfig {
+            task: id,
+            application_id: self.config.application_id().into(),
+            partitions: inputs.iter().map(|input| input.at.clone()).collect(),
+            policies: self.policies.clone(),
+            // A worker's share; its tasks rarely fill theirs at once.
+            cache_bytes: self.config.cache_bytes() / self.config.workers().max(1),
+        };
+        let task = Task::build(&subtopology.plan, config, Box::new(collector), self.clock.clone())?;
+        let mut restores = Vec::new();
+        for ChangelogStart { store, at, from, to } in changelogs {
+            let kept = task.stores().iter().find(|s| *s.name() == store).cloned();
+            let (Some(store), true) = (kept, from < to) else { continue };
+            let token = self.token();
+            self.tokens.insert(token, (id, restores.len()));
+            restores.push(Restore { store, at: at.clone(), token, position: from, to });
+            self.bulk.assign(at, from, token);
+        }
+        tracing::info!(task = %id, changelogs = restores.len(), "restoring");
+        let owned = Owned {
+            task,
+            lease,
+            inputs: Vec::new(),
+            restores,
+            running: false,
+            starts: inputs,
+            isolation,
+            reported: HashMap::new(),
+        };
+        self.owned.push(owned);
+        self.begin_if_restored(id)
+    }
+
+    /// Initialises a task whose stores are complete and lets its records come.
+    fn begin_if_restored(&mut self, id: TaskId) -> Result<()> {
+        let Some(at) = self.owned.iter().position(|o| o.lease.task == id) else { return Ok(()) };
+        if self.owned[at].running || !self.owned[at].restores.is_empty() {
+            return Ok(());
+        }
+        let sources: Vec<TopicPartition> = self.owned[at]
+            .task
+            .sources()
+            .iter()
+            .map(|source| TopicPartition::new(source.topic.clone(), source.partition))
+            .collect();
+        // ORDER: the inputs stand in the order of the task's queues.
+        for (source, partition) in sources.into_iter().enumerate() {
+            let starts = &mut self.owned[at].starts;
+            let Some(start) = starts.iter().position(|s| s.at == partition).map(|s| starts.swap_remove(s))
+            else {
+                return Err(Error::new(
+                    ErrorKind::Topology,
+                    format!("task {id} has no offset for {partition}"),
+                ));
+            };
+            let token = self.token();
+            self.tokens.insert(token, (id, source));
+            let owned = &mut self.owned[at];
+            owned.task.restore_partition_time(source, start.partition_time);
+            owned.inputs.push(Input {
+                at: start.at.clone(),
+                token,
+                reset: start.reset,
+                caught_up: None,
+                idle_since: None,
+                committed: Some(start.offset),
+            });
+            self.live.assign(start.at, start.offset, token);
+        }
+        let owned = &mut self.owned[at];
+        owned.task.init()?;
+        owned.running = true;
+        tracing::info!(task = %id, "running");
+        let lease = owned.lease;
+        self.tell(ToCoordinator::Running(lease));
+        Ok(())
+    }
+
+    /// Takes a task away from the worker, without a commit.
+    fn drop_task(&mut self, id: TaskId) -> Option<Owned> {
+        let at = self.owned.iter().position(|o| o.lease.task == id)?;
+        let mut owned = self.owned.remove(at);
+        owned.report_drops(&self.shared);
+        for input in &owned.inputs {
+            self.live.revoke(input.at.clone());
+            self.tokens.remove(&input.token);
+        }
+        for restore in &owned.restores {
+            self.bulk.revoke(restore.at.clone());
+            self.tokens.remove(&restore.token);
+        }
+        Some(owned)
+    }
+
+    fn close_task(&mut self, id: TaskId) {
+        if let Some(mut owned) = self.drop_task(id)
+            && owned.running
+            && let Err(error) = owned.task.close()
+        {
+            tracing::warn!(task = %id, ?error, "a processor failed while it was closed");
+        }
+    }
+
+    fn revoke(&mut self, leases: Vec<Lease>) {
+        self.commit_all();
+        for lease in &leases {
+            if self.owned.iter().any(|o| o.lease.task == lease.task && o.lease.epoch == lease.epoch) {
+                self.close_task(lease.task);
+            }
+        }
+        self.tell(ToCoordinator::Revoked(leases));
+    }
+
+    /// ORDER: commit, then close the tasks; the producer is drained by the commit.
+    fn stop(&mut self) {
+        self.last_commit_of_all();
+        for task in self.owned.iter().map(|o| o.lease.task).collect::<Vec<_>>() {
+            self.close_task(task);
+        }
+    }
+
+    fn is_fenced(&self) -> bool {
+        self.output.borrow().producer.is_fenced()
+    }
+
+    /// What the producer held of any task is gone, so that none of them may be committed for as it is.
+    fn give_up(&mut self) {
+        tracing::warn!(
+            worker = self.index,
+            tasks = self.owned.len(),
+            "fenced: the tasks are given up uncommitted"
+        );
+        let leases: Vec<Lease> = self.owned.iter().map(|o| o.lease).collect();
+        for lease in &leases {
+            self.drop_task(lease.task);
+        }
+        self.losses += 1;
+        let output = &mut *self.output.borrow_mut();
+        output.producer.renew();
+        drop(output.producer.take_failures());
+        self.tell(ToCoordinator::GivenUp(leases));
+    }
+
+    /// A task cannot go on: it is dropped uncommitted, and the coordinator decides what becomes of the rest. Without a
+    /// task the whole worker cannot go on.
+    fn fail(&mut self, task: Option<TaskId>, error: Error) {
+        if self.is_fenced() {
+            // Not its own fault: the main loop gives all tasks up.
+            tracing::info!(?error, "a fenced worker fails");
+            return;
+        }
+        tracing::error!(task = task.map(tracing::field::display), ?error, "a task failed");
+        match task {
+            Some(task) => _ = self.drop_task(task),
+            None => self.failed = true,
+        }
+        self.tell(ToCoordinator::Failed { error });
+    }
+
+    // ---- records ----
+
+    fn fetched(&mut self, event: FetchEvent) {
+        let token = match &event {
+            FetchEvent::Data(fetched) => fetched.token,
+            FetchEvent::Progress { token, .. } | FetchEvent::Error { token, .. } => *token,
+        };
+        // A token that is not known belongs to an assignment that has ended.
+        let Some(&(id, place)) = self.tokens.get(&token) else { return };
+        let Some(owned) = self.owned.iter_mut().find(|o| o.lease.task == id) else { return };
+        let restoring = owned.restores.iter().position(|r| r.token == token);
+        let outcome = match (event, restoring) {
+            (FetchEvent::Data(fetched), Some(at)) => restore(&mut owned.restores[at], fetched),
+            (FetchEvent::Progress { next_offset, .. }, Some(at)) => {
+                owned.restores[at].position = next_offset;
+                Ok(())
+            }
+            (FetchEvent::Data(fetched), None) => {
+                owned.inputs[place].heard(fetched.next_offset, fetched.log, owned.isolation);
+                owned.task.push(place, raw_batch(fetched));
+                Ok(())
+            }
+            (FetchEvent::Progress { next_offset, log, .. }, None) => {
+                owned.inputs[place].heard(next_offset, log, owned.isolation);
+                Ok(())
+            }
+            (FetchEvent::Error { error, .. }, _) if error.is_retriable() => {
+                tracing::warn!(task = %id, ?error, "cannot fetch yet");
+                Ok(())
+            }
+            (FetchEvent::Error { error, range, .. }, None) => self.out_of_range(id, place, error, range),
+            (FetchEvent::Error { error, .. }, Some(_)) => {
+                Err(Error::new(ErrorKind::Store, "a changelog cannot be read: the state cannot be restored")
+                    .with_class(ErrorClass::CorruptTask)
+                    .because(error))
+            }
+        };
+        let outcome = outcome.and_then(|()| self.restored(id));
+        if let Err(error) = outcome {
+            self.fail(Some(id), error);
+        }
+    }
+
+    /// Ends the restores of a task that are complete.
+    fn restored(&mut self, id: TaskId) -> Result<()> {
+        let Some(owned) = self.owned.iter_mut().find(|o| o.lease.task == id) else { return Ok(()) };
+        if owned.running {
+            return Ok(());
+        }
+        let (done, open): (Vec<_>, Vec<_>) = owned.restores.drain(..).partition(|r| r.position >= r.to);
+        owned.restores = open;
+        for restore in done {
+            tracing::info!(task = %id, changelog = %restore.at, offset = restore.position, "restored");
+            self.tokens.remove(&restore.token);
+            self.bulk.revoke(restore.at);
+        }
+        self.begin_if_restored(id)
+    }
+
+    /// The broker does not have the offset: only a source topic may start elsewhere, and only as its policy says.
+    fn out_of_range(
+        &mut self,
+        id: TaskId,
+        place: usize,
+        error: Error,
+        range: Option<(i64, i64)>,
+    ) -> Result<()> {
+        let token = self.token();
+        let Some(owned) = self.owned.iter_mut().find(|o| o.lease.task == id) else { return Ok(()) };
+        let input = &mut owned.inputs[place];
+        let (Some((start, end)), Some(reset)) = (range, input.reset) else { return Err(error) };
+        let offset = match reset {
+            AutoOffsetReset::Earliest | AutoOffsetReset::ByDuration(_) => start,
+            AutoOffsetReset::Latest => end,
+            AutoOffsetReset::None => return Err(error),
+        };
+        tracing::error!(partition = %input.at, ?error, offset, "records are gone: going on elsewhere, as auto.offset.reset says");
+        self.tokens.remove(&input.token);
+        input.token = token;
+        self.tokens.insert(token, (id, place));
+        self.live.assign(input.at.clone(), offset, token);
+        Ok(())
+    }
+
+    /// Processes some records of each task. Returns how many.
+    fn process(&mut self) -> usize {
+        let mut total = 0;
+        let max_idle = self.config.max_task_idle();
+        for at in 0..self.owned.len() {
+            let Some(owned) = self.owned.get_mut(at).filter(|o| o.running) else { continue };
+            if !self.output.borrow().producer.has_credit() {
+                return total;
+            }
+            let ready = match owned.ready_inputs(max_idle) {
+                Ok(ready) => ready,
+                Err(error) => {
+                    let id = owned.lease.task;
+                    self.fail(Some(id), error);
+                    return total;
+                }
+            };
+            let output = &self.output;
+            let go_on = || output.borrow().producer.has_credit();
+            match owned.task.process(SLICE, |source| ready[source], go_on) {
+                Ok(processed) => total += processed,
+                Err(error) => {
+                    let id = owned.lease.task;
+                    self.fail(Some(id), error);
+                    return total;
+                }
+            }
+        }
+        total
+    }
+
+    fn punctuate(&mut self) {
+        let mut failures = Vec::new();
+        for owned in self.owned.iter_mut().filter(|o| o.running) {
+            let punctuated =
+                owned.task.punctuate_stream_time().and_then(|_| owned.task.punctuate_wall_clock());
+            if let Err(error) = punctuated {
+                failures.push((owned.lease.task, error));
+            }
+        }
+        for (task, error) in failures {
+            self.fail(Some(task), error);
+        }
+    }
+}
+
+impl Input {
+    fn heard(&mut self, next_offset: i64, log: LogState, isolation: Isolation) {
+        let end = match isolation {
+            Isolation::ReadCommitted => log.last_stable_offset,
+            Isolation::ReadUncommitted => log.high_watermark,
+        };
+        self.caught_up = Some(next_offset >= end);
+    }
+}
+
+impl Owned {
+    /// Adds the drops since the last time to the application's.
+    fn report_drops(&mut self, shared: &AppShared) {
+        for (node, reason, count) in self.task.drops() {
+            let known = self.reported.entry((node.to_owned(), reason)).or_default();
+            if count > *known {
+                shared.dropped(node, reason, count - *known);
+                *known = count;
+            }
+        }
+    }
+
+    /// Which inputs may be passed over when their queues are empty (`PartitionGroup.readyToProcess`, KIP-695): those
+    /// that are known to have nothing at the broker either, for long enough; all of them if `max.task.idle.ms` is -1.
+    fn ready_inputs(&mut self, max_idle: Option<Duration>) -> Result<Vec<bool>> {
+        let Some(max_idle) = max_idle else { return Ok(vec![true; self.inputs.len()]) };
+        let heads: Vec<bool> = self.task.heads()?.iter().map(Option::is_some).collect();
+        let now = clock::monotonic();
+        let ready = self.inputs.iter_mut().zip(heads).map(|(input, has_head)| {
+            if has_head {
+                input.idle_since = None;
+                return true;
+            }
+            if input.caught_up != Some(true) {
+                return false;
+            }
+            now.duration_since(*input.idle_since.get_or_insert(now)) >= max_idle
+        });
+        Ok(ready.collect())
+    }
+}
+
+fn panic_text(panic: &(dyn std::any::Any + Send)) -> String {
+    let text = panic.downcast_ref::<&str>().map(|s| (*s).to_owned());
+    text.or_else(|| panic.downcast_ref::<String>().cloned())
+        .unwrap_or_else(|| "a panic without a text".to_owned())
+}
+
+fn restore(restore: &mut Restore, fetched: Fetched) -> Result<()> {
+    let next = fetched.next_offset;
+    for record in raw_batch(fetched).records {
+        let record = record?;
+        // Kafka compacts by key; a record without one cannot be a row.
+        if let Some(key) = record.key {
+            restore.store.restore(key, record.value, record.timestamp)?;
+        }
+    }
+    restore.position = next;
+    Ok(())
+}

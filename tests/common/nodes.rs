@@ -1,0 +1,65 @@
+//! A cluster of its own, for a test that ends brokers.
+
+use std::process::Command;
+
+use mainstem::client::{Admin, Cluster};
+
+/// A cluster that scripts/kafka started; it is removed at the end.
+pub struct Nodes {
+    dir: tempfile::TempDir,
+    pub bootstrap: String,
+}
+
+fn script(arguments: &[&str]) -> String {
+    let script = concat!(env!("CARGO_MANIFEST_DIR"), "/scripts/kafka");
+    let output = Command::new(script).args(arguments).output().expect("scripts/kafka starts");
+    assert!(output.status.success(), "{arguments:?}: {}", String::from_utf8_lossy(&output.stderr));
+    String::from_utf8(output.stdout).expect("UTF-8").trim().to_owned()
+}
+
+impl Nodes {
+    /// One node or three; with three, every record is on all of them, and two must be in sync.
+    pub async fn start(count: u32) -> Self {
+        let dir = tempfile::tempdir().expect("a directory");
+        let count = count.to_string();
+        let path = dir.path().join("kafka");
+        let bootstrap = tokio::task::spawn_blocking(move || {
+            script(&["up", "--dir", path.to_str().expect("a path"), "--nodes", &count])
+        });
+        Self { bootstrap: bootstrap.await.expect("no panic"), dir }
+    }
+
+    async fn tell(&self, command: &'static str, node: i32) {
+        let path = self.dir.path().join("kafka");
+        let told = tokio::task::spawn_blocking(move || {
+            script(&[command, "--dir", path.to_str().expect("a path"), "--node", &node.to_string()])
+        });
+        told.await.expect("no panic");
+    }
+
+    /// Ends a node with SIGKILL.
+    pub async fn kill(&self, node: i32) {
+        self.tell("kill", node).await;
+    }
+
+    /// Starts a node that was ended, at its old ports, and waits until it serves.
+    pub async fn revive(&self, node: i32) {
+        self.tell("start", node).await;
+    }
+}
+
+impl Drop for Nodes {
+    fn drop(&mut self) {
+        // A failure to clean up is not one of the test.
+        let path = self.dir.path().join("kafka");
+        let script = concat!(env!("CARGO_MANIFEST_DIR"), "/scripts/kafka");
+        let _ = Command::new(script).args(["down", "--dir"]).arg(path).output();
+    }
+}
+
+/// Who leads a partition now.
+pub async fn leader(cluster: &Cluster, topic: &str, partition: usize) -> i32 {
+    let described = Admin::new(cluster).describe_topics(&[topic]).await.expect("an answer").pop();
+    let info = described.expect("a topic").expect("it is there");
+    info.partitions[partition].leader.expect("somebody leads it")
+}
