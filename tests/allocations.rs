@@ -1,6 +1,8 @@
 //! The path of a record allocates nothing: what is counted here is a whole run, so that one allocation a record would
 //! show a thousandfold.
 
+#![allow(clippy::unwrap_used, reason = "a test's helper")]
+
 use bytes::Bytes;
 use mainstem::Config;
 use mainstem::prelude::*;

@@ -116,7 +116,7 @@ fn illegal_names_are_refused_wherever_they_stand() {
         let a = builder.stream::<String, String>("a");
         a.group_by_key(()).count(name);
         a.repartition(name).to("x");
-        a.process::<_, String, String>(|_| Ok(Nothing), &[&KeyValue::<String, String>::named(name)]);
+        let _ = a.process::<_, String, String>(|_| Ok(Nothing), &[&KeyValue::<String, String>::named(name)]);
         a.to(Produced::topic("out").named(name));
         builder.table::<String, String>(Consumed::<String, String>::topic("t").named(name), ());
         let error = refused(&builder);
@@ -237,7 +237,7 @@ struct Page(Arc<Mutex<Vec<u8>>>);
 
 impl Write for Page {
     fn write(&mut self, bytes: &[u8]) -> std::io::Result<usize> {
-        self.0.lock().unwrap().write(bytes)
+        self.0.lock().expect("no test panics while it writes").write(bytes)
     }
     fn flush(&mut self) -> std::io::Result<()> {
         Ok(())

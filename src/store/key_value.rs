@@ -37,6 +37,9 @@ pub struct ValueAndTimestamp<V> {
 /// Rows that the table keeps at most between commits beside the open ones.
 const CLEAN_ROWS: usize = 1 << 18;
 
+/// Rows in the order of their keys.
+type Page<V> = Vec<(Bytes, (V, Timestamp))>;
+
 /// How many rows an iterator reads at once. It holds no lock on the store between pages.
 const PAGE: usize = 256;
 
@@ -63,6 +66,7 @@ struct Withheld<V> {
 /// A change that the record cache lets go.
 pub(crate) struct Flushed<V> {
     pub(crate) key: Bytes,
+    #[allow(dead_code, reason = "until tables send old values")]
     pub(crate) old: Option<(V, Timestamp)>,
     pub(crate) new: Option<(V, Timestamp)>,
     pub(crate) timestamp: Timestamp,
@@ -359,7 +363,7 @@ impl<K: Clone + 'static, V: Clone + 'static> KvStore<K, V> {
     }
 
     /// The next rows of a scan; none only at its end.
-    fn page(&self, range: &KeyRange) -> Result<Vec<(Bytes, (V, Timestamp))>, BoxError> {
+    fn page(&self, range: &KeyRange) -> Result<Page<V>, BoxError> {
         let inner = &mut *self.inner.borrow_mut();
         let sorted = inner.open_sorted.get_or_insert_with(|| inner.open.iter().cloned().collect());
         let mut range = range.clone();

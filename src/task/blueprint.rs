@@ -63,6 +63,7 @@ impl BuildCx<'_> {
         ErasedPort::new::<K, V>(Rc::new(RefCell::new(node)))
     }
 
+    #[allow(dead_code, reason = "until operators schedule punctuations")]
     /// Finishes a node that wants to be initialised, punctuated and closed.
     pub(crate) fn alive<K: 'static, V: 'static, N: Node<K, V> + Lifecycle + 'static>(
         &mut self,

@@ -136,6 +136,7 @@ impl TopologyBuilder {
     }
 
     /// Says that the topics of these source nodes must have equal partition counts.
+    #[allow(dead_code, reason = "until there are joins")]
     pub(crate) fn copartition(&mut self, topics: Vec<Arc<str>>) {
         if topics.len() > 1 {
             self.copartitioned.push(topics);

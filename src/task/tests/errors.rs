@@ -43,7 +43,7 @@ impl Processor<String, String, String, String> for Moody {
 fn moody(moody: Moody, options: Options) -> Result<Rig> {
     let builder = StreamsBuilder::new();
     let processed = builder.stream::<String, String>("in").process(move |_| Ok(moody), &[]).named("moody");
-    processed.try_map_values(|_, v| match v.as_deref() {
+    let _ = processed.try_map_values(|_, v| match v.as_deref() {
         Some("below") => Err("too deep"),
         _ => Ok(v),
     });

@@ -112,7 +112,7 @@ impl Processor<String, String, String, String> for Ticker {
     }
 
     fn process(&mut self, record: Text, cx: &mut Cx<'_>) -> Outcome {
-        Ok(cx.store(&self.store).put(&key(record.key.as_ref()), record.value)?)
+        cx.store(&self.store).put(&key(record.key.as_ref()), record.value)
     }
 
     fn punctuate(&mut self, token: Token, at: Timestamp, cx: &mut Cx<'_>) -> Outcome {
@@ -228,7 +228,7 @@ impl FixedKeyProcessor<String, String, String> for Previous {
         let timestamp = record.timestamp() + 5;
         let value = format!("{}>{}", str(old.as_ref()), str(v.as_ref()));
         cx.forward(record.with_value(value).with_timestamp(timestamp))?;
-        Ok(cx.store(&self.0).put(&k, v)?)
+        cx.store(&self.0).put(&k, v)
     }
 }
 
