@@ -1,4 +1,60 @@
-//! Mainstem: a Kafka-native stream library.
+//! Mainstem: a Kafka-native stream library. A service embeds it, describes a topology of streams and tables, and runs.
+//!
+//! ```no_run
+//! use mainstem::prelude::*;
+//! use mainstem::{App, Config};
+//!
+//! # #[tokio::main]
+//! # async fn main() -> mainstem::Result<()> {
+//! let builder = StreamsBuilder::new();
+//! builder
+//!     .stream::<String, String>("lines")
+//!     .flat_map_values(|line| line.split(' ').map(str::to_owned).collect::<Vec<_>>())
+//!     .group_by("by-word", |_, word| word.clone())
+//!     .count("counts")
+//!     .to_stream()
+//!     .to("word-counts");
+//! let config = Config::builder("word-count", "localhost:9092").workers(4).build()?;
+//! let app = App::new(builder.build()?, config)?;
+//! app.run().with_graceful_shutdown(async { _ = tokio::signal::ctrl_c().await }).await
+//! # }
+//! ```
+//!
+//! # The way of a record
+//!
+//! ```text
+//!  client::fetch ──► runtime: worker ──► task: queue by timestamp ──► nodes of dsl::ops and topology::processor
+//!                                                                        │                   │
+//!                                             store (table, layers) ◄────┘                   ▼
+//!                                                  │ changelog                            sinks
+//!                                                  └────────────► client::produce ◄──────────┘
+//!                                                                        │
+//!                        group (leases, the commit gate) ◄── runtime: commit of offsets
+//! ```
+//!
+//! # Map
+//!
+//! | Module | What is in it |
+//! |---|---|
+//! | [`dsl`] | streams, tables and the operators on them |
+//! | [`topology`] | the finished topology, and the Processor API |
+//! | [`store`] | state stores of processors |
+//! | [`serde`] | how keys and values become bytes |
+//! | [`config`] | the configuration, also by Kafka Streams' property names |
+//! | [`client`] | the cluster without a topology: administration, a producer, a reader |
+//! | `testing` | `TopologyTestDriver`: a topology without a broker |
+//! | [`clock`] | time, and a clock for tests |
+//!
+//! # Features
+//!
+//! | Feature | Default | What it adds |
+//! |---|---|---|
+//! | `gzip`, `snappy`, `lz4`, `zstd` | yes | reading and writing batches compressed so; a reader cannot choose what it meets |
+//! | `testing` | no | `testing::TopologyTestDriver` |
+//! | `cli` | no | the `mainstem` command |
+//!
+//! Panics in user code are caught and end the application with an error; that needs unwinding, so `panic = "abort"` is not
+//! supported.
 #![cfg_attr(docsrs, feature(doc_cfg))]
 
 pub mod client;
@@ -24,6 +80,11 @@ pub use runtime::{App, AppBuilder, AppHandle, AppState, Run};
 pub use task::errors::{DropReason, ErrorContext, ErrorHandler, ErrorResponse, ErrorStage};
 pub use task_id::TaskId;
 
+/// The README's examples are tests.
+#[cfg(all(doctest, feature = "testing"))]
+#[doc = include_str!("../README.md")]
+struct Readme;
+
 /// What most applications import.
 pub mod prelude {
     pub use crate::dsl::{
@@ -39,7 +100,7 @@ pub mod prelude {
     };
     pub use crate::task_id::TaskId;
     pub use crate::topology::{
-        AutoOffsetReset, Child, Context, Outcome, Processor, PunctuationType, RecordMetadata, Stores, Token,
-        Topology,
+        AutoOffsetReset, Child, Context, FixedKeyContext, FixedKeyProcessor, FixedKeyRecord, Outcome,
+        Processor, PunctuationType, RecordMetadata, Stores, Token, Topology,
     };
 }

@@ -1,4 +1,9 @@
 //! The client against a real Kafka, and against a second reading of the protocol.
+#![allow(
+    clippy::unwrap_used,
+    clippy::print_stderr,
+    reason = "a test fails where it unwraps, and says where it skips"
+)]
 
 mod common;
 

@@ -64,7 +64,8 @@ impl Compression {
 
     /// Appends the compressed form of `plain` to `out`.
     pub(crate) fn compress(self, plain: &[u8], out: &mut BytesMut) -> Result<()> {
-        let done = match self {
+        self.check_available()?;
+        let done: io::Result<()> = match self {
             Self::None => {
                 out.put_slice(plain);
                 Ok(())
@@ -77,8 +78,8 @@ impl Compression {
             Self::Lz4 => lz4::compress(plain, out),
             #[cfg(feature = "zstd")]
             Self::Zstd => zstandard::compress(plain, out),
-            #[allow(unreachable_patterns, reason = "reached when a feature is off")]
-            _ => return Err(self.unavailable()),
+            #[allow(unreachable_patterns, reason = "a feature may be off")]
+            _ => Err(io::ErrorKind::Unsupported.into()),
         };
         done.map_err(|e| {
             Error::new(ErrorKind::Production, format!("cannot compress a batch with {}", self.name()))
@@ -87,8 +88,10 @@ impl Compression {
     }
 
     /// The plain form of `packed`, which must not be longer than `limit` bytes.
+    #[allow(unused_variables, reason = "the limit is not used when every feature is off")]
     pub(crate) fn decompress(self, packed: &Bytes, limit: usize) -> Result<Bytes> {
-        let plain = match self {
+        self.check_available()?;
+        let plain: io::Result<Vec<u8>> = match self {
             Self::None => return Ok(packed.clone()),
             #[cfg(feature = "gzip")]
             Self::Gzip => gzip::decompress(packed, limit),
@@ -98,23 +101,25 @@ impl Compression {
             Self::Lz4 => lz4::decompress(packed, limit),
             #[cfg(feature = "zstd")]
             Self::Zstd => zstandard::decompress(packed, limit),
-            #[allow(unreachable_patterns, reason = "reached when a feature is off")]
-            _ => return Err(self.unavailable()),
+            #[allow(unreachable_patterns, reason = "a feature may be off")]
+            _ => Err(io::ErrorKind::Unsupported.into()),
         };
         plain.map(Bytes::from).map_err(|e| {
             Error::new(ErrorKind::Corrupt, format!("cannot decompress a batch of {}", self.name())).because(e)
         })
     }
 
-    #[allow(dead_code, reason = "used when a feature is off")]
-    fn unavailable(self) -> Error {
-        Error::new(
+    fn check_available(self) -> Result<()> {
+        if self.is_available() {
+            return Ok(());
+        }
+        let name = self.name();
+        Err(Error::new(
             ErrorKind::Config,
             format!(
-                "a batch is compressed with {0}, which this build cannot do: turn on mainstem's cargo feature `{0}`",
-                self.name()
+                "batches are compressed with {name}, which this build cannot do: turn on mainstem's cargo feature `{name}`"
             ),
-        )
+        ))
     }
 }
 

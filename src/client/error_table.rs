@@ -89,7 +89,8 @@ pub(crate) fn broker_error_saying(code: i16, site: CallSite, said: Option<&str>)
     })
 }
 
-/// Whether an error says that somebody else leads the partition now, or that nobody is known to: look again.
+/// Whether an error says that somebody else leads the partition (or the cluster) now, or that nobody is known to: look
+/// again.
 pub(crate) fn is_stale_metadata(error: &Error) -> bool {
     matches!(error.kind(), ErrorKind::Connection | ErrorKind::Timeout)
         || error.code().and_then(E::try_from_code).is_some_and(|error| {
@@ -98,6 +99,7 @@ pub(crate) fn is_stale_metadata(error: &Error) -> bool {
                 E::UnknownTopicOrPartition
                     | E::LeaderNotAvailable
                     | E::NotLeaderOrFollower
+                    | E::NotController
                     | E::ReplicaNotAvailable
                     | E::ListenerNotFound
                     | E::KafkaStorageError

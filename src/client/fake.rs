@@ -69,6 +69,8 @@ pub(crate) struct Script {
     pub(crate) coordinator: Mutex<i32>,
     /// Requests in the order in which brokers took them up, but ApiVersions.
     pub(crate) log: Mutex<Vec<(i32, ApiKey)>>,
+    /// The highest version of an API, where it is lower than the codec's.
+    pub(crate) max_versions: Mutex<BTreeMap<i16, i16>>,
     connections: AtomicU64,
 }
 
@@ -84,11 +86,13 @@ impl Drop for FakeCluster {
     }
 }
 
-/// Versions 0..=max of everything; Fetch and friends as brokers 4.x have them.
-fn versions() -> ApiVersionsResponse {
+/// Every version that the codec has, unless the script says otherwise.
+fn versions(script: &Script) -> ApiVersionsResponse {
+    let lowered = script.max_versions.lock().unwrap().clone();
     let apis = ApiKey::iter().map(|key| {
         let range = key.valid_versions();
-        ApiVersion::default().with_api_key(key as i16).with_min_version(range.min).with_max_version(range.max)
+        let max = lowered.get(&(key as i16)).copied().unwrap_or(range.max);
+        ApiVersion::default().with_api_key(key as i16).with_min_version(range.min).with_max_version(max)
     });
     ApiVersionsResponse::default().with_api_keys(apis.collect())
 }
@@ -173,7 +177,7 @@ async fn serve(node: i32, connection: u64, mut stream: TcpStream, script: Arc<Sc
         let header = RequestHeader::decode(&mut frame, key.request_header_version(version)).unwrap();
         let call = Call { node, connection, key, version, body: frame };
         let answer = match key {
-            ApiKey::ApiVersions => call.reply(&versions()),
+            ApiKey::ApiVersions => call.reply(&versions(&script)),
             _ => {
                 script.log.lock().unwrap().push((node, key));
                 hook(call.clone()).await

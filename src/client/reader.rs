@@ -76,8 +76,8 @@ impl ReadOptions {
     }
 }
 
-/// A record as it lies in the log. Key, value and headers are slices of what came from the network: copy what is to stay
-/// for long.
+/// A record as it lies in the log. Key, value and headers are slices of what came from the network, up to 32 MiB of which
+/// live as long as any of them: see [`detached`](Self::detached).
 #[derive(Debug, Clone, PartialEq, Eq)]
 #[non_exhaustive]
 pub struct LogRecord {
@@ -93,6 +93,18 @@ pub struct LogRecord {
     pub value: Option<Bytes>,
     /// The headers.
     pub headers: Headers,
+}
+
+impl LogRecord {
+    /// Copies the record out of the network buffer that it is a slice of: for what is to stay for long.
+    #[must_use]
+    pub fn detached(mut self) -> Self {
+        let copy = |bytes: Bytes| Bytes::copy_from_slice(&bytes);
+        self.key = self.key.map(copy);
+        self.value = self.value.map(copy);
+        self.headers.detach();
+        self
+    }
 }
 
 #[derive(Debug)]

@@ -128,7 +128,6 @@ impl<K: Clone + 'static, V: Clone + 'static> KGroupedStream<K, V> {
                 values: self.grouped.serdes.value(stream.value_serde.as_ref()),
                 partitions: None,
                 partitioner: None,
-                drop_null_keys: true,
             };
             let (source_name, (spec, ..)) = parts.spec(&mut graph);
             let mut shared = self.shared.borrow_mut();

@@ -9,7 +9,9 @@ use std::sync::Arc;
 use super::branch::BranchedKStream;
 use super::graph::{Graph, GraphIx, GraphKind, ProcessorSpec, RepartitionSpec};
 use super::grouped::KGroupedStream;
-use super::ops::{self, filter, flat_map, map, map_values, pass_through, peek, sink, source, table_source};
+use super::ops::{
+    self, filter, flat_map, map, map_values, null_key_filter, pass_through, peek, sink, source, table_source,
+};
 use super::options::{Grouped, Materialized, Produced, Repartitioned, SinkTopic};
 use super::table::KTable;
 use crate::error::{BoxError, Result};
@@ -17,7 +19,8 @@ use crate::serde::erased::SerdeRef;
 use crate::store::{KvOptions, StoreBuilder};
 use crate::task::blueprint::NodeFactory;
 use crate::task::errors::DropReason;
-use crate::topology::{Processor, Stores, processor};
+use crate::topology::processor::{self, FixedKey};
+use crate::topology::{FixedKeyProcessor, Processor, Stores};
 
 /// A stream of records (`org.apache.kafka.streams.kstream.KStream`).
 ///
@@ -472,8 +475,7 @@ impl<K: Clone + 'static, V: Clone + 'static> KStream<K, V> {
         let prefix = name.unwrap_or_else(|| graph.draw("KSTREAM-REPARTITION-"));
         let keys = serdes.key(self.key_serde.as_ref());
         let values = serdes.value(self.value_serde.as_ref());
-        let spec =
-            RepartitionParts { prefix, named, keys, values, partitions, partitioner, drop_null_keys: false };
+        let spec = RepartitionParts { prefix, named, keys, values, partitions, partitioner };
         drop(graph);
         self.through(spec)
     }
@@ -545,7 +547,6 @@ impl<K: Clone + 'static, V: Clone + 'static> KStream<K, V> {
                 values: values.clone(),
                 partitions: None,
                 partitioner: None,
-                drop_null_keys: true,
             })
         } else {
             self.clone()
@@ -585,12 +586,46 @@ impl<K: Clone + 'static, V: Clone + 'static> KStream<K, V> {
         VO: Clone + 'static,
     {
         let factory = processor::factory::<P, K, V, KO, VO>(supplier);
+        self.processed(
+            "KSTREAM-PROCESSOR-",
+            factory,
+            stores,
+            Next { keys: None, values: None, repartition_required: true },
+        )
+    }
+
+    /// Hands the records to a processor that cannot change their keys, so that no repartition follows. `supplier` makes
+    /// one for each task, from the handles of the stores it is connected to.
+    #[track_caller]
+    pub fn process_values<P, VO>(
+        &self,
+        supplier: impl Fn(&Stores<'_, '_>) -> Result<P> + Send + Sync + 'static,
+        stores: &[&dyn StoreBuilder],
+    ) -> KStream<K, VO>
+    where
+        P: FixedKeyProcessor<K, V, VO>,
+        VO: Clone + 'static,
+    {
+        let supplier = move |stores: &Stores<'_, '_>| supplier(stores).map(FixedKey);
+        let factory = processor::factory::<FixedKey<P>, K, V, K, VO>(supplier);
+        self.processed("KSTREAM-PROCESSVALUES-", factory, stores, self.new_values())
+    }
+
+    #[track_caller]
+    fn processed<K2: Clone + 'static, V2: Clone + 'static>(
+        &self,
+        prefix: &str,
+        factory: NodeFactory,
+        stores: &[&dyn StoreBuilder],
+        next: Next<K2, V2>,
+    ) -> KStream<K2, V2> {
         let mut graph = self.graph.borrow_mut();
-        let name = graph.draw("KSTREAM-PROCESSOR-");
+        let name = graph.draw(prefix);
         let stores = stores.iter().map(|store| store.blueprint()).collect();
         let node = graph.add(&[self.node], name, GraphKind::Processor(ProcessorSpec { factory, stores }));
         drop(graph);
-        let mut stream = KStream::new(self.graph.clone(), node, None, None, true);
+        let mut stream =
+            KStream::new(self.graph.clone(), node, next.keys, next.values, next.repartition_required);
         stream.drawn_if_unnamed = true;
         stream
     }
@@ -624,7 +659,6 @@ pub(crate) struct RepartitionParts<K, V> {
     pub(crate) values: SerdeRef<V>,
     pub(crate) partitions: Option<i32>,
     pub(crate) partitioner: Option<super::options::Partitioner<K, V>>,
-    pub(crate) drop_null_keys: bool,
 }
 
 const REPARTITION_SUFFIX: &str = "-repartition";
@@ -649,11 +683,13 @@ impl<K: Clone + 'static, V: Clone + 'static> RepartitionParts<K, V> {
                 format!("{topic}-source").into(),
             )
         };
-        let drop_null_keys = self.drop_null_keys;
-        let filter = ops::node::<K, V, K, V, _>(move |node, outputs| {
-            let keep = Arc::new(move |k: Option<&K>, _: Option<&V>| Ok(!drop_null_keys || k.is_some()));
-            filter::Filter { node, outputs, keep }
-        });
+        let filter = |keep| {
+            ops::node::<K, V, K, V, _>(move |node, outputs| null_key_filter::NullKeyFilter {
+                node,
+                outputs,
+                keep,
+            })
+        };
         let sink = sink::factory(sink::SinkOptions {
             topic: sink::SinkTo::Fixed(topic.clone()),
             key_serde: self.keys.clone(),
@@ -667,7 +703,7 @@ impl<K: Clone + 'static, V: Clone + 'static> RepartitionParts<K, V> {
             partitions: self.partitions,
             filter_name,
             sink_name,
-            filter,
+            filter: Box::new(filter),
             sink,
             source,
         };

@@ -1,10 +1,13 @@
 //! The application: a topology, a configuration, and a future that runs them.
 
+use std::collections::HashMap;
 use std::fmt;
 use std::future::{Future, IntoFuture};
+use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::pin::Pin;
-use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Duration;
 
 use tokio::sync::mpsc::{UnboundedSender, unbounded_channel};
 use tokio::sync::{oneshot, watch};
@@ -14,8 +17,11 @@ use super::message::ToCoordinator;
 use crate::clock::{Clock, SystemClock};
 use crate::config::Config;
 use crate::error::{Error, ErrorKind, Result};
-use crate::task::errors::{ErrorHandler, ErrorPolicies};
+use crate::task::errors::{DropReason, ErrorHandler, ErrorPolicies};
 use crate::topology::Topology;
+
+/// How long a shutdown may take before what is left is given up.
+pub(super) const CLOSE_TIMEOUT: Duration = Duration::from_secs(30);
 
 /// Where an application is in its life (`org.apache.kafka.streams.KafkaStreams.State`).
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
@@ -43,10 +49,17 @@ pub(super) struct AppShared {
     pub(super) clock: Arc<dyn Clock>,
     /// Input records that have gone all the way through, added up slice by slice.
     pub(super) processed: AtomicU64,
+    /// Records that went no further than a node, by node and reason.
+    pub(super) drops: Mutex<HashMap<(String, DropReason), u64>>,
     state: watch::Sender<AppState>,
 }
 
 impl AppShared {
+    pub(super) fn dropped(&self, node: &str, reason: DropReason, count: u64) {
+        let mut drops = self.drops.lock().unwrap_or_else(PoisonError::into_inner);
+        *drops.entry((node.to_owned(), reason)).or_default() += count;
+    }
+
     pub(super) fn set_state(&self, to: AppState) {
         self.state.send_if_modified(|state| {
             let changed = *state != to;
@@ -130,6 +143,7 @@ impl AppBuilder {
             policies,
             clock: Arc::new(SystemClock),
             processed: AtomicU64::new(0),
+            drops: Mutex::default(),
             state: watch::Sender::new(AppState::Created),
         };
         Ok(App { shared: Arc::new(shared), mailbox, inbox })
@@ -196,6 +210,16 @@ impl AppHandle {
         self.shared.processed.load(Ordering::Relaxed)
     }
 
+    /// How many records went no further than a node since the application started: node, reason, count. Added up at every
+    /// commit. Records that a broker refused are counted for the node `producer`.
+    pub fn records_dropped(&self) -> Vec<(String, DropReason, u64)> {
+        let drops = self.shared.drops.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut list: Vec<_> =
+            drops.iter().map(|((node, reason), count)| (node.clone(), *reason, *count)).collect();
+        list.sort_by(|a, b| (&a.0, a.1 as u8).cmp(&(&b.0, b.1 as u8)));
+        list
+    }
+
     /// Waits until the application is in a state, or has ended. Says whether it got there.
     pub async fn wait_for(&self, state: AppState) -> bool {
         let ended = |s: &AppState| matches!(s, AppState::NotRunning | AppState::Error);
@@ -211,10 +235,16 @@ impl AppHandle {
         let _ = self.wait_for(AppState::NotRunning).await;
     }
 
-    /// Asks the application to commit, close and end. [`App::run`]'s future then resolves.
+    /// Asks the application to commit, close and end, and allows it 30 s. [`App::run`]'s future then resolves.
     pub fn stop(&self) {
+        self.stop_within(CLOSE_TIMEOUT);
+    }
+
+    /// Asks the application to commit, close and end. What has not ended in time is given up: [`App::run`]'s future then
+    /// resolves with an error, and what was not committed is processed again at the next start.
+    pub fn stop_within(&self, timeout: Duration) {
         // An application that has ended needs no telling.
-        let _ = self.mailbox.send(ToCoordinator::Stop);
+        let _ = self.mailbox.send(ToCoordinator::Stop { within: timeout });
     }
 }
 
@@ -247,7 +277,7 @@ struct StopOnDrop(UnboundedSender<ToCoordinator>);
 
 impl Drop for StopOnDrop {
     fn drop(&mut self) {
-        let _ = self.0.send(ToCoordinator::Stop);
+        let _ = self.0.send(ToCoordinator::Stop { within: CLOSE_TIMEOUT });
     }
 }
 
@@ -266,12 +296,14 @@ impl IntoFuture for Run {
             std::thread::Builder::new()
                 .name(format!("{}-io", shared.config.application_id()))
                 .spawn(move || {
-                    let result = match tokio::runtime::Builder::new_current_thread().enable_all().build() {
+                    let io = || match tokio::runtime::Builder::new_current_thread().enable_all().build() {
                         Ok(runtime) => runtime.block_on(Coordinator::run(io_shared.clone(), own, inbox)),
                         Err(error) => {
                             Err(Error::new(ErrorKind::Io, "the I/O thread cannot be started").because(error))
                         }
                     };
+                    let result = catch_unwind(AssertUnwindSafe(io))
+                        .unwrap_or_else(|_| Err(Error::new(ErrorKind::Panic, "the I/O thread panicked")));
                     io_shared.set_state(if result.is_ok() { AppState::NotRunning } else { AppState::Error });
                     let _ = done.send(result);
                 })
@@ -281,7 +313,7 @@ impl IntoFuture for Run {
             if let Some(signal) = shutdown {
                 tokio::select! {
                     result = &mut outcome => return ended(result),
-                    () = signal => { let _ = stop.0.send(ToCoordinator::Stop); }
+                    () = signal => { let _ = stop.0.send(ToCoordinator::Stop { within: CLOSE_TIMEOUT }); }
                 }
             }
             ended(outcome.await)

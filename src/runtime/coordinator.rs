@@ -9,12 +9,14 @@ use std::time::{Duration, Instant};
 use tokio::sync::mpsc::{UnboundedReceiver, UnboundedSender, unbounded_channel};
 use uuid::Uuid;
 
-use super::app::{AppShared, AppState};
+use super::app::{AppShared, AppState, CLOSE_TIMEOUT};
+use super::housekeeping::Housekeeping;
 use super::message::{TaskStart, ToCoordinator, ToWorker};
 use super::prepare::Preparer;
 use super::settings;
 use super::topics::{self, TopicPlan};
 use super::worker::{WORKER_SHIFT, Worker, WorkerParts};
+use crate::client::Admin;
 use crate::client::Cluster;
 use crate::client::fetch::{FetchEvent, Fetcher};
 use crate::client::group::{CommittedOffset, GroupClient, Join, Joined as ClientJoined, MemberId};
@@ -28,8 +30,8 @@ use crate::group::{
 use crate::record::TopicPartition;
 use crate::task_id::TaskId;
 
-/// How long a shutdown may take before what is left is given up.
-const CLOSE_TIMEOUT: Duration = Duration::from_secs(30);
+/// How long a worker may take to notice that it has been fenced during a shutdown.
+const LAST_WORD: Duration = Duration::from_secs(5);
 
 const PROTOCOL: (&str, &str) = ("consumer", "mainstem");
 
@@ -37,8 +39,17 @@ struct WorkerHandle {
     inbox: std_mpsc::Sender<ToWorker>,
     thread: Option<std::thread::JoinHandle<()>>,
     fence: Fence,
-    tasks: BTreeSet<TaskId>,
     stopped: bool,
+}
+
+/// A task on its worker, being prepared or running.
+struct Placed {
+    worker: usize,
+    lease: Lease,
+    active: ActiveTask,
+    running: bool,
+    /// The worker was told to give it up.
+    revoked: bool,
 }
 
 pub(super) struct Coordinator {
@@ -52,12 +63,11 @@ pub(super) struct Coordinator {
     inbox: UnboundedReceiver<ToCoordinator>,
     own: UnboundedSender<ToCoordinator>,
     workers: Vec<WorkerHandle>,
-    /// Tasks being prepared or running, and the worker of each.
-    placed: HashMap<TaskId, usize>,
-    /// Leases that a preparation may still be given.
-    leases: HashMap<TaskId, Lease>,
-    running: BTreeSet<TaskId>,
+    placed: HashMap<TaskId, Placed>,
+    /// Whether the group has said what this instance has.
+    assigned: bool,
     flushing: BTreeSet<usize>,
+    housekeeping: Housekeeping,
     origin: Instant,
     timer: Option<Duration>,
     join: Join,
@@ -136,6 +146,7 @@ impl Coordinator {
             clock: shared.clock.clone(),
             isolation: settings::live_fetch(config).isolation,
         };
+        let repartition_topics = topics::repartition_topics(&shared.topology, config.application_id());
         let workers = Self::start_workers(shared, &cluster, &own)?;
         Ok(Self {
             shared: shared.clone(),
@@ -149,9 +160,9 @@ impl Coordinator {
             own,
             workers,
             placed: HashMap::new(),
-            leases: HashMap::new(),
-            running: BTreeSet::new(),
+            assigned: false,
             flushing: BTreeSet::new(),
+            housekeeping: Housekeeping::new(config, repartition_topics, clock::monotonic()),
             origin: clock::monotonic(),
             timer: None,
             join,
@@ -217,13 +228,7 @@ impl Coordinator {
                 .map_err(|error| {
                     Error::new(ErrorKind::Io, "a worker's thread cannot be started").because(error)
                 })?;
-            workers.push(WorkerHandle {
-                inbox,
-                thread: Some(thread),
-                fence,
-                tasks: BTreeSet::new(),
-                stopped: false,
-            });
+            workers.push(WorkerHandle { inbox, thread: Some(thread), fence, stopped: false });
         }
         Ok(workers)
     }
@@ -245,6 +250,9 @@ impl Coordinator {
                 self.timer = None;
                 self.step(Event::Tick);
             }
+            if self.ending.is_none() {
+                self.keep_house();
+            }
             if self.end_if_done() {
                 break;
             }
@@ -260,7 +268,8 @@ impl Coordinator {
         let timer = self.timer.map(|at| at.saturating_sub(self.now()));
         let deadline = match &self.ending {
             Some(Ending::Workers { until, .. }) => Some(until.saturating_duration_since(clock::monotonic())),
-            _ => None,
+            Some(Ending::Leaving) => None,
+            None => Some(self.housekeeping.next().saturating_duration_since(clock::monotonic())),
         };
         timer.into_iter().chain(deadline).min().unwrap_or(Duration::from_secs(60))
     }
@@ -274,14 +283,26 @@ impl Coordinator {
                 self.step(Event::Assigned { generation, outcome })
             }
             ToCoordinator::Prepared { lease, outcome } => self.prepared(lease, outcome),
-            ToCoordinator::Running(task) => {
-                self.running.insert(task);
+            ToCoordinator::Running(lease) => {
+                if let Some(placed) =
+                    self.placed.get_mut(&lease.task).filter(|p| p.lease.epoch == lease.epoch)
+                {
+                    placed.running = true;
+                }
                 self.update_state();
             }
-            ToCoordinator::Revoked(tasks) => {
-                self.forget(&tasks);
-                self.step(Event::Revoked(tasks));
+            ToCoordinator::Revoked(mut leases) => {
+                // What was said of an earlier tenure means nothing to the present one.
+                leases
+                    .retain(|l| self.placed.get(&l.task).is_none_or(|placed| placed.lease.epoch == l.epoch));
+                self.forget(&leases);
+                self.step(Event::Revoked(leases.into_iter().map(|lease| lease.task).collect()));
+                self.update_state();
             }
+            ToCoordinator::GivenUp(leases) => self.given_up(&leases),
+            ToCoordinator::Purgeable(offsets) => self.housekeeping.committed(offsets),
+            ToCoordinator::Purged => self.housekeeping.purged(),
+            ToCoordinator::Topics(plan) => self.topics_looked_at(plan),
             ToCoordinator::FlushedAndCommitted { worker } => {
                 if self.flushing.remove(&worker) && self.flushing.is_empty() {
                     self.step(Event::Committed);
@@ -293,25 +314,92 @@ impl Coordinator {
             ToCoordinator::CommitRefused { generation } => self.step(Event::CommitRefused { generation }),
             ToCoordinator::Failed { error } => self.fail(error),
             ToCoordinator::Stopped { worker } => self.workers[worker].stopped = true,
-            ToCoordinator::Stop => self.end(),
+            ToCoordinator::Stop { within } => self.end(within),
         }
     }
 
-    fn forget(&mut self, tasks: &[TaskId]) {
-        for task in tasks {
-            self.leases.remove(task);
-            self.running.remove(task);
-            if let Some(worker) = self.placed.remove(task) {
-                self.workers[worker].tasks.remove(task);
-            }
+    fn forget(&mut self, leases: &[Lease]) {
+        for lease in leases {
+            self.placed.remove(&lease.task);
         }
+    }
+
+    /// A worker that was fenced has dropped all its tasks. Those that are still this instance's are started anew, from
+    /// what was committed last.
+    fn given_up(&mut self, leases: &[Lease]) {
+        let mut revoked = Vec::new();
+        for lease in leases {
+            let current = |placed: &Placed| placed.lease.epoch == lease.epoch;
+            let Some(placed) = self.placed.get(&lease.task).filter(|p| current(p)) else { continue };
+            if placed.revoked {
+                revoked.push(*lease);
+                continue;
+            }
+            tracing::warn!(task = %lease.task, "started anew, because its worker was fenced");
+            let (lease, active) = (placed.lease, placed.active.clone());
+            self.placed.remove(&lease.task);
+            self.place(lease, active);
+        }
+        if !revoked.is_empty() {
+            self.take(ToCoordinator::Revoked(revoked));
+        }
+        self.update_state();
     }
 
     fn update_state(&self) {
-        let all = !self.placed.is_empty() && self.placed.len() == self.running.len();
+        let all = self.assigned && self.placed.values().all(|placed| placed.running);
         let state = if all { AppState::Running } else { AppState::Rebalancing };
         if self.ending.is_none() {
             self.shared.set_state(state);
+        }
+    }
+
+    // ---- housekeeping ----
+
+    /// What comes back every now and then: repartition topics are purged, source topics are looked at.
+    fn keep_house(&mut self) {
+        let now = clock::monotonic();
+        if let Some(before) = self.housekeeping.purge_due(now) {
+            let (admin, own) = (Admin::new(&self.cluster), self.own.clone());
+            self.cluster.runtime().spawn(async move {
+                match admin.delete_records(&before).await {
+                    Ok(results) => {
+                        let failed =
+                            before.iter().zip(results).filter_map(|((at, _), r)| r.err().map(|e| (at, e)));
+                        for (at, error) in failed {
+                            tracing::debug!(partition = %at, ?error, "cannot purge a repartition topic yet");
+                        }
+                    }
+                    Err(error) => tracing::debug!(?error, "cannot purge the repartition topics yet"),
+                }
+                let _ = own.send(ToCoordinator::Purged);
+            });
+        }
+        if self.housekeeping.look_due(now) {
+            let (cluster, shared, own) = (self.cluster.clone(), self.shared.clone(), self.own.clone());
+            let known = self.plan.counts.clone();
+            self.cluster.runtime().spawn(async move {
+                let application_id = shared.config.application_id();
+                let news = match topics::plan(&cluster, &shared.topology, application_id).await {
+                    Ok(plan) => Some(Box::new(plan)).filter(|plan| plan.counts != known),
+                    Err(error) => {
+                        tracing::error!(?error, "the topics are not what they were");
+                        None
+                    }
+                };
+                let _ = own.send(ToCoordinator::Topics(news));
+            });
+        }
+    }
+
+    /// More partitions need more tasks, which only a rebalance gives; the leader checks the internal topics before
+    /// (`StreamsPartitionAssignor`, which Java's leader runs when its metadata change).
+    fn topics_looked_at(&mut self, plan: Option<Box<TopicPlan>>) {
+        self.housekeeping.looked(clock::monotonic());
+        if let Some(plan) = plan {
+            tracing::warn!("partition counts have changed: the group rebalances");
+            self.plan = *plan;
+            self.step(Event::Rejoin);
         }
     }
 
@@ -329,39 +417,26 @@ impl Coordinator {
             Action::Send { id, request, timeout } => self.send_request(id, request, timeout),
             Action::Assign { generation, members } => self.assign(generation, members),
             Action::Deliver(assignment) => self.deliver(assignment),
-            Action::Revoke(leases) => {
-                let tasks: Vec<TaskId> = leases.iter().map(|lease| lease.task).collect();
-                let mut unplaced = Vec::new();
-                for (index, worker) in self.workers.iter().enumerate() {
-                    let its = |t: &&TaskId| self.placed.get(t) == Some(&index) && worker.tasks.contains(t);
-                    let its: Vec<TaskId> = tasks.iter().filter(its).copied().collect();
-                    if !its.is_empty() {
-                        send(worker, ToWorker::Revoke(its));
-                    }
-                }
-                unplaced.extend(tasks.into_iter().filter(|task| !self.placed.contains_key(task)));
-                if !unplaced.is_empty() {
-                    let _ = self.own.send(ToCoordinator::Revoked(unplaced));
-                }
-            }
+            Action::Revoke(leases) => self.revoke(leases),
             Action::Fence(tasks) => {
-                for worker in &self.workers {
-                    if tasks.iter().any(|task| worker.tasks.contains(task)) {
-                        worker.fence.fence();
-                    }
+                let mut leases = Vec::new();
+                for placed in tasks.iter().filter_map(|task| self.placed.get(task)) {
+                    self.workers[placed.worker].fence.fence();
+                    leases.push(placed.lease);
                 }
-                let _ = self.own.send(ToCoordinator::Revoked(tasks));
+                let _ = self.own.send(ToCoordinator::Revoked(leases));
             }
             Action::Lost { tasks, reason } => {
                 tracing::warn!(reason, count = tasks.len(), "the tasks are lost");
-                for worker in &self.workers {
-                    let its: Vec<TaskId> =
-                        tasks.iter().filter(|t| worker.tasks.contains(t)).copied().collect();
+                for (index, worker) in self.workers.iter().enumerate() {
+                    let its = |task: &&TaskId| self.placed.get(task).is_some_and(|p| p.worker == index);
+                    let its: Vec<TaskId> = tasks.iter().filter(its).copied().collect();
                     if !its.is_empty() {
                         send(worker, ToWorker::Lost(its));
                     }
                 }
-                self.forget(&tasks);
+                self.placed.retain(|task, _| !tasks.contains(task));
+                self.assigned = false;
                 self.update_state();
             }
             Action::GateOpen(generation) => self.broadcast(|| ToWorker::Gate(Some(generation))),
@@ -374,6 +449,26 @@ impl Coordinator {
             Action::SetTimer(at) => self.timer = Some(at),
             Action::Fatal(error) => self.fail(error),
             Action::Stopped => self.ending = Some(Ending::Leaving),
+        }
+    }
+
+    fn revoke(&mut self, leases: Vec<Lease>) {
+        let (placed, gone): (Vec<Lease>, Vec<Lease>) =
+            leases.into_iter().partition(|lease| self.placed.contains_key(&lease.task));
+        for (index, worker) in self.workers.iter().enumerate() {
+            let its = |lease: &&Lease| self.placed.get(&lease.task).is_some_and(|p| p.worker == index);
+            let its: Vec<Lease> = placed.iter().filter(its).copied().collect();
+            if !its.is_empty() {
+                send(worker, ToWorker::Revoke(its));
+            }
+        }
+        for lease in &placed {
+            if let Some(placed) = self.placed.get_mut(&lease.task) {
+                placed.revoked = true;
+            }
+        }
+        if !gone.is_empty() {
+            let _ = self.own.send(ToCoordinator::Revoked(gone));
         }
     }
 
@@ -443,18 +538,22 @@ impl Coordinator {
             "assigned"
         );
         self.member.generation = assignment.generation;
+        self.assigned = true;
         let mut leases: HashMap<usize, Vec<Lease>> = HashMap::new();
-        for (lease, _) in &assignment.kept {
-            self.leases.insert(lease.task, *lease);
-            if let Some(worker) = self.placed.get(&lease.task) {
-                leases.entry(*worker).or_default().push(*lease);
+        for (lease, active) in assignment.kept {
+            match self.placed.get_mut(&lease.task) {
+                Some(placed) => {
+                    placed.lease = lease;
+                    leases.entry(placed.worker).or_default().push(lease);
+                }
+                // Nobody works on it, whatever the reason.
+                None => self.place(lease, active),
             }
         }
         for (worker, leases) in leases {
             send(&self.workers[worker], ToWorker::Leases(leases));
         }
         for (lease, active) in assignment.added {
-            self.leases.insert(lease.task, lease);
             self.place(lease, active);
         }
         self.update_state();
@@ -462,27 +561,29 @@ impl Coordinator {
 
     /// Gives a new task to the worker with the fewest, and finds out where it starts.
     fn place(&mut self, lease: Lease, active: ActiveTask) {
-        let fewest = self.workers.iter().enumerate().min_by_key(|(_, worker)| worker.tasks.len());
-        let Some((worker, _)) = fewest else { return };
-        self.workers[worker].tasks.insert(lease.task);
-        self.placed.insert(lease.task, worker);
+        if self.ending.is_some() {
+            return;
+        }
+        let tasks_of = |worker: &usize| self.placed.values().filter(|p| p.worker == *worker).count();
+        let Some(worker) = (0..self.workers.len()).min_by_key(tasks_of) else { return };
         let (preparer, own, plan) = (self.preparer.clone(), self.own.clone(), self.plan.clone());
+        let partitions = active.clone();
+        let placed = Placed { worker, lease, active, running: false, revoked: false };
+        self.placed.insert(lease.task, placed);
         self.cluster.runtime().spawn(async move {
-            let outcome = preparer.prepare(lease, &active, &plan).await.map(Box::new);
+            let outcome = preparer.prepare(lease, &partitions, &plan).await.map(Box::new);
             let _ = own.send(ToCoordinator::Prepared { lease, outcome });
         });
     }
 
     fn prepared(&mut self, lease: Lease, outcome: Result<Box<TaskStart>>) {
         // The task may have been lost, and even come back, in the meantime: an older tenure is no longer wanted.
-        let Some(current) = self.leases.get(&lease.task).filter(|l| l.epoch == lease.epoch).copied() else {
-            return;
-        };
-        let Some(worker) = self.placed.get(&lease.task).copied() else { return };
+        let current = |placed: &&Placed| placed.lease.epoch == lease.epoch && !placed.revoked;
+        let Some(placed) = self.placed.get(&lease.task).filter(current) else { return };
         match outcome {
             Ok(mut start) => {
-                start.lease = current;
-                send(&self.workers[worker], ToWorker::Start(start));
+                start.lease = placed.lease;
+                send(&self.workers[placed.worker], ToWorker::Start(start));
             }
             Err(error) => self.fail(error),
         }
@@ -497,11 +598,19 @@ impl Coordinator {
     ) {
         let member = MemberId { generation, ..self.member.clone() };
         let (group, inbox) = (self.group.clone(), self.workers[worker].inbox.clone());
+        let (own, repartition) = (self.own.clone(), self.housekeeping.repartition_topics.clone());
         self.cluster.runtime().spawn(async move {
             let outcome = match group.commit(&member, &offsets).await {
                 Ok(results) => results.into_iter().try_for_each(|(_, result)| result),
                 Err(error) => Err(error),
             };
+            if outcome.is_ok() {
+                let purgeable = offsets.iter().filter(|(at, _)| repartition.contains(&*at.topic));
+                let purgeable: Vec<_> = purgeable.map(|(at, o)| (at.clone(), o.offset)).collect();
+                if !purgeable.is_empty() {
+                    let _ = own.send(ToCoordinator::Purgeable(purgeable));
+                }
+            }
             let _ = inbox.send(ToWorker::Committed { commit, outcome });
         });
     }
@@ -514,15 +623,19 @@ impl Coordinator {
             tracing::error!(?error, "the application shuts down");
             self.failure = Some(error);
         }
-        self.end();
+        self.end(CLOSE_TIMEOUT);
     }
 
-    fn end(&mut self) {
-        if self.ending.is_some() {
-            return;
+    fn end(&mut self, within: Duration) {
+        let latest = clock::monotonic() + within;
+        match &mut self.ending {
+            None => {}
+            // Whoever asks again may be less patient.
+            Some(Ending::Workers { until, fenced: false }) => return *until = latest.min(*until),
+            Some(_) => return,
         }
         self.shared.set_state(AppState::PendingShutdown);
-        self.ending = Some(Ending::Workers { until: clock::monotonic() + CLOSE_TIMEOUT, fenced: false });
+        self.ending = Some(Ending::Workers { until: latest, fenced: false });
         self.broadcast(|| ToWorker::Stop);
     }
 
@@ -532,52 +645,53 @@ impl Coordinator {
             None => false,
             Some(Ending::Leaving) => {
                 for worker in &mut self.workers {
-                    if worker.stopped
-                        && let Some(thread) = worker.thread.take()
-                        && thread.join().is_err()
-                        && self.failure.is_none()
+                    // A worker that was given up is not waited for: it may be stuck in user code for ever.
+                    if let Some(thread) =
+                        worker.thread.take_if(|thread| worker.stopped || thread.is_finished())
                     {
-                        self.failure = Some(Error::new(ErrorKind::Panic, "a worker's thread panicked"));
+                        let _ = thread.join();
                     }
                 }
                 true
             }
             Some(Ending::Workers { until, fenced }) => {
-                let died =
-                    |w: &WorkerHandle| w.thread.as_ref().is_some_and(std::thread::JoinHandle::is_finished);
-                if self.workers.iter().all(|worker| worker.stopped || died(worker)) {
-                    self.workers.iter_mut().for_each(|worker| worker.stopped = true);
+                let (until, fenced) = (*until, *fenced);
+                if self.workers.iter().all(|worker| worker.stopped) {
                     // ORDER: the member leaves when every task is committed and closed, and not before.
-                    self.step(Event::Close { leave: true });
-                    return matches!(self.ending, Some(Ending::Leaving)) && self.end_if_done();
+                    return self.leave();
                 }
-                if clock::monotonic() >= *until {
-                    if *fenced {
-                        self.failure.get_or_insert_with(|| {
-                            Error::new(
-                                ErrorKind::Timeout,
-                                "a worker did not stop in time; its offsets are not committed",
-                            )
-                        });
-                        self.workers.iter_mut().for_each(|worker| worker.stopped = true);
-                        self.step(Event::Close { leave: true });
-                        return false;
-                    }
-                    *fenced = true;
-                    *until += CLOSE_TIMEOUT / 6;
-                    // Whoever waits for its records to be written waits no longer.
-                    self.workers.iter().for_each(|worker| worker.fence.fence());
-                    self.broadcast(|| ToWorker::Gate(None));
+                if clock::monotonic() < until {
+                    return false;
                 }
+                if fenced {
+                    tracing::error!("a worker does not answer: it is left behind");
+                    return self.leave();
+                }
+                self.failure.get_or_insert_with(|| {
+                    Error::new(
+                        ErrorKind::Timeout,
+                        "not everything could be written and committed in the time that the shutdown was given; what is \
+                         not committed is processed again at the next start",
+                    )
+                });
+                self.ending = Some(Ending::Workers { until: until + LAST_WORD, fenced: true });
+                // Whoever waits for its records to be written waits no longer.
+                self.workers.iter().for_each(|worker| worker.fence.fence());
+                self.broadcast(|| ToWorker::Gate(None));
                 false
             }
         }
+    }
+
+    fn leave(&mut self) -> bool {
+        self.step(Event::Close { leave: true });
+        matches!(self.ending, Some(Ending::Leaving)) && self.end_if_done()
     }
 }
 
 async fn stop_told(inbox: &mut UnboundedReceiver<ToCoordinator>) {
     while let Some(message) = inbox.recv().await {
-        if matches!(message, ToCoordinator::Stop) {
+        if matches!(message, ToCoordinator::Stop { .. }) {
             return;
         }
     }

@@ -2,7 +2,9 @@
 
 use std::collections::HashMap;
 use std::sync::Arc;
+use std::time::Duration;
 
+use super::topics::TopicPlan;
 use crate::client::admin::Isolation;
 use crate::client::fetch::FetchEvent;
 use crate::client::group::CommittedOffset;
@@ -19,7 +21,7 @@ pub(super) enum ToWorker {
     /// The leases of kept tasks in a new generation.
     Leases(Vec<Lease>),
     /// Commit and close these tasks, and say so.
-    Revoke(Vec<TaskId>),
+    Revoke(Vec<Lease>),
     /// These tasks are somebody else's by now: drop them without a commit.
     Lost(Vec<TaskId>),
     /// Commits are accepted in this generation only, or not at all.
@@ -75,19 +77,27 @@ pub(super) enum ToCoordinator {
     /// A task is ready to be started, or cannot be.
     Prepared { lease: Lease, outcome: Result<Box<TaskStart>> },
     /// A task has restored its stores and runs.
-    Running(TaskId),
+    Running(Lease),
     /// The tasks are closed.
-    Revoked(Vec<TaskId>),
+    Revoked(Vec<Lease>),
+    /// The worker was fenced: it has dropped these tasks uncommitted, and is good for new ones.
+    GivenUp(Vec<Lease>),
     /// Everything is committed that could be.
     FlushedAndCommitted { worker: usize },
     /// Commit these offsets.
     Commit { worker: usize, commit: u64, generation: i32, offsets: Vec<(TopicPartition, CommittedOffset)> },
+    /// These offsets of repartition topics are committed: what is before them is of no more use.
+    Purgeable(Vec<(TopicPartition, i64)>),
+    /// A purge has ended.
+    Purged,
+    /// The topics as they are now, where that is news.
+    Topics(Option<Box<TopicPlan>>),
     /// A commit was refused for the member's sake.
     CommitRefused { generation: i32 },
     /// A task, or a whole worker, cannot go on.
     Failed { error: Error },
     /// A worker has ended.
     Stopped { worker: usize },
-    /// Shut down.
-    Stop,
+    /// Shut down, and give up what has not ended in this time.
+    Stop { within: Duration },
 }

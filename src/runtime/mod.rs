@@ -7,6 +7,7 @@
 
 mod app;
 mod coordinator;
+mod housekeeping;
 mod input;
 mod message;
 mod output;

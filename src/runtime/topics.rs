@@ -1,6 +1,6 @@
 //! The topics of an application: which there must be, which it makes itself, and how many tasks follow from them.
 
-use std::collections::{BTreeMap, HashMap};
+use std::collections::{BTreeMap, HashMap, HashSet};
 use std::sync::Arc;
 
 use crate::client::Cluster;
@@ -47,6 +47,16 @@ pub(super) fn subtopologies(topology: &Topology, application_id: &str, plan: &To
 pub(super) fn source_topics(topology: &Topology, application_id: &str) -> Vec<String> {
     let all = topology.inner.subtopologies.iter();
     all.flat_map(|s| s.sources.iter().map(|t| s.plan.topic_name(application_id, &t.topic))).collect()
+}
+
+/// The repartition topics by their names in the cluster.
+pub(super) fn repartition_topics(topology: &Topology, application_id: &str) -> HashSet<String> {
+    let all = topology.inner.subtopologies.iter();
+    let topics = |s: &Subtopology| {
+        let own = s.sources.iter().filter(|t| t.repartition.is_some());
+        own.map(|t| s.plan.topic_name(application_id, &t.topic)).collect::<Vec<String>>()
+    };
+    all.flat_map(topics).collect()
 }
 
 /// Looks at the topics that must exist, and derives the counts of those that the application makes. Nothing is made yet.

@@ -1,11 +1,19 @@
 //! A worker: a thread that owns tasks and a producer.
 //!
 //! One pass of its loop: take what is in the mailbox, carry out what the coordinator asks, process some records of each
-//! task, punctuate, let the producer's batches go, commit if it is time. It sleeps in its mailbox only. While it waits for
-//! a commit it goes on emptying the mailbox, and puts aside what would begin another.
+//! task, punctuate, let the producer's batches go, commit if it is time ([`commit`]). It sleeps in its mailbox only. While
+//! it waits for a commit it goes on emptying the mailbox, and puts aside what would begin another.
+//!
+//! Three things can go wrong with it. A task fails: it is dropped uncommitted, the others go on until the application ends.
+//! The worker fails (its records cannot be written): nothing is processed or committed any more. The worker is fenced,
+//! because it did not give a task up in time: it drops all its tasks uncommitted, and the coordinator starts those anew
+//! that are still this instance's.
+
+mod commit;
 
 use std::cell::RefCell;
 use std::collections::{HashMap, VecDeque};
+use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::rc::Rc;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
@@ -21,17 +29,15 @@ use super::message::{ChangelogStart, InputStart, TaskStart, ToCoordinator, ToWor
 use super::output::{Output, TaskOutput};
 use crate::client::Cluster;
 use crate::client::admin::Isolation;
-use crate::client::batch::Batches;
 use crate::client::fetch::{FetchEvent, Fetched, Fetcher, LogState};
-use crate::client::group::CommittedOffset;
-use crate::client::produce::{Failed, Producer};
+use crate::client::produce::Producer;
 use crate::clock::{self, Clock};
 use crate::config::Config;
-use crate::error::{BoxError, Error, ErrorClass, ErrorKind, Result};
-use crate::group::{Lease, OffsetMetadata};
+use crate::error::{Error, ErrorClass, ErrorKind, Result};
+use crate::group::Lease;
 use crate::record::TopicPartition;
 use crate::store::AnyStore;
-use crate::task::errors::{ErrorContext, ErrorPolicies, ErrorResponse, ErrorStage};
+use crate::task::errors::{DropReason, ErrorPolicies};
 use crate::task::{Task, TaskConfig};
 use crate::task_id::TaskId;
 use crate::topology::{AutoOffsetReset, Topology};
@@ -89,11 +95,13 @@ struct Owned {
     running: bool,
     starts: Vec<InputStart>,
     isolation: Isolation,
+    /// The drops that the application knows of, in the order of the task's own list.
+    reported: HashMap<(String, DropReason), u64>,
 }
 
 /// What begins a commit, or the end.
 enum Control {
-    Revoke(Vec<TaskId>),
+    Revoke(Vec<Lease>),
     FlushAndCommit,
     Stop,
 }
@@ -119,16 +127,12 @@ pub(super) struct Worker {
     awaited: Option<(u64, Option<Result<()>>)>,
     last_commit: u64,
     next_commit: Instant,
+    /// A commit was refused, or not possible: it follows as soon as the gate opens.
+    owes_commit: bool,
+    /// Counts what takes tasks away in the middle of a commit.
+    losses: u64,
     failed: bool,
     shared: Arc<AppShared>,
-}
-
-/// How a commit ended.
-#[derive(Debug, PartialEq, Eq)]
-enum Committed {
-    Yes,
-    /// Not in this generation: to be tried again with the next lease.
-    Later,
 }
 
 impl Worker {
@@ -170,10 +174,16 @@ impl Worker {
             awaited: None,
             last_commit: 0,
             next_commit,
+            owes_commit: false,
+            losses: 0,
             failed: false,
             shared,
         };
-        worker.work();
+        // Code of a topology is guarded task by task; this is for suppliers, extractors of names, and our own mistakes.
+        if let Err(panic) = catch_unwind(AssertUnwindSafe(|| worker.work())) {
+            let error = Error::new(ErrorKind::Panic, "a worker panicked").because(panic_text(&*panic));
+            let _ = out.send(ToCoordinator::Failed { error });
+        }
         let _ = out.send(ToCoordinator::Stopped { worker: index });
     }
 
@@ -189,7 +199,7 @@ impl Worker {
             }
             while let Some(control) = self.control.pop_front() {
                 match control {
-                    Control::Revoke(tasks) => self.revoke(tasks),
+                    Control::Revoke(leases) => self.revoke(leases),
                     Control::FlushAndCommit => {
                         self.commit_all();
                         self.tell(ToCoordinator::FlushedAndCommitted { worker: self.index });
@@ -197,13 +207,18 @@ impl Worker {
                     Control::Stop => return self.stop(),
                 }
             }
-            let processed = self.process();
+            if self.is_fenced() {
+                self.give_up();
+            }
+            let processed = if self.failed { 0 } else { self.process() };
             self.shared.processed.fetch_add(processed as u64, Ordering::Relaxed);
-            self.punctuate();
+            if !self.failed {
+                self.punctuate();
+            }
             let now = clock::monotonic();
             self.look_after_producer(now);
             let requested = self.owned.iter().any(|o| o.running && o.task.commit_requested());
-            if requested || now >= self.next_commit {
+            if (requested && self.gate.is_some()) || now >= self.next_commit {
                 self.commit_all();
             }
             if processed == 0 {
@@ -254,13 +269,19 @@ impl Worker {
                 for task in tasks {
                     self.drop_task(task);
                 }
+                self.losses += 1;
                 // ORDER: nothing that was made for lost tasks is sent any more; the producer starts afresh after that.
                 let output = &mut *self.output.borrow_mut();
                 output.producer.fence();
                 output.producer.renew();
                 drop(output.producer.take_failures());
             }
-            ToWorker::Gate(gate) => self.gate = gate,
+            ToWorker::Gate(gate) => {
+                self.gate = gate;
+                if gate.is_some() && std::mem::take(&mut self.owes_commit) {
+                    self.next_commit = clock::monotonic();
+                }
+            }
             ToWorker::FlushAndCommit => self.control.push_back(Control::FlushAndCommit),
             ToWorker::Fetched(event) => self.fetched(event),
             ToWorker::Committed { commit, outcome } => {
@@ -319,8 +340,16 @@ impl Worker {
             self.bulk.assign(at, from, token);
         }
         tracing::info!(task = %id, changelogs = restores.len(), "restoring");
-        let owned =
-            Owned { task, lease, inputs: Vec::new(), restores, running: false, starts: inputs, isolation };
+        let owned = Owned {
+            task,
+            lease,
+            inputs: Vec::new(),
+            restores,
+            running: false,
+            starts: inputs,
+            isolation,
+            reported: HashMap::new(),
+        };
         self.owned.push(owned);
         self.begin_if_restored(id)
     }
@@ -365,14 +394,16 @@ impl Worker {
         owned.task.init()?;
         owned.running = true;
         tracing::info!(task = %id, "running");
-        self.tell(ToCoordinator::Running(id));
+        let lease = owned.lease;
+        self.tell(ToCoordinator::Running(lease));
         Ok(())
     }
 
     /// Takes a task away from the worker, without a commit.
     fn drop_task(&mut self, id: TaskId) -> Option<Owned> {
         let at = self.owned.iter().position(|o| o.lease.task == id)?;
-        let owned = self.owned.remove(at);
+        let mut owned = self.owned.remove(at);
+        owned.report_drops(&self.shared);
         for input in &owned.inputs {
             self.live.revoke(input.at.clone());
             self.tokens.remove(&input.token);
@@ -393,26 +424,54 @@ impl Worker {
         }
     }
 
-    fn revoke(&mut self, tasks: Vec<TaskId>) {
+    fn revoke(&mut self, leases: Vec<Lease>) {
         self.commit_all();
-        for task in &tasks {
-            self.close_task(*task);
+        for lease in &leases {
+            if self.owned.iter().any(|o| o.lease.task == lease.task && o.lease.epoch == lease.epoch) {
+                self.close_task(lease.task);
+            }
         }
-        self.tell(ToCoordinator::Revoked(tasks));
+        self.tell(ToCoordinator::Revoked(leases));
     }
 
     /// ORDER: commit, then close the tasks; the producer is drained by the commit.
     fn stop(&mut self) {
-        if !self.failed {
-            self.commit_all();
-        }
+        self.last_commit_of_all();
         for task in self.owned.iter().map(|o| o.lease.task).collect::<Vec<_>>() {
             self.close_task(task);
         }
     }
 
-    /// A task cannot go on: it is dropped uncommitted, and the coordinator decides what becomes of the rest.
+    fn is_fenced(&self) -> bool {
+        self.output.borrow().producer.is_fenced()
+    }
+
+    /// What the producer held of any task is gone, so that none of them may be committed for as it is.
+    fn give_up(&mut self) {
+        tracing::warn!(
+            worker = self.index,
+            tasks = self.owned.len(),
+            "fenced: the tasks are given up uncommitted"
+        );
+        let leases: Vec<Lease> = self.owned.iter().map(|o| o.lease).collect();
+        for lease in &leases {
+            self.drop_task(lease.task);
+        }
+        self.losses += 1;
+        let output = &mut *self.output.borrow_mut();
+        output.producer.renew();
+        drop(output.producer.take_failures());
+        self.tell(ToCoordinator::GivenUp(leases));
+    }
+
+    /// A task cannot go on: it is dropped uncommitted, and the coordinator decides what becomes of the rest. Without a
+    /// task the whole worker cannot go on.
     fn fail(&mut self, task: Option<TaskId>, error: Error) {
+        if self.is_fenced() {
+            // Not its own fault: the main loop gives all tasks up.
+            tracing::info!(?error, "a fenced worker fails");
+            return;
+        }
         tracing::error!(task = task.map(tracing::field::display), ?error, "a task failed");
         match task {
             Some(task) => _ = self.drop_task(task),
@@ -549,212 +608,6 @@ impl Worker {
             self.fail(Some(task), error);
         }
     }
-
-    // ---- the producer ----
-
-    fn look_after_producer(&mut self, now: Instant) {
-        let polled = self.output.borrow_mut().producer.poll(now);
-        let outcome = polled.and_then(|()| self.handle_failures());
-        if let Err(error) = outcome {
-            self.fail(None, error);
-        }
-    }
-
-    /// Records that could not be written go to the production policy, one by one.
-    fn handle_failures(&mut self) -> Result<()> {
-        let failures = self.output.borrow().producer.take_failures();
-        for failed in failures {
-            self.handle_failure(failed)?;
-        }
-        Ok(())
-    }
-
-    fn handle_failure(&mut self, failed: Failed) -> Result<()> {
-        let Failed { topic, partition, batch, guilty, error } = failed;
-        if error.class() == ErrorClass::FencedLease {
-            return Err(error);
-        }
-        let place = |error: Error| error.at_topic(&*topic).at_partition(partition);
-        let error: BoxError = error.into();
-        let mut again = Vec::new();
-        for batch in Batches::new(batch) {
-            for (at, record) in batch.and_then(|b| b.records()).map_err(place)?.enumerate() {
-                let record = record.map_err(place)?;
-                if !guilty.is_empty() && !guilty.contains(&at) {
-                    again.push(record);
-                    continue;
-                }
-                let context = ErrorContext {
-                    topic: Some(&topic),
-                    partition,
-                    offset: -1,
-                    node: "producer",
-                    task: self
-                        .owned
-                        .first()
-                        .map_or(TaskId { subtopology: -1, partition: -1 }, |o| o.lease.task),
-                    timestamp: record.timestamp,
-                    headers: &record.headers,
-                    source_key: record.key.as_ref(),
-                    source_value: record.value.as_ref(),
-                };
-                match self.policies.handler.handle(ErrorStage::Production, &error, &context) {
-                    ErrorResponse::Continue => {
-                        tracing::warn!(topic = &*topic, partition, %error, "dropped a record that cannot be written");
-                    }
-                    ErrorResponse::Fail => {
-                        let text = "records cannot be written; set production.exception.handler to continue past them";
-                        return Err(place(Error::new(ErrorKind::Production, text)).because(error));
-                    }
-                }
-            }
-        }
-        let output = &mut *self.output.borrow_mut();
-        let ix = output.producer.register(&topic, partition + 1)?;
-        for record in again {
-            let (key, value) = (record.key.as_deref(), record.value.as_deref());
-            output.producer.send(ix, partition, record.timestamp, key, value, &record.headers)?;
-        }
-        Ok(())
-    }
-
-    // ---- commits ----
-
-    fn commit_all(&mut self) {
-        let outcome = self.commit();
-        self.next_commit = clock::monotonic() + self.config.commit_interval();
-        match outcome {
-            Ok(Committed::Yes) => {}
-            Ok(Committed::Later) => tracing::debug!(worker = self.index, "commit postponed"),
-            Err(error) => self.fail(None, error),
-        }
-    }
-
-    /// Caches are flushed, the producer is drained, the offsets are committed, the layers are published.
-    fn commit(&mut self) -> Result<Committed> {
-        let mut any = false;
-        let mut failed = Vec::new();
-        for owned in self.owned.iter_mut().filter(|o| o.running && o.task.commit_needed()) {
-            any = true;
-            if let Err(error) = owned.task.flush_caches() {
-                failed.push((owned.lease.task, error));
-            }
-        }
-        for (task, error) in failed {
-            self.fail(Some(task), error);
-        }
-        if !any {
-            return Ok(Committed::Yes);
-        }
-        // ORDER: the offsets are those of records whose effects the flush below has written.
-        self.output.borrow_mut().producer.flush()?;
-        loop {
-            let drained = self.output.borrow().producer.is_drained();
-            self.handle_failures()?;
-            if drained && self.output.borrow().producer.is_drained() {
-                break;
-            }
-            self.output.borrow_mut().producer.flush()?;
-            self.pump();
-        }
-        let Some(generation) = self.gate else { return Ok(Committed::Later) };
-        let offsets = self.offsets();
-        let outcome = self.commit_offsets(generation, &offsets)?;
-        if outcome == Committed::Yes {
-            self.published(&offsets)?;
-        }
-        Ok(outcome)
-    }
-
-    fn offsets(&self) -> Vec<(TopicPartition, CommittedOffset)> {
-        let mut offsets = Vec::new();
-        for owned in self.owned.iter().filter(|o| o.running) {
-            for (committable, input) in owned.task.committable().into_iter().filter_map(|c| {
-                let input = owned.inputs.iter().find(|i| i.at == c.partition)?;
-                Some((c, input))
-            }) {
-                if input.committed == Some(committable.offset) {
-                    continue;
-                }
-                let metadata = OffsetMetadata {
-                    partition_time: committable.partition_time,
-                    ..OffsetMetadata::default()
-                };
-                let offset = CommittedOffset {
-                    offset: committable.offset,
-                    leader_epoch: None,
-                    metadata: metadata.encode(),
-                };
-                offsets.push((committable.partition, offset));
-            }
-        }
-        offsets
-    }
-
-    /// Commits until there is an answer that says yes or no.
-    fn commit_offsets(
-        &mut self,
-        generation: i32,
-        offsets: &[(TopicPartition, CommittedOffset)],
-    ) -> Result<Committed> {
-        if offsets.is_empty() {
-            return Ok(Committed::Yes);
-        }
-        let deadline = clock::monotonic() + self.config.task_timeout();
-        loop {
-            self.last_commit += 1;
-            let commit = self.last_commit;
-            self.awaited = Some((commit, None));
-            self.tell(ToCoordinator::Commit {
-                worker: self.index,
-                commit,
-                generation,
-                offsets: offsets.to_vec(),
-            });
-            let answer = loop {
-                if let Some((_, answer @ Some(_))) = &mut self.awaited {
-                    break answer.take();
-                }
-                if self.gate != Some(generation)
-                    || matches!(self.control.back(), Some(Control::Stop)) && self.failed
-                {
-                    self.awaited = None;
-                    return Ok(Committed::Later);
-                }
-                self.pump();
-            };
-            self.awaited = None;
-            match answer {
-                Some(Ok(())) => return Ok(Committed::Yes),
-                Some(Err(error)) if error.class() == ErrorClass::FencedLease => {
-                    tracing::info!(
-                        ?error,
-                        "the generation has gone on: the commit follows with the next lease"
-                    );
-                    self.tell(ToCoordinator::CommitRefused { generation });
-                    return Ok(Committed::Later);
-                }
-                Some(Err(error)) if error.is_retriable() && clock::monotonic() < deadline => {
-                    tracing::warn!(?error, "the commit is tried again");
-                    self.pump();
-                }
-                Some(Err(error)) => return Err(error),
-                None => return Ok(Committed::Later),
-            }
-        }
-    }
-
-    fn published(&mut self, offsets: &[(TopicPartition, CommittedOffset)]) -> Result<()> {
-        for owned in self.owned.iter_mut().filter(|o| o.running) {
-            for input in &mut owned.inputs {
-                if let Some((_, offset)) = offsets.iter().find(|(at, _)| *at == input.at) {
-                    input.committed = Some(offset.offset);
-                }
-            }
-            owned.task.post_commit()?;
-        }
-        Ok(())
-    }
 }
 
 impl Input {
@@ -768,6 +621,17 @@ impl Input {
 }
 
 impl Owned {
+    /// Adds the drops since the last time to the application's.
+    fn report_drops(&mut self, shared: &AppShared) {
+        for (node, reason, count) in self.task.drops() {
+            let known = self.reported.entry((node.to_owned(), reason)).or_default();
+            if count > *known {
+                shared.dropped(node, reason, count - *known);
+                *known = count;
+            }
+        }
+    }
+
     /// Which inputs may be passed over when their queues are empty (`PartitionGroup.readyToProcess`, KIP-695): those
     /// that are known to have nothing at the broker either, for long enough; all of them if `max.task.idle.ms` is -1.
     fn ready_inputs(&mut self, max_idle: Option<Duration>) -> Result<Vec<bool>> {
@@ -786,6 +650,12 @@ impl Owned {
         });
         Ok(ready.collect())
     }
+}
+
+fn panic_text(panic: &(dyn std::any::Any + Send)) -> String {
+    let text = panic.downcast_ref::<&str>().map(|s| (*s).to_owned());
+    text.or_else(|| panic.downcast_ref::<String>().cloned())
+        .unwrap_or_else(|| "a panic without a text".to_owned())
 }
 
 fn restore(restore: &mut Restore, fetched: Fetched) -> Result<()> {

@@ -5,12 +5,14 @@ use std::any::Any;
 use std::cell::RefCell;
 use std::collections::{BTreeSet, VecDeque};
 use std::fmt;
+use std::hash::BuildHasher;
 use std::ops::Bound;
 use std::rc::Rc;
 use std::sync::Arc;
 
 use bytes::{BufMut, Bytes, BytesMut};
-use hashbrown::HashMap;
+use hashbrown::hash_table::Entry;
+use hashbrown::{DefaultHashBuilder, HashTable};
 
 use super::engine::{KeyRange, MemoryEngine, SortedRun};
 use super::layers::Layers;
@@ -38,7 +40,8 @@ const CLEAN_ROWS: usize = 1 << 18;
 /// How many rows an iterator reads at once. It holds no lock on the store between pages.
 const PAGE: usize = 256;
 
-struct Slot<V> {
+struct Row<V> {
+    key: Bytes,
     current: Option<(V, Timestamp)>,
     /// Changed since the last commit.
     open: bool,
@@ -53,6 +56,8 @@ struct Withheld<V> {
     headers: Headers,
     source: Option<usize>,
     offset: i64,
+    /// What it counts for in the cache.
+    bytes: usize,
 }
 
 /// A change that the record cache lets go.
@@ -66,8 +71,55 @@ pub(crate) struct Flushed<V> {
     pub(crate) offset: i64,
 }
 
+/// Rows by the hash of their keys, so that a look-up hashes once and holds on to the row it found.
+struct Table<V> {
+    rows: HashTable<Row<V>>,
+    hasher: DefaultHashBuilder,
+}
+
+impl<V> Table<V> {
+    fn hash(&self, key: &[u8]) -> u64 {
+        self.hasher.hash_one(key)
+    }
+
+    fn get(&self, key: &[u8]) -> Option<&Row<V>> {
+        self.rows.find(self.hash(key), |row| row.key == key)
+    }
+
+    fn get_mut(&mut self, key: &[u8]) -> Option<&mut Row<V>> {
+        let hash = self.hash(key);
+        self.rows.find_mut(hash, |row| row.key == key)
+    }
+
+    fn remove(&mut self, key: &[u8]) {
+        let hash = self.hash(key);
+        if let Ok(row) = self.rows.find_entry(hash, |row| row.key == key) {
+            row.remove();
+        }
+    }
+
+    /// The row of a key, made by `load` if it is not there.
+    fn get_or_load<E>(
+        &mut self,
+        key: &[u8],
+        load: impl FnOnce() -> Result<Option<(V, Timestamp)>, E>,
+    ) -> Result<&mut Row<V>, E> {
+        let hash = self.hash(key);
+        let hasher = &self.hasher;
+        match self.rows.entry(hash, |row| row.key == key, |row| hasher.hash_one(&row.key[..])) {
+            Entry::Occupied(row) => Ok(row.into_mut()),
+            Entry::Vacant(place) => {
+                let current = load()?;
+                // The key may be part of a network frame: keep a copy, not the frame.
+                let key = Bytes::copy_from_slice(key);
+                Ok(place.insert(Row { key, current, open: false, withheld: None }).into_mut())
+            }
+        }
+    }
+}
+
 struct Inner<V> {
-    table: HashMap<Bytes, Slot<V>>,
+    table: Table<V>,
     /// The keys of open rows.
     open: Vec<Bytes>,
     /// The same in order, kept from the first scan on.
@@ -119,7 +171,7 @@ impl<K: Clone + 'static, V: Clone + 'static> KvStore<K, V> {
             cached,
             changelog,
             inner: RefCell::new(Inner {
-                table: HashMap::new(),
+                table: Table { rows: HashTable::new(), hasher: DefaultHashBuilder::default() },
                 open: Vec::new(),
                 open_sorted: None,
                 withheld: Vec::new(),
@@ -165,115 +217,99 @@ impl<K: Clone + 'static, V: Clone + 'static> KvStore<K, V> {
         Ok(out.split().freeze())
     }
 
-    /// The row of a key, loaded into the table if it is not there yet.
-    fn slot<'a>(&self, inner: &'a mut Inner<V>, key: &[u8]) -> Result<&'a mut Slot<V>, BoxError> {
-        if !inner.table.contains_key(key) {
-            let current = inner.layers.get(key)?.map(|row| self.decode(&row)).transpose()?;
-            // The key may be part of a network frame: keep a copy, not the frame.
-            let slot = Slot { current, open: false, withheld: None };
-            inner.table.insert(Bytes::copy_from_slice(key), slot);
-        }
-        Ok(inner.table.get_mut(key).expect("the row was found or has just been inserted"))
-    }
-
     /// Replaces a row by what `change` makes of it. `now` is the time that a deletion is logged with. On an error nothing
     /// has changed.
     pub(crate) fn update(
         &self,
-        key: &Bytes,
+        key: &[u8],
         now: Timestamp,
         headers: &Headers,
         cx: &mut TaskCx,
-        change: impl FnOnce(Option<(V, Timestamp)>) -> Result<Option<(V, Timestamp)>, BoxError>,
+        change: impl FnOnce(Option<&(V, Timestamp)>) -> Result<Option<(V, Timestamp)>, BoxError>,
     ) -> Result<Updated<V>, BoxError> {
-        let inner = &mut *self.inner.borrow_mut();
-        let known = inner.table.get_mut(&key[..]).map(|slot| slot.current.clone());
-        let old = match known {
-            Some(current) => current,
-            None => self.slot(inner, key)?.current.clone(),
-        };
-        let new = change(old.clone())?;
-        if !self.cached {
-            // ORDER: the record is in the producer's hands before the row changes, so that an error leaves both as they were.
+        let Inner { table, open, open_sorted, withheld, sequence, layers, .. } =
+            &mut *self.inner.borrow_mut();
+        let row = table.get_or_load(key, || self.load(layers, key))?;
+        let new = change(row.current.as_ref())?;
+        // ORDER: the record is in the producer's hands before the row changes, so that an error leaves both as they were.
+        // A withheld change is written to nowhere, so that an error belongs to this record and not to the flush.
+        let bytes = if self.cached {
+            self.weigh(key, new.as_ref(), headers, cx)?
+        } else {
             self.log(key, new.as_ref(), now, cx)?;
-        }
-        let slot = inner.table.get_mut(&key[..]).expect("the row was found or has just been inserted");
-        slot.current.clone_from(&new);
-        if !slot.open {
-            slot.open = true;
-            let (owned, _) = inner.table.get_key_value(&key[..]).expect("the row is in the table");
-            let owned = owned.clone();
-            if let Some(sorted) = &mut inner.open_sorted {
-                sorted.insert(owned.clone());
+            0
+        };
+        let old = std::mem::replace(&mut row.current, new.clone());
+        if !row.open {
+            row.open = true;
+            if let Some(sorted) = open_sorted {
+                sorted.insert(row.key.clone());
             }
-            inner.open.push(owned);
+            open.push(row.key.clone());
         }
         if self.cached {
-            self.withhold(inner, key, old.clone(), now, headers, cx);
+            *sequence += 1;
+            let before = match row.withheld.take() {
+                Some(held) => {
+                    cx.cached_bytes = cx.cached_bytes.saturating_sub(held.bytes);
+                    held.before
+                }
+                None => {
+                    withheld.push(row.key.clone());
+                    old.clone()
+                }
+            };
+            cx.cached_bytes += bytes;
+            let mut headers = headers.clone();
+            headers.detach();
+            let (source, offset) = (cx.source, cx.raw.offset);
+            let held =
+                Withheld { before, sequence: *sequence, timestamp: now, headers, source, offset, bytes };
+            row.withheld = Some(Box::new(held));
         }
         Ok(Updated { old, new, withheld: self.cached })
     }
 
-    fn withhold(
+    fn load(&self, layers: &Layers, key: &[u8]) -> Result<Option<(V, Timestamp)>, BoxError> {
+        layers.get(key)?.map(|row| self.decode(&row)).transpose()
+    }
+
+    /// What a change counts for in the record cache: its bytes, and about what the table needs beside them.
+    fn weigh(
         &self,
-        inner: &mut Inner<V>,
-        key: &Bytes,
-        before: Option<(V, Timestamp)>,
-        now: Timestamp,
+        key: &[u8],
+        new: Option<&(V, Timestamp)>,
         headers: &Headers,
         cx: &mut TaskCx,
-    ) {
-        inner.sequence += 1;
-        let slot = inner.table.get_mut(&key[..]).expect("the row is in the table");
-        let mut headers = headers.clone();
-        headers.detach();
-        match &mut slot.withheld {
-            Some(held) => {
-                held.sequence = inner.sequence;
-                held.timestamp = now;
-                held.headers = headers;
-                held.source = cx.source;
-                held.offset = cx.raw.offset;
-            }
-            None => {
-                let held = Withheld {
-                    before,
-                    sequence: inner.sequence,
-                    timestamp: now,
-                    headers,
-                    source: cx.source,
-                    offset: cx.raw.offset,
-                };
-                slot.withheld = Some(Box::new(held));
-                let (owned, _) = inner.table.get_key_value(&key[..]).expect("the row is in the table");
-                inner.withheld.push(owned.clone());
-                cx.cached_bytes += self.weight(key);
-            }
+    ) -> Result<usize, BoxError> {
+        let mut bytes = key.len() + headers.wire().len() + size_of::<Row<V>>() + size_of::<Withheld<V>>();
+        if let Some((value, _)) = new {
+            let written = cx.write_value(value, &self.value_serde, &self.topic, no_headers())?;
+            bytes += written.len();
+            cx.return_scratch(written);
         }
+        Ok(bytes)
     }
 
-    fn weight(&self, key: &[u8]) -> usize {
-        key.len() + 2 * size_of::<Option<(V, Timestamp)>>() + 128
-    }
-
-    /// Lets go of everything that the record cache holds back, in the order of the last updates, and logs it. A row that
-    /// came and went in between is forgotten (`CachingKeyValueStore.putAndMaybeForward`).
-    pub(crate) fn take_withheld(&self, cx: &mut TaskCx) -> Result<Vec<Flushed<V>>, BoxError> {
+    /// Lets go of everything that the record cache holds back, in the order of the last updates. With a node downstream a
+    /// row that came and went in between is forgotten, else its deletion is logged
+    /// (`CachingKeyValueStore.putAndMaybeForward`).
+    pub(crate) fn take_withheld(&self, downstream: bool, cx: &mut TaskCx) -> Vec<Flushed<V>> {
         let inner = &mut *self.inner.borrow_mut();
         let mut flushed: Vec<(u64, Flushed<V>)> = Vec::with_capacity(inner.withheld.len());
         for key in inner.withheld.drain(..) {
-            cx.cached_bytes = cx.cached_bytes.saturating_sub(self.weight(&key));
-            let Some(slot) = inner.table.get_mut(&key[..]) else { continue };
-            let Some(held) = slot.withheld.take() else { continue };
-            let (sequence, new) = (held.sequence, slot.current.clone());
-            if new.is_none() && held.before.is_none() {
+            let Some(row) = inner.table.get_mut(&key) else { continue };
+            let Some(held) = row.withheld.take() else { continue };
+            let Withheld { before, sequence, timestamp, headers, source, offset, bytes } = *held;
+            cx.cached_bytes = cx.cached_bytes.saturating_sub(bytes);
+            let new = row.current.clone();
+            if downstream && new.is_none() && before.is_none() {
                 continue;
             }
-            let Withheld { before, timestamp, headers, source, offset, .. } = *held;
             flushed.push((sequence, Flushed { key, old: before, new, timestamp, headers, source, offset }));
         }
         flushed.sort_unstable_by_key(|(sequence, _)| *sequence);
-        Ok(flushed.into_iter().map(|(_, flushed)| flushed).collect())
+        flushed.into_iter().map(|(_, flushed)| flushed).collect()
     }
 
     /// Writes a change to the changelog.
@@ -287,27 +323,21 @@ impl<K: Clone + 'static, V: Clone + 'static> KvStore<K, V> {
         let Some(topic) = self.changelog else { return Ok(()) };
         let partition = Partition::Exactly(cx.task.partition);
         let Some((value, timestamp)) = new else {
-            return Ok(cx.collector.send(topic, partition, Some(key), None, Some(now), no_headers())?);
+            return cx.send(topic, partition, Some(key), None, Some(now), no_headers());
         };
         let timestamp = if self.timestamped { *timestamp } else { now };
         let bytes = cx.write_value(value, &self.value_serde, &self.topic, no_headers())?;
-        let sent =
-            cx.collector.send(topic, partition, Some(key), Some(&bytes), Some(timestamp), no_headers());
+        let sent = cx.send(topic, partition, Some(key), Some(&bytes), Some(timestamp), no_headers());
         cx.return_scratch(bytes);
-        Ok(sent?)
+        sent
     }
 
     fn get(&self, key: &K) -> Result<Option<(V, Timestamp)>, BoxError> {
         let inner = &mut *self.inner.borrow_mut();
-        let mut bytes = std::mem::take(&mut inner.scratch);
-        bytes.clear();
-        let got = self
-            .key_serde
-            .write(key, &self.serde_cx(true), &mut bytes)
-            .map_err(BoxError::from)
-            .and_then(|()| Ok(self.slot(inner, &bytes)?.current.clone()));
-        inner.scratch = bytes;
-        got
+        inner.scratch.clear();
+        self.key_serde.write(key, &self.serde_cx(true), &mut inner.scratch)?;
+        let Inner { table, layers, scratch, .. } = inner;
+        Ok(table.get_or_load(scratch, || self.load(layers, scratch))?.current.clone())
     }
 
     fn put(
@@ -316,10 +346,16 @@ impl<K: Clone + 'static, V: Clone + 'static> KvStore<K, V> {
         value: Option<(V, Timestamp)>,
         cx: &mut TaskCx,
     ) -> Result<Option<(V, Timestamp)>, BoxError> {
-        let mut bytes = BytesMut::new();
-        self.key_serde.write(key, &self.serde_cx(true), &mut bytes)?;
+        let mut bytes = std::mem::take(&mut self.inner.borrow_mut().scratch);
+        bytes.clear();
         let (now, headers) = (cx.timestamp, cx.raw.headers.clone());
-        Ok(self.update(&bytes.freeze(), now, &headers, cx, |_| Ok(value))?.old)
+        let updated = self
+            .key_serde
+            .write(key, &self.serde_cx(true), &mut bytes)
+            .map_err(BoxError::from)
+            .and_then(|()| self.update(&bytes, now, &headers, cx, |_| Ok(value)));
+        self.inner.borrow_mut().scratch = bytes;
+        Ok(updated?.old)
     }
 
     /// The next rows of a scan; none only at its end.
@@ -337,7 +373,7 @@ impl<K: Clone + 'static, V: Clone + 'static> KvStore<K, V> {
                 if range.reverse { keys.rev().take(PAGE).collect() } else { keys.take(PAGE).collect() };
             let mut open = Vec::with_capacity(keys.len());
             for key in &keys {
-                let current = inner.table.get(&key[..]).and_then(|slot| slot.current.as_ref());
+                let current = inner.table.get(key).and_then(|row| row.current.as_ref());
                 let row =
                     current.map(|(value, timestamp)| self.encode(value, *timestamp, &mut out)).transpose()?;
                 open.push(((*key).clone(), row));
@@ -394,14 +430,17 @@ impl<K: Clone + 'static, V: Clone + 'static> AnyStore for KvStore<K, V> {
                 Bytes::copy_from_slice(&value)
             }
         });
-        self.inner.borrow_mut().layers.push(vec![(Bytes::copy_from_slice(&key), row)])
+        let inner = &mut *self.inner.borrow_mut();
+        // ORDER: the table lies over the layers; a row it kept from before would hide the restored one.
+        inner.table.remove(&key);
+        inner.layers.push(vec![(Bytes::copy_from_slice(&key), row)])
     }
 
     fn flush(&self, cx: &mut TaskCx) -> Result<()> {
         let store_error = |error: BoxError| {
             Error::new(ErrorKind::Store, format!("the store {} cannot be flushed", self.name)).because(error)
         };
-        for change in self.take_withheld(cx).map_err(store_error)? {
+        for change in self.take_withheld(false, cx) {
             self.log(&change.key, change.new.as_ref(), change.timestamp, cx).map_err(store_error)?;
         }
         Ok(())
@@ -413,10 +452,10 @@ impl<K: Clone + 'static, V: Clone + 'static> AnyStore for KvStore<K, V> {
         let mut run: SortedRun = Vec::with_capacity(inner.open.len());
         let mut out = BytesMut::with_capacity(inner.open.len() * 32);
         for key in inner.open.drain(..) {
-            let Some(slot) = inner.table.get_mut(&key[..]) else { continue };
-            slot.open = false;
+            let Some(kept) = inner.table.get_mut(&key) else { continue };
+            kept.open = false;
             let row =
-                slot.current.as_ref().map(|(value, timestamp)| self.encode(value, *timestamp, &mut out));
+                kept.current.as_ref().map(|(value, timestamp)| self.encode(value, *timestamp, &mut out));
             let row = row.transpose().map_err(|error| {
                 Error::new(ErrorKind::Store, format!("a row of the store {} cannot be written", self.name))
                     .because(error)
@@ -428,8 +467,8 @@ impl<K: Clone + 'static, V: Clone + 'static> AnyStore for KvStore<K, V> {
             sorted.clear();
         }
         inner.layers.push(run)?;
-        if inner.table.len() > CLEAN_ROWS {
-            inner.table.clear();
+        if inner.table.rows.len() > CLEAN_ROWS {
+            inner.table.rows.clear();
         }
         Ok(())
     }

@@ -148,9 +148,23 @@ impl TaskCx {
     }
 
     /// A change that a record cache held back goes on, in the context of the record that made it.
-    pub(crate) fn begin_flush(&mut self, source: Option<usize>, offset: i64, timestamp: Timestamp) {
+    pub(crate) fn begin_flush(
+        &mut self,
+        source: Option<usize>,
+        offset: i64,
+        timestamp: Timestamp,
+        headers: Headers,
+    ) {
         self.begin_punctuation(timestamp);
         self.source = source;
+        self.raw.offset = offset;
+        self.raw.headers = headers;
+    }
+
+    /// A source is about to read a record: the place to name if a serde or a timestamp extractor panics.
+    pub(crate) fn begin_reading(&mut self, node: NodeIx, source: usize, offset: i64) {
+        self.current = Some(node);
+        self.source = Some(source);
         self.raw.offset = offset;
     }
 
@@ -258,6 +272,41 @@ impl TaskCx {
         }
     }
 
+    // ---- the way out ----
+
+    /// Sends a record. What a topic refuses is an error of that record, for the caller's policy; anything else that the
+    /// collector reports (a lost lease, a closed client) ends the task's run, whatever the policies say.
+    pub(crate) fn send(
+        &mut self,
+        topic: TopicIx,
+        partition: Partition,
+        key: Option<&[u8]>,
+        value: Option<&[u8]>,
+        timestamp: Option<Timestamp>,
+        headers: &Headers,
+    ) -> Result<(), BoxError> {
+        let sent = self.collector.send(topic, partition, key, value, timestamp, headers);
+        sent.map_err(|error| self.refused(error))
+    }
+
+    /// Makes a topic known to the collector while records are on their way.
+    pub(crate) fn register(&mut self, topic: &str) -> Result<TopicIx, BoxError> {
+        let registered = self.collector.register(topic);
+        registered.map_err(|error| self.refused(error.at_topic(topic)))
+    }
+
+    fn refused(&mut self, error: Error) -> BoxError {
+        if error.kind() == ErrorKind::Production {
+            return error.into();
+        }
+        let node = self.current_node().map(str::to_owned);
+        self.fail(match node {
+            Some(node) => error.at_node(node),
+            None => error,
+        });
+        "the task has failed; it reports the error itself".into()
+    }
+
     // ---- drops and failures ----
 
     /// Counts a record that goes no further.
@@ -345,15 +394,15 @@ impl TaskCx {
         );
         if let Some(topic) = &self.policies.dead_letter_topic {
             let headers = dead_letter_headers(&error, &java_exception(stage, &error), &context);
+            let timestamp = Some(self.raw.timestamp).filter(|timestamp| *timestamp >= 0);
             let sent = match self.dead_letters {
                 Some(ix) => Ok(ix),
                 None => self.collector.register(topic),
             }
             .and_then(|ix| {
                 self.dead_letters = Some(ix);
-                let key = self.raw.key.as_deref();
-                let value = self.raw.value.as_deref();
-                self.collector.send(ix, Partition::Default, key, value, Some(self.raw.timestamp), &headers)
+                let (key, value) = (self.raw.key.as_deref(), self.raw.value.as_deref());
+                self.collector.send(ix, Partition::Default, key, value, timestamp, &headers)
             });
             if let Err(failed) = sent {
                 return Err(self.fail(failed));

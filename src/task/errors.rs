@@ -10,6 +10,7 @@ use bytes::Bytes;
 use crate::config::{Config, ErrorPolicy};
 use crate::error::{BoxError, Error};
 use crate::record::{Headers, Timestamp};
+use crate::serde::SerdeError;
 use crate::task_id::TaskId;
 
 /// Where an error happened, and the bytes of the input record it happened with.
@@ -52,14 +53,14 @@ pub enum ErrorStage {
 pub enum ErrorResponse {
     /// Stop: the error becomes the application's.
     Fail,
-    /// Drop the record at this node, count it, go on. With `errors.dead.letter.queue.topic.name` set, the input record
-    /// goes to that topic.
+    /// Drop the record at this node, count it, go on.
     Continue,
 }
 
-/// Decides about errors of records. Set one with
-/// [`TopologyTestDriver`](crate::testing::TopologyTestDriver) or the application's builder; by default the
-/// configuration's words (`fail`, `continue`) decide.
+/// Decides about errors of records. By default the configuration's words (`fail`, `continue`) decide.
+///
+/// With `errors.dead.letter.queue.topic.name` set, the input record goes to that topic first, whatever the decision, with
+/// Kafka Streams' headers (KIP-1034).
 pub trait ErrorHandler: Send + Sync + 'static {
     /// Called once an error, on the worker's thread.
     fn handle(&self, stage: ErrorStage, error: &BoxError, context: &ErrorContext<'_>) -> ErrorResponse;
@@ -110,21 +111,21 @@ impl ErrorHandler for Fixed {
 /// The headers of a dead letter: those of the input record, then Kafka Streams' own (KIP-1034,
 /// `ExceptionHandlerUtils.buildDeadLetterQueueRecord`). The stack trace is the chain of causes.
 pub(crate) fn dead_letter_headers(error: &BoxError, kind: &str, context: &ErrorContext<'_>) -> Headers {
-    let mut trace = String::new();
+    let mut trace = format!("{kind}: {error}");
     let mut source = error.source();
     while let Some(cause) = source {
-        trace.push_str(if trace.is_empty() { "because: " } else { "\nbecause: " });
+        trace.push_str("\nCaused by: ");
         trace.push_str(&cause.to_string());
         source = cause.source();
     }
     let mut headers = context.headers.clone();
-    let mut add = |name: &str, value: &str| headers.add(name, Some(value.as_bytes()));
-    add("__streams.errors.exception", kind);
-    add("__streams.errors.message", &error.to_string());
-    add("__streams.errors.stacktrace", &trace);
-    add("__streams.errors.topic", context.topic.unwrap_or_default());
-    add("__streams.errors.partition", &context.partition.to_string());
-    add("__streams.errors.offset", &context.offset.to_string());
+    let mut add = |name: &str, value: Option<&str>| headers.add(name, value.map(str::as_bytes));
+    add("__streams.errors.exception", Some(kind));
+    add("__streams.errors.message", Some(&error.to_string()));
+    add("__streams.errors.stacktrace", Some(&trace));
+    add("__streams.errors.topic", context.topic);
+    add("__streams.errors.partition", Some(&context.partition.to_string()));
+    add("__streams.errors.offset", Some(&context.offset.to_string()));
     headers
 }
 
@@ -172,14 +173,16 @@ impl fmt::Display for DropReason {
 
 /// The class name that a dead letter gives for a kind of error, after the Java exceptions that tools know.
 pub(crate) fn java_exception(stage: ErrorStage, error: &BoxError) -> String {
-    match error.downcast_ref::<Error>() {
-        Some(error) => format!("mainstem::{:?}", error.kind()),
-        None => match stage {
-            ErrorStage::Deserialization => "org.apache.kafka.common.errors.SerializationException".to_owned(),
-            ErrorStage::Processing => "org.apache.kafka.streams.errors.StreamsException".to_owned(),
-            ErrorStage::Production => "org.apache.kafka.common.KafkaException".to_owned(),
-        },
+    if let Some(error) = error.downcast_ref::<Error>() {
+        return format!("mainstem::{:?}", error.kind());
     }
+    let class = match stage {
+        _ if error.is::<SerdeError>() => "org.apache.kafka.common.errors.SerializationException",
+        ErrorStage::Deserialization => "org.apache.kafka.common.errors.SerializationException",
+        ErrorStage::Processing => "org.apache.kafka.streams.errors.StreamsException",
+        ErrorStage::Production => "org.apache.kafka.common.KafkaException",
+    };
+    class.to_owned()
 }
 
 impl ErrorPolicies {

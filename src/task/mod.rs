@@ -12,6 +12,8 @@ pub(crate) mod node;
 pub(crate) mod punctuation;
 pub(crate) mod queue;
 mod run;
+#[cfg(test)]
+mod tests;
 
 pub(crate) use collector::{Collector, Partition, TopicIx};
 pub(crate) use context::TaskCx;

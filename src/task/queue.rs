@@ -52,10 +52,13 @@ pub(crate) trait InputQueue {
     /// Takes the next record through the topology. `head_timestamp` has returned `Some` before.
     fn process_head(&mut self, cx: &mut TaskCx) -> Flow;
 
+    /// Sets where reading starts: records before it are passed over.
+    fn start_at(&mut self, offset: i64);
+
     /// About how many records wait.
     fn len(&self) -> usize;
 
-    /// The offset of the next record to take: what may be committed. `None` until something has been pushed.
+    /// The offset of the next record to take: what may be committed. `None` until that is known.
     fn position(&self) -> Option<i64>;
 
     /// The greatest timestamp taken from this partition, -1 before the first.
@@ -158,6 +161,7 @@ impl<K: Clone + 'static, V: Clone + 'static> SourceQueue<K, V> {
     }
 
     fn take(&mut self, raw: RawRecord, cx: &mut TaskCx) -> Flow {
+        cx.begin_reading(self.node, self.source, raw.offset);
         let (key, value) = match self.read(&raw) {
             Ok(read) => read,
             Err(error) => {
@@ -210,6 +214,10 @@ impl<K: Clone + 'static, V: Clone + 'static> InputQueue for SourceQueue<K, V> {
         // ORDER: the offset moves on only when the record has gone all the way down.
         self.state.position = Some(offset + 1);
         Ok(())
+    }
+
+    fn start_at(&mut self, offset: i64) {
+        self.state.position = Some(offset);
     }
 
     fn len(&self) -> usize {

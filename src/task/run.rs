@@ -48,6 +48,8 @@ pub(crate) struct Task {
     flushers: HashMap<Arc<str>, Rc<RefCell<dyn Lifecycle>>>,
     cache_bytes: usize,
     commit_needed: bool,
+    /// The position of each queue at the last commit.
+    committed: Vec<Option<i64>>,
 }
 
 impl Task {
@@ -131,8 +133,9 @@ impl Task {
                 })
             })
             .collect::<Result<_>>()?;
-        let heads = vec![None; queues.len()];
-        Ok(Self { cx, queues, heads, lifecycles, stores, flushers, cache_bytes, commit_needed: false })
+        let (heads, committed) = (vec![None; queues.len()], vec![None; queues.len()]);
+        let commit_needed = false;
+        Ok(Self { cx, queues, heads, lifecycles, stores, flushers, cache_bytes, commit_needed, committed })
     }
 
     pub(crate) fn id(&self) -> TaskId {
@@ -178,6 +181,12 @@ impl Task {
     /// About how many records wait in a queue.
     pub(crate) fn queued(&self, source: usize) -> usize {
         self.queues[source].len()
+    }
+
+    /// Sets where reading a partition starts; records before that are passed over.
+    #[allow(dead_code, reason = "for callers whose batches begin before the offset asked for")]
+    pub(crate) fn start_at(&mut self, source: usize, offset: i64) {
+        self.queues[source].start_at(offset);
     }
 
     /// Sets the partition time that was committed with a partition's offset.
@@ -281,9 +290,11 @@ impl Task {
         Ok(any)
     }
 
-    /// Whether something has happened since the last commit.
+    /// Whether something has happened since the last commit. Offsets that moved on over records that were dropped, or
+    /// over control records, count (`StreamTask.commitNeeded`).
     pub(crate) fn commit_needed(&self) -> bool {
-        self.commit_needed
+        let moved = |(queue, committed): (&Box<dyn InputQueue>, &Option<i64>)| queue.position() != *committed;
+        self.commit_needed || self.queues.iter().zip(&self.committed).any(moved)
     }
 
     /// Whether a processor has asked for a commit.
@@ -330,6 +341,9 @@ impl Task {
         }
         self.commit_needed = false;
         self.cx.commit_requested = false;
+        for (committed, queue) in self.committed.iter_mut().zip(&self.queues) {
+            *committed = queue.position();
+        }
         Ok(())
     }
 

@@ -134,8 +134,7 @@ impl fmt::Debug for TopologyTestDriver {
 impl TopologyTestDriver {
     /// A driver with the application id `test`, the record cache off, and defaults for everything else.
     pub fn new(topology: &Topology) -> Result<Self> {
-        let config =
-            Config::builder("test", "unused:9092").state_dir("unused").cache_bytes(0).build()?;
+        let config = Config::builder("test", "unused:9092").state_dir("unused").cache_bytes(0).build()?;
         Self::with_config(topology, &config)
     }
 
@@ -177,7 +176,10 @@ impl TopologyTestDriver {
     }
 
     /// A typed handle on an input topic, with the types' own serdes.
-    pub fn input_topic<K: DefaultSerde + 'static, V: DefaultSerde + 'static>(&self, topic: &str) -> TestInputTopic<K, V> {
+    pub fn input_topic<K: DefaultSerde + 'static, V: DefaultSerde + 'static>(
+        &self,
+        topic: &str,
+    ) -> TestInputTopic<K, V> {
         TestInputTopic { topic: topic.to_owned(), keys: SerdeRef::of(), values: SerdeRef::of() }
     }
 
@@ -278,7 +280,8 @@ impl TopologyTestDriver {
             value: record.value,
             headers: record.headers,
         };
-        let batch = RawBatch { records: Box::new(std::iter::once(Ok(raw))), next_offset: offset + 1, count: 1 };
+        let batch =
+            RawBatch { records: Box::new(std::iter::once(Ok(raw))), next_offset: offset + 1, count: 1 };
         self.task.push(source, batch);
         Ok(())
     }
@@ -370,8 +373,10 @@ impl<K: 'static, V: 'static> TestOutputTopic<K, V> {
 
     fn read(&self, record: ProducedRecord) -> Result<Record<K, V>> {
         let at = |error: crate::serde::SerdeError| Error::from(error).at_topic(&self.topic);
-        let read_key = |bytes: &Bytes| self.keys.read(bytes, &SerdeCx::key(&self.topic).headers(&record.headers));
-        let read_value = |bytes: &Bytes| self.values.read(bytes, &SerdeCx::value(&self.topic).headers(&record.headers));
+        let read_key =
+            |bytes: &Bytes| self.keys.read(bytes, &SerdeCx::key(&self.topic).headers(&record.headers));
+        let read_value =
+            |bytes: &Bytes| self.values.read(bytes, &SerdeCx::value(&self.topic).headers(&record.headers));
         let key = record.key.as_ref().map(read_key).transpose().map_err(at)?;
         let value = record.value.as_ref().map(read_value).transpose().map_err(at)?;
         Ok(Record { key, value, timestamp: record.timestamp.unwrap_or(-1), headers: record.headers })

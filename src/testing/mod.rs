@@ -1,1 +1,5 @@
-//! Test driver.
+//! Tests of topologies without a broker: [`TopologyTestDriver`].
+
+mod driver;
+
+pub use driver::{ProducedRecord, TestInputTopic, TestOutputTopic, TopologyTestDriver};

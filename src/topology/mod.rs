@@ -1,6 +1,7 @@
 //! What runs: the nodes of a topology, the sub-topologies they fall into, the topics they need, and their description.
 
 mod builder;
+mod context;
 mod description;
 mod java_order;
 pub(crate) mod processor;
@@ -9,12 +10,12 @@ use std::fmt;
 use std::sync::Arc;
 
 pub(crate) use builder::{NodeSpec, SpecKind, TopologyBuilder};
-pub use processor::{
-    Child, Context, Outcome, Processor, PunctuationType, RecordMetadata, StoreKey, Stores, Token,
-};
+pub use context::{Child, Context, FixedKeyContext, RecordMetadata};
+pub use processor::{FixedKeyProcessor, FixedKeyRecord, Outcome, Processor, StoreKey, Stores};
 
 use crate::store::StoreBlueprint;
 use crate::task::blueprint::Plan;
+pub use crate::task::punctuation::{PunctuationType, Token};
 
 /// Where a source starts when the group has no committed offset
 /// (`org.apache.kafka.streams.AutoOffsetReset`).

@@ -4,18 +4,16 @@ use std::cell::RefCell;
 use std::fmt;
 use std::rc::Rc;
 use std::sync::Arc;
-use std::time::Duration;
 
+use super::context::{Context, FixedKeyContext};
 use crate::error::{BoxError, Error, ErrorKind, Result};
-use crate::record::{Record, Timestamp};
+use crate::record::{Headers, Record, Timestamp};
 use crate::store::{
     KeyValue, KeyValueStore, KvStore, StoreBuilder, TimestampedKeyValue, TimestampedKeyValueStore,
 };
 use crate::task::blueprint::{BuildCx, NodeFactory};
-use crate::task::context::StoreRef;
-pub use crate::task::punctuation::{PunctuationType, Token};
+use crate::task::punctuation::Token;
 use crate::task::{Flow, Lifecycle, Node, NodeIx, Outputs, TaskCx};
-use crate::task_id::TaskId;
 
 /// What user code answers: an error goes to the processing error policy with node, topic, partition and offset.
 pub type Outcome = Result<(), BoxError>;
@@ -75,161 +73,122 @@ pub trait Processor<KI, VI, KO, VO>: 'static {
     }
 }
 
-/// Where a record came from.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct RecordMetadata<'a> {
-    /// The topic; `None` in a punctuation.
-    pub topic: Option<&'a str>,
-    /// The partition, -1 in a punctuation.
-    pub partition: i32,
-    /// The offset, -1 in a punctuation.
-    pub offset: i64,
-}
+/// A record whose key stays what it is (`org.apache.kafka.streams.processor.api.FixedKeyRecord`): it can be read, not set.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct FixedKeyRecord<K, V>(Record<K, V>);
 
-/// What a processor can do: forward, reach its stores, schedule punctuations, ask where and when it is
-/// (`org.apache.kafka.streams.processor.api.ProcessorContext`).
-pub struct Context<'a, KO, VO> {
-    cx: &'a mut TaskCx,
-    node: NodeIx,
-    outputs: &'a Outputs<KO, VO>,
-}
+impl<K, V> FixedKeyRecord<K, V> {
+    pub(super) fn into_record(self) -> Record<K, V> {
+        self.0
+    }
 
-impl<KO, VO> fmt::Debug for Context<'_, KO, VO> {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "Context({} of task {})", self.cx.node_name(self.node), self.cx.task)
+    /// The key, or `None` for null.
+    pub fn key(&self) -> Option<&K> {
+        self.0.key.as_ref()
+    }
+
+    /// The value, or `None` for null.
+    pub fn value(&self) -> Option<&V> {
+        self.0.value.as_ref()
+    }
+
+    /// Event time, in milliseconds since the Unix epoch.
+    pub fn timestamp(&self) -> Timestamp {
+        self.0.timestamp
+    }
+
+    /// The headers.
+    pub fn headers(&self) -> &Headers {
+        &self.0.headers
+    }
+
+    /// The same record with another value.
+    pub fn with_value<V2>(self, value: impl Into<Option<V2>>) -> FixedKeyRecord<K, V2> {
+        FixedKeyRecord(self.0.with_value(value))
+    }
+
+    /// The same record with another timestamp.
+    #[must_use]
+    pub fn with_timestamp(self, timestamp: Timestamp) -> Self {
+        Self(self.0.with_timestamp(timestamp))
+    }
+
+    /// The same record with other headers.
+    #[must_use]
+    pub fn with_headers(self, headers: Headers) -> Self {
+        Self(self.0.with_headers(headers))
     }
 }
 
-/// A child of a processor, by [`Context::child`].
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct Child(usize);
+/// A processor of values: it cannot change keys, so nothing behind it has to repartition
+/// (`org.apache.kafka.streams.processor.api.FixedKeyProcessor`).
+///
+/// ```
+/// use mainstem::prelude::*;
+///
+/// /// Numbers the records of a task.
+/// struct Numbered(i64);
+///
+/// impl FixedKeyProcessor<String, String, i64> for Numbered {
+///     fn process(
+///         &mut self,
+///         record: FixedKeyRecord<String, String>,
+///         cx: &mut FixedKeyContext<'_, String, i64>,
+///     ) -> Outcome {
+///         self.0 += 1;
+///         Ok(cx.forward(record.with_value(self.0))?)
+///     }
+/// }
+///
+/// let builder = StreamsBuilder::new();
+/// builder.stream::<String, String>("in").process_values(|_| Ok(Numbered(0)), &[]).to("out");
+/// builder.build()?;
+/// # Ok::<(), mainstem::Error>(())
+/// ```
+pub trait FixedKeyProcessor<K, VI, VO>: 'static {
+    /// Called once, when the task's stores are restored: the place to schedule punctuations.
+    fn init(&mut self, cx: &mut FixedKeyContext<'_, K, VO>) -> Outcome {
+        let _ = cx;
+        Ok(())
+    }
 
-fn stopped() -> Error {
-    Error::new(ErrorKind::Processing, "a node downstream has failed; its error is reported by the task")
+    /// Called for every record.
+    fn process(&mut self, record: FixedKeyRecord<K, VI>, cx: &mut FixedKeyContext<'_, K, VO>) -> Outcome;
+
+    /// Called when the schedule `token` is due, at the time `at` of its clock.
+    fn punctuate(&mut self, token: Token, at: Timestamp, cx: &mut FixedKeyContext<'_, K, VO>) -> Outcome {
+        let _ = (token, at, cx);
+        Ok(())
+    }
+
+    /// Called once, before the stores close.
+    fn close(&mut self, cx: &mut FixedKeyContext<'_, K, VO>) -> Outcome {
+        let _ = cx;
+        Ok(())
+    }
 }
 
-impl<KO: Clone, VO: Clone> Context<'_, KO, VO> {
-    /// Sends a record to every child. An error means that the task has failed: return it.
-    pub fn forward(&mut self, record: Record<KO, VO>) -> Result<()> {
-        let (outputs, node) = (self.outputs, self.node);
-        self.downstream(record, |record, cx| outputs.forward_rekeyed(record, cx), node)
+/// A processor of values as a processor of records.
+pub(crate) struct FixedKey<P>(pub(crate) P);
+
+impl<P, K, VI, VO> Processor<K, VI, K, VO> for FixedKey<P>
+where
+    P: FixedKeyProcessor<K, VI, VO>,
+{
+    fn init(&mut self, cx: &mut Context<'_, K, VO>) -> Outcome {
+        self.0.init(&mut FixedKeyContext::new(cx))
     }
 
-    /// Sends a record to one child.
-    pub fn forward_to(&mut self, child: Child, record: Record<KO, VO>) -> Result<()> {
-        let (outputs, node) = (self.outputs, self.node);
-        let to_child = |record, cx: &mut TaskCx| {
-            let known = cx.take_key_bytes();
-            let flow = outputs.forward_to(child.0, record, cx);
-            cx.put_back_key_bytes(known);
-            flow
-        };
-        self.downstream(record, to_child, node)
+    fn process(&mut self, record: Record<K, VI>, cx: &mut Context<'_, K, VO>) -> Outcome {
+        self.0.process(FixedKeyRecord(record), &mut FixedKeyContext::new(cx))
     }
 
-    fn downstream(
-        &mut self,
-        record: Record<KO, VO>,
-        send: impl FnOnce(Record<KO, VO>, &mut TaskCx) -> Flow,
-        node: NodeIx,
-    ) -> Result<()> {
-        let timestamp = std::mem::replace(&mut self.cx.timestamp, record.timestamp);
-        let flow = send(record, self.cx);
-        self.cx.timestamp = timestamp;
-        self.cx.current = Some(node);
-        flow.map_err(|_| stopped())
-    }
-}
-
-impl<KO, VO> Context<'_, KO, VO> {
-    /// The child of that name; ask for it once, in [`Processor::init`].
-    pub fn child(&self, name: &str) -> Result<Child> {
-        self.outputs.position(name).map(Child).ok_or_else(|| {
-            Error::new(ErrorKind::Topology, format!("there is no child named {name}"))
-                .at_node(self.cx.node_name(self.node))
-        })
+    fn punctuate(&mut self, token: Token, at: Timestamp, cx: &mut Context<'_, K, VO>) -> Outcome {
+        self.0.punctuate(token, at, &mut FixedKeyContext::new(cx))
     }
 
-    /// How many children there are.
-    pub fn children(&self) -> usize {
-        self.outputs.len()
-    }
-
-    /// A store, for one call at a time.
-    pub fn store<'s, S>(&'s mut self, store: &'s S) -> StoreRef<'s, S> {
-        StoreRef { store, cx: self.cx }
-    }
-
-    /// Calls [`Processor::punctuate`] every `interval` (at least a millisecond). On stream time first with the first
-    /// record, then at multiples of the interval; on the wall clock first after one interval. Missed calls collapse into
-    /// one.
-    pub fn schedule(&mut self, interval: Duration, kind: PunctuationType) -> Result<Token> {
-        let interval = self.interval(interval)?;
-        Ok(self.cx.schedule(self.node, kind, None, interval))
-    }
-
-    /// As [`schedule`](Self::schedule), at `start + n * interval` only; `start` in milliseconds since the Unix epoch
-    /// (KIP-1146).
-    pub fn schedule_from(
-        &mut self,
-        start: Timestamp,
-        interval: Duration,
-        kind: PunctuationType,
-    ) -> Result<Token> {
-        let interval = self.interval(interval)?;
-        Ok(self.cx.schedule(self.node, kind, Some(start), interval))
-    }
-
-    fn interval(&self, interval: Duration) -> Result<i64> {
-        i64::try_from(interval.as_millis()).ok().filter(|ms| *ms >= 1).ok_or_else(|| {
-            Error::new(
-                ErrorKind::Topology,
-                format!("a punctuation interval of {interval:?} is not at least 1 ms"),
-            )
-            .at_node(self.cx.node_name(self.node))
-        })
-    }
-
-    /// Ends a schedule.
-    pub fn cancel(&mut self, token: Token) {
-        self.cx.cancel(token);
-    }
-
-    /// Asks for a commit after the record in hand.
-    pub fn commit(&mut self) {
-        self.cx.commit_requested = true;
-    }
-
-    /// Where the record in hand came from.
-    pub fn record_metadata(&self) -> RecordMetadata<'_> {
-        match self.cx.source() {
-            Some(source) => RecordMetadata {
-                topic: Some(&source.topic),
-                partition: source.partition,
-                offset: self.cx.raw.offset,
-            },
-            None => RecordMetadata { topic: None, partition: -1, offset: -1 },
-        }
-    }
-
-    /// The greatest timestamp that the task has seen, the record in hand included; -1 before the first.
-    pub fn current_stream_time_ms(&self) -> Timestamp {
-        self.cx.stream_time
-    }
-
-    /// The wall clock.
-    pub fn current_system_time_ms(&self) -> Timestamp {
-        self.cx.clock.wall_ms()
-    }
-
-    /// The task.
-    pub fn task_id(&self) -> TaskId {
-        self.cx.task
-    }
-
-    /// The application.
-    pub fn application_id(&self) -> &str {
-        &self.cx.application_id
+    fn close(&mut self, cx: &mut Context<'_, K, VO>) -> Outcome {
+        self.0.close(&mut FixedKeyContext::new(cx))
     }
 }
 
@@ -282,19 +241,28 @@ struct ProcessorNode<P, KO, VO> {
 }
 
 impl<P, KO: Clone + 'static, VO: Clone + 'static> ProcessorNode<P, KO, VO> {
+    /// `policy` decides about an error.
     fn call(
         &mut self,
         cx: &mut TaskCx,
+        policy: fn(&mut TaskCx, NodeIx, BoxError) -> Flow,
         call: impl FnOnce(&mut P, &mut Context<'_, KO, VO>) -> Outcome,
     ) -> Flow {
         cx.current = Some(self.node);
-        let mut context = Context { cx, node: self.node, outputs: &self.outputs };
+        let mut context = Context::new(cx, self.node, &self.outputs);
         match call(&mut self.processor, &mut context) {
             Ok(()) if !cx.has_failed() => Ok(()),
             Ok(()) => Err(crate::task::Stop),
-            Err(error) => cx.processing_error(self.node, error),
+            Err(error) => policy(cx, self.node, error),
         }
     }
+}
+
+/// A processor that could not begin or end is of no use, whatever the policy for records says.
+fn fatal(cx: &mut TaskCx, node: NodeIx, error: BoxError) -> Flow {
+    let node = cx.node_name(node).to_owned();
+    let failed = Error::new(ErrorKind::Processing, "a processor could not be initialised or closed");
+    Err(cx.fail(failed.at_node(node).because(error)))
 }
 
 impl<P, KI, VI, KO, VO> Node<KI, VI> for ProcessorNode<P, KO, VO>
@@ -305,7 +273,8 @@ where
 {
     fn process(&mut self, record: Record<KI, VI>, cx: &mut TaskCx) -> Flow {
         let before = std::mem::replace(&mut cx.timestamp, record.timestamp);
-        let flow = self.call(cx, |processor, context| processor.process(record, context));
+        let flow =
+            self.call(cx, TaskCx::processing_error, |processor, context| processor.process(record, context));
         cx.timestamp = before;
         flow
     }
@@ -324,15 +293,17 @@ where
     VO: Clone + 'static,
 {
     fn init(&mut self, cx: &mut TaskCx) -> Flow {
-        self.node.borrow_mut().call(cx, Processor::init)
+        self.node.borrow_mut().call(cx, fatal, Processor::init)
     }
 
     fn punctuate(&mut self, token: Token, at: Timestamp, cx: &mut TaskCx) -> Flow {
-        self.node.borrow_mut().call(cx, |processor, context| processor.punctuate(token, at, context))
+        let punctuate =
+            |processor: &mut P, context: &mut Context<'_, KO, VO>| processor.punctuate(token, at, context);
+        self.node.borrow_mut().call(cx, TaskCx::processing_error, punctuate)
     }
 
     fn close(&mut self, cx: &mut TaskCx) -> Flow {
-        self.node.borrow_mut().call(cx, Processor::close)
+        self.node.borrow_mut().call(cx, fatal, Processor::close)
     }
 }
 

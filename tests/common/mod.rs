@@ -1,11 +1,12 @@
 //! What integration tests share.
+#![allow(dead_code, reason = "each test binary uses a part of it")]
 
 use std::sync::atomic::{AtomicU32, Ordering};
 
 use mainstem::client::{Admin, ClientConfig, Cluster, NewTopic};
 
 /// The broker to test against, or `None` with a loud line; without one under `MAINSTEM_REQUIRE_KAFKA=1` the test fails.
-pub fn kafka(test: &str) -> Option<String> {
+pub(crate) fn kafka(test: &str) -> Option<String> {
     let broker = std::env::var("MAINSTEM_KAFKA").ok().filter(|broker| !broker.is_empty());
     if broker.is_none() {
         assert_ne!(
@@ -19,19 +20,19 @@ pub fn kafka(test: &str) -> Option<String> {
 }
 
 /// A name that no other test, run or process uses.
-pub fn unique(name: &str) -> String {
+pub(crate) fn unique(name: &str) -> String {
     static COUNT: AtomicU32 = AtomicU32::new(0);
     let count = COUNT.fetch_add(1, Ordering::Relaxed);
     format!("{name}-{}-{count}", uuid::Uuid::new_v4().simple())
 }
 
 /// A cluster behind a list of addresses whose first is dead.
-pub async fn connect(broker: &str) -> Cluster {
+pub(crate) async fn connect(broker: &str) -> Cluster {
     Cluster::connect(ClientConfig::new(format!("127.0.0.1:1,{broker}"))).await.expect("the broker answers")
 }
 
 /// A new topic that keeps records of any age.
-pub async fn topic(cluster: &Cluster, name: &str, partitions: i32) -> String {
+pub(crate) async fn topic(cluster: &Cluster, name: &str, partitions: i32) -> String {
     let name = unique(name);
     let topic = NewTopic::new(&name, partitions).config("retention.ms", "-1");
     Admin::new(cluster).create_topic(topic).await.expect("the topic can be made");

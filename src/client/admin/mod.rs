@@ -2,6 +2,8 @@
 
 mod configs;
 mod offsets;
+#[cfg(test)]
+mod tests;
 mod topics;
 
 use std::future::Future;
@@ -104,17 +106,20 @@ impl Admin {
                     }
                 }
                 Err(error) => {
-                    // The controller may be another one by now.
-                    if error.is_retriable() && is_stale_metadata(&error) {
-                        self.cluster.refresh_brokers().await?;
-                    }
                     if !error.is_retriable() || results.iter().all(Option::is_none) {
+                        if is_stale_metadata(&error) {
+                            self.cluster.refresh_brokers().await?;
+                        }
                         retry.after(error).await?;
                         continue;
                     }
                     error
                 }
             };
+            if is_stale_metadata(&again) {
+                // The controller may be another one by now.
+                self.cluster.refresh_brokers().await?;
+            }
             if retry.after(again).await.is_err() {
                 break;
             }
@@ -136,7 +141,11 @@ fn is_final<R>(result: &Result<R>) -> bool {
 
 /// A stand-in for an error that stays where it is.
 fn waiting(error: &Error) -> Error {
-    Error::new(error.kind(), error.to_string()).with_class(error.class())
+    let standing = Error::new(error.kind(), error.to_string()).with_class(error.class());
+    match error.code() {
+        Some(code) => standing.with_code(code),
+        None => standing,
+    }
 }
 
 /// The only result of a call on one thing.

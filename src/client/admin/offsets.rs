@@ -1,7 +1,8 @@
 //! Offsets: listed, deleted up to, and compared with leader epochs.
 
-use std::collections::{BTreeMap, HashMap};
+use std::collections::{BTreeMap, HashMap, HashSet};
 use std::future::Future;
+use std::sync::Arc;
 
 use kafka_protocol::messages::delete_records_request::{DeleteRecordsPartition, DeleteRecordsTopic};
 use kafka_protocol::messages::list_offsets_request::{ListOffsetsPartition, ListOffsetsTopic};
@@ -242,10 +243,21 @@ impl Admin {
     {
         let mut results: Vec<Option<Result<R>>> = items.iter().map(|_| None).collect();
         let mut nodes: ByLeader<T> = HashMap::new();
+        let mut missing = HashSet::new();
         for (index, item) in items.into_iter().enumerate() {
-            match self.cluster.leader(place(&item)).await {
+            let at = place(&item);
+            // A topic that was waited for in vain once is not waited for again for each of its partitions.
+            let leader = match missing.contains(&at.topic) {
+                true => self.cluster.look(at),
+                false => self.cluster.leader(at).await,
+            };
+            match leader {
                 Ok(leader) => nodes.entry(leader.node).or_default().push((index, item, leader)),
-                Err(error) => results[index] = Some(Err(error.with_class(ErrorClass::Fatal))),
+                Err(error) => {
+                    missing.insert(Arc::clone(&at.topic));
+                    // It had its retries.
+                    results[index] = Some(Err(error.with_class(ErrorClass::Fatal)));
+                }
             }
         }
         for (node, items) in nodes {

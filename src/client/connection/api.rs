@@ -35,6 +35,10 @@ macro_rules! apis {
             }
         })*
 
+        /// Key and lowest version of each.
+        #[cfg(test)]
+        pub(crate) const OLDEST: &[(i16, i16)] = &[$((m::ApiKey::$name as i16, $min)),*];
+
         #[cfg(test)]
         mod tests {
             use super::*;

@@ -23,6 +23,8 @@ use tokio::io::{AsyncRead, AsyncWrite, AsyncWriteExt, WriteHalf};
 use tokio::sync::{mpsc, oneshot};
 use tokio::task::AbortHandle;
 
+#[cfg(test)]
+pub(crate) use api::OLDEST;
 pub(crate) use api::{Api, choose};
 use frame::FrameReader;
 

@@ -12,8 +12,8 @@ use crate::error::{Error, ErrorClass, ErrorKind};
 pub(super) enum Answer {
     /// It is in the log, now or from an earlier attempt.
     Written,
-    /// Send it again later; whether it was written is not known, its sequence number tells the broker.
-    Retry { error: Error, stale_leader: bool },
+    /// Send it again later. If it is `open`, it may have been written; its sequence number tells the broker.
+    Retry { error: Error, stale_leader: bool, open: bool },
     /// Its number is not the next one for the broker, or the broker does not know the producer (any more).
     OutOfSequence(Error),
     /// Send it in two halves.
@@ -45,6 +45,13 @@ impl Answer {
                         | E::KafkaStorageError
                         | E::NetworkException
                 ),
+                open: matches!(
+                    code,
+                    E::RequestTimedOut
+                        | E::NotEnoughReplicasAfterAppend
+                        | E::KafkaStorageError
+                        | E::NetworkException
+                ),
                 error: broker_error(code, response).with_class(ErrorClass::Retriable),
             },
             _ => Self::Refused {
@@ -64,7 +71,7 @@ impl Answer {
             .with_class(error.class())
             .because(error.clone());
         if error.is_retriable() || matches!(error.kind(), ErrorKind::Connection | ErrorKind::Timeout) {
-            Self::Retry { error: own, stale_leader: true }
+            Self::Retry { error: own, stale_leader: true, open: true }
         } else {
             Self::Refused { error: own, guilty: Vec::new() }
         }
@@ -75,7 +82,7 @@ impl Answer {
         let error =
             Error::new(ErrorKind::Corrupt, "the answer to a Produce request leaves the partition out")
                 .with_class(ErrorClass::Retriable);
-        Self::Retry { error, stale_leader: true }
+        Self::Retry { error, stale_leader: true, open: true }
     }
 }
 

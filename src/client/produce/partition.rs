@@ -3,16 +3,28 @@
 //! It is a plain state machine. Batches stay in one queue, in order, until they are written or given up; those that have
 //! been sent carry a stamp. Four rules keep every record exactly once and in order:
 //!
-//! 1. At most five batches are stamped (a broker remembers five a producer), and a batch that has to be sent again goes
-//!    only when it is the first of the queue. Until then nothing new follows it.
+//! 1. A broker remembers a producer's last five batches, so none is sent that is more than four after the oldest whose
+//!    answer is open, however many between them are written. A batch that has to be sent again goes only when it is the
+//!    first of the queue; until then nothing new follows it.
 //! 2. A batch keeps its stamp through retries, so that the broker recognises what it has written already. Only when the
-//!    broker has refused the first of the queue for its number do the numbers start again at 0, in the next producer
-//!    epoch (KIP-360). Those behind it cannot have been written either.
+//!    broker has refused the first of the queue for its number, and none behind it can have been written, do the numbers
+//!    start again at 0, in the next producer epoch (KIP-360). After a crash a broker remembers a producer's last batch
+//!    only, so a first batch whose outcome is open may be refused although it is written: then those behind it are tried
+//!    from the last to the first, because the one that is taken says that all before it are in the log; so does one that
+//!    was taken earlier. The Java client does not have this rule.
 //! 3. Numbers start again only while nothing of the partition is in flight.
 //! 4. Nothing follows the first batch of a numbering before that is acknowledged: a broker that does not know a producer
 //!    takes any number from it (`ProducerAppendInfo.checkSequence`), so the second batch could overtake a first one that
 //!    is lost. The same after a pause, in which the broker may have forgotten (`producer.id.expiration.ms`). The Java
 //!    client does not have this rule.
+//!
+//! What no producer can promise: when a batch has been given up for its time, and requests of it and of the one behind it
+//! still wander through the network after their connection broke, the broker may take both just before the new epoch
+//! begins, and the second is then there twice. Likewise if the broker crashes, and the one batch that it remembers is
+//! given up before it is asked for. In both cases a batch was reported as failed, so the owner knows. And a broker counts
+//! the age of a producer by the records' own timestamps: after a crash it does not know a producer whose records are
+//! older than `producer.id.expiration.ms` (a day) and may take its last batch again; the same from time to time without
+//! a crash.
 
 use std::collections::VecDeque;
 use std::sync::Arc;
@@ -59,13 +71,21 @@ struct Pending {
     send_epoch: u64,
     deadline: Instant,
     stamp: Option<ProducerStamp>,
+    /// How many batches were stamped before it. Halves of a split batch share it.
+    ordinal: u64,
+    /// An attempt has ended without saying whether it was written.
+    open: bool,
     sent: Option<Sent>,
 }
 
-#[derive(Debug, Clone, Copy)]
-struct Sent {
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Sent {
     /// Nothing of the partition was before it in the queue.
-    as_first: bool,
+    AsFirst,
+    /// Behind others under way.
+    Behind,
+    /// To find out whether it is written, and so those before it.
+    AsProbe,
 }
 
 /// A batch that is through, one way or the other.
@@ -94,12 +114,17 @@ pub(super) struct Partition {
     /// A producer id whose epochs are used up here.
     spent: Option<i64>,
     next_sequence: i32,
+    next_ordinal: u64,
+    /// The largest ordinal known to be written.
+    last_written: u64,
     /// When the broker last took a batch in this numbering.
     known_at: Option<Instant>,
     /// A stamped batch was given up: its numbers may be missing in the log.
     gap: bool,
-    /// The broker refused the first batch for its number.
+    /// The broker refused the first batch for its number, and none behind it is written.
     renumber: bool,
+    /// The batch to try next to find out what is written.
+    probe: Option<u64>,
     failures: u32,
     retry_at: Option<Instant>,
     last_error: Option<Arc<Error>>,
@@ -117,9 +142,12 @@ impl Partition {
             identity: None,
             spent: None,
             next_sequence: 0,
+            next_ordinal: 0,
+            last_written: 0,
             known_at: None,
             gap: false,
             renumber: false,
+            probe: None,
             failures: 0,
             retry_at: None,
             last_error: None,
@@ -129,7 +157,18 @@ impl Partition {
     pub(super) fn push(&mut self, batch: ClosedBatch, send_epoch: u64, deadline: Instant) {
         let id = self.next_id();
         let bytes = batch.len();
-        self.queue.push_back(Pending { id, batch, bytes, send_epoch, deadline, stamp: None, sent: None });
+        let pending = Pending {
+            id,
+            batch,
+            bytes,
+            send_epoch,
+            deadline,
+            stamp: None,
+            ordinal: 0,
+            open: false,
+            sent: None,
+        };
+        self.queue.push_back(pending);
     }
 
     fn next_id(&mut self) -> u64 {
@@ -146,7 +185,11 @@ impl Partition {
         if self.retry_at.is_some_and(|at| at > now) {
             return false;
         }
-        let Some(index) = self.first_waiting() else { return false };
+        let Some(index) = self.next_index() else { return false };
+        if self.probe.is_some() {
+            // ORDER: rule 2. What is still under way would change the broker's answer.
+            return self.queue.iter().all(|pending| pending.sent.is_none());
+        }
         let unstamped = self.queue[index].stamp.is_none();
         if self.renumber || (self.gap && unstamped) {
             if self.queue.iter().any(|pending| pending.sent.is_some()) {
@@ -160,7 +203,16 @@ impl Partition {
             return index == 0;
         }
         let known = self.known_at.is_some_and(|at| now < at + REMEMBERED);
-        index == 0 || (known && index < MAX_IN_FLIGHT)
+        // All before it are under way, so the first one has an ordinal.
+        index == 0 || (known && self.next_ordinal - self.queue[0].ordinal < MAX_IN_FLIGHT as u64)
+    }
+
+    /// The place of the batch that is to be sent next, if it may be sent.
+    fn next_index(&self) -> Option<usize> {
+        match self.probe {
+            Some(id) => self.queue.iter().position(|pending| pending.id == id),
+            None => self.first_waiting(),
+        }
     }
 
     fn first_waiting(&self) -> Option<usize> {
@@ -170,7 +222,7 @@ impl Partition {
     fn start_again(&mut self) {
         (self.gap, self.renumber, self.next_sequence, self.known_at) = (false, false, 0, None);
         for pending in &mut self.queue {
-            pending.stamp = None;
+            (pending.stamp, pending.open) = (None, false);
         }
         if let Some(identity) = &mut self.identity {
             tracing::info!(
@@ -192,7 +244,7 @@ impl Partition {
 
     /// The bytes of the batch that would be sent next.
     pub(super) fn next_len(&self) -> usize {
-        self.first_waiting().map_or(0, |index| self.queue[index].batch.len())
+        self.next_index().map_or(0, |index| self.queue[index].batch.len())
     }
 
     /// Makes sure that there is a producer id to number batches with; `false` if another one than this is needed.
@@ -206,11 +258,13 @@ impl Partition {
     /// The next batch, stamped, as it goes into a request, with the number to answer by. Only after
     /// [`is_ready`](Self::is_ready) and [`identify`](Self::identify).
     pub(super) fn send(&mut self) -> Option<(u64, Bytes)> {
-        let index = self.first_waiting()?;
+        let index = self.next_index()?;
         let identity = self.identity?;
         let pending = &mut self.queue[index];
         let stamp = *pending.stamp.get_or_insert_with(|| {
             let base_sequence = self.next_sequence;
+            pending.ordinal = self.next_ordinal;
+            self.next_ordinal += 1;
             self.next_sequence = next_sequence(base_sequence, pending.batch.count());
             ProducerStamp {
                 producer_id: identity.producer_id,
@@ -219,7 +273,11 @@ impl Partition {
                 transactional: false,
             }
         });
-        pending.sent = Some(Sent { as_first: index == 0 });
+        pending.sent = Some(match index {
+            _ if self.probe.is_some() => Sent::AsProbe,
+            0 => Sent::AsFirst,
+            _ => Sent::Behind,
+        });
         Some((pending.id, pending.batch.seal(stamp)))
     }
 
@@ -235,22 +293,38 @@ impl Partition {
         let Some(index) = self.queue.iter().position(|pending| pending.id == id) else { return Vec::new() };
         let Some(sent) = self.queue[index].sent.take() else { return Vec::new() };
         match answer {
+            // The broker has taken one behind it, so this one is written too, and forgotten.
+            Answer::OutOfSequence(_)
+                if sent == Sent::AsFirst
+                    && self.queue[0].open
+                    && self.queue[0].ordinal < self.last_written =>
+            {
+                self.queue.pop_front().map(|p| Done { bytes: p.bytes, failure: None }).into_iter().collect()
+            }
             Answer::Written => {
+                self.last_written = self.last_written.max(self.queue[index].ordinal);
                 (self.failures, self.retry_at, self.last_error) = (0, None, None);
                 self.known_at = Some(now);
-                let written = self.queue.remove(index);
-                written.map(|pending| Done { bytes: pending.bytes, failure: None }).into_iter().collect()
+                let from = if sent == Sent::AsProbe { 0 } else { index };
+                self.probe = None;
+                self.queue.drain(from..=index).map(|p| Done { bytes: p.bytes, failure: None }).collect()
             }
-            Answer::Retry { error, stale_leader } => {
+            Answer::Retry { error, stale_leader, open } => {
                 if stale_leader && self.leader == Leader::Node(node) {
                     self.leader = Leader::Unknown;
                 }
+                self.queue[index].open |= open;
                 self.back_off(error, now, config);
                 Vec::new()
             }
             Answer::OutOfSequence(error) => {
-                // If others were before it when it was sent, they tell more: it goes again once it is the first.
-                self.renumber |= sent.as_first;
+                match sent {
+                    Sent::AsFirst if self.queue[0].open => self.probe_before(self.queue.len()),
+                    Sent::AsFirst => self.renumber = true,
+                    // Those before it tell more: it goes again once it is the first.
+                    Sent::Behind => {}
+                    Sent::AsProbe => self.probe_before(index),
+                }
                 self.back_off(error, now, config);
                 Vec::new()
             }
@@ -266,10 +340,18 @@ impl Partition {
         }
     }
 
+    /// Looks for the last batch before this place, but for the first, that may be written.
+    fn probe_before(&mut self, end: usize) {
+        let open = (1..end).rev().find(|&index| self.queue[index].open && self.queue[index].stamp.is_some());
+        self.probe = open.map(|index| self.queue[index].id);
+        self.renumber = self.probe.is_none();
+    }
+
     /// Puts the halves of a batch in its place. They share its numbers, so that those behind it stay right.
     fn replace(&mut self, index: usize, (first, second): (ClosedBatch, ClosedBatch)) {
         let (first_id, second_id) = (self.next_id(), self.next_id());
         let Some(whole) = self.queue.remove(index) else { return };
+        self.probe = None;
         let stamp_at = |records| {
             whole.stamp.map(|stamp| ProducerStamp {
                 base_sequence: next_sequence(stamp.base_sequence, records),
@@ -283,6 +365,8 @@ impl Partition {
             send_epoch: whole.send_epoch,
             deadline: whole.deadline,
             stamp,
+            ordinal: whole.ordinal,
+            open: false,
             sent: None,
         };
         let behind = stamp_at(first.count());
@@ -304,6 +388,8 @@ impl Partition {
 
     fn give_up(&mut self, index: usize, error: Error, guilty: Vec<usize>) -> Vec<Done> {
         let Some(mut pending) = self.queue.remove(index) else { return Vec::new() };
+        // The first of the queue may be another one now: it says anew what there is to find out.
+        self.probe = None;
         self.gap |= pending.stamp.is_some();
         let batch = pending.batch.seal(pending.stamp.unwrap_or(ProducerStamp::NONE));
         let error = error.at_topic(&*self.topic).at_partition(self.partition);

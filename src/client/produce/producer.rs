@@ -161,7 +161,7 @@ impl Producer {
         value: Option<&[u8]>,
         headers: &Headers,
     ) -> Result<()> {
-        if self.send_epoch != self.shared.send_epoch() {
+        if self.is_fenced() {
             return Err(self.fenced(topic, partition));
         }
         let known = &self.topics[topic.0];
@@ -284,6 +284,11 @@ impl Producer {
     /// Stops this producer; see [`Fence::fence`].
     pub(crate) fn fence(&self) {
         self.fence_handle().fence();
+    }
+
+    /// Whether it has been fenced since it was made or renewed.
+    pub(crate) fn is_fenced(&self) -> bool {
+        self.send_epoch != self.shared.send_epoch()
     }
 
     /// Takes the producer into use again under a new lease. The open batches are given up: they are of the old one.

@@ -142,20 +142,6 @@ impl<T: ProduceTransport> Sender<T> {
         }
     }
 
-    fn take(&mut self, message: Message, deadline: Instant) {
-        match message {
-            Message::Topic(name) => self.topics.push(Topic { name, places: HashMap::new() }),
-            Message::Batch(Handover { topic, partition, batch, send_epoch }) => {
-                let Topic { name, places } = &mut self.topics[topic.0];
-                let place = *places.entry(partition).or_insert_with(|| {
-                    self.partitions.push(Partition::new(name.clone(), partition));
-                    self.partitions.len() - 1
-                });
-                self.partitions[place].push(batch, send_epoch, deadline);
-            }
-        }
-    }
-
     /// Gives up what is fenced or has been tried for too long.
     fn sweep(&mut self, now: Instant) {
         let send_epoch = self.shared.send_epoch();
@@ -370,6 +356,30 @@ impl<T: ProduceTransport> Sender<T> {
         }
     }
 
+    fn wake_at(&self, now: Instant) -> Option<Instant> {
+        let producer_id = match self.identity {
+            ProducerId::Missing { from, .. } => from.filter(|&from| from > now),
+            ProducerId::Asked { .. } | ProducerId::Known(_) => None,
+        };
+        self.partitions.iter().filter_map(|partition| partition.wake_at(now)).chain(producer_id).min()
+    }
+}
+
+impl<T> Sender<T> {
+    fn take(&mut self, message: Message, deadline: Instant) {
+        match message {
+            Message::Topic(name) => self.topics.push(Topic { name, places: HashMap::new() }),
+            Message::Batch(Handover { topic, partition, batch, send_epoch }) => {
+                let Topic { name, places } = &mut self.topics[topic.0];
+                let place = *places.entry(partition).or_insert_with(|| {
+                    self.partitions.push(Partition::new(name.clone(), partition));
+                    self.partitions.len() - 1
+                });
+                self.partitions[place].push(batch, send_epoch, deadline);
+            }
+        }
+    }
+
     fn finish(&self, place: usize, done: Vec<Done>) {
         let partition = &self.partitions[place];
         for Done { bytes, failure } in done {
@@ -388,42 +398,17 @@ impl<T: ProduceTransport> Sender<T> {
             }
         }
     }
-
-    fn wake_at(&self, now: Instant) -> Option<Instant> {
-        let producer_id = match self.identity {
-            ProducerId::Missing { from, .. } => from.filter(|&from| from > now),
-            ProducerId::Asked { .. } | ProducerId::Known(_) => None,
-        };
-        self.partitions.iter().filter_map(|partition| partition.wake_at(now)).chain(producer_id).min()
-    }
 }
 
 impl<T> Drop for Sender<T> {
     fn drop(&mut self) {
         self.inbox.close();
         while let Ok(message) = self.inbox.try_recv() {
-            match message {
-                Message::Topic(name) => self.topics.push(Topic { name, places: HashMap::new() }),
-                Message::Batch(Handover { topic, partition, batch, send_epoch }) => {
-                    let mut late = Partition::new(self.topics[topic.0].name.clone(), partition);
-                    late.push(batch, send_epoch, (self.now)());
-                    self.partitions.push(late);
-                }
-            }
+            self.take(message, (self.now)());
         }
-        for partition in &mut self.partitions {
-            for Done { bytes, failure } in partition.close() {
-                if let Some(failure) = failure {
-                    let failed = Failed {
-                        topic: partition.topic.clone(),
-                        partition: partition.partition,
-                        batch: failure.batch,
-                        guilty: failure.guilty,
-                        error: failure.error,
-                    };
-                    self.shared.failed(failed, bytes);
-                }
-            }
+        for place in 0..self.partitions.len() {
+            let done = self.partitions[place].close();
+            self.finish(place, done);
         }
     }
 }

@@ -39,8 +39,8 @@ impl<K: Clone + 'static, V: 'static, A: Clone + 'static> Node<K, V> for Aggregat
         let updated = self.store.key_bytes(&key, cx).and_then(|bytes| {
             self.store.update(&bytes, arrived, &headers, cx, |old| {
                 let old = old.map(|(aggregate, at)| {
-                    timestamp = timestamp.max(at);
-                    aggregate
+                    timestamp = timestamp.max(*at);
+                    aggregate.clone()
                 });
                 Ok((self.step)(&key, value, old)?.map(|aggregate| (aggregate, timestamp)))
             })

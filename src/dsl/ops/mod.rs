@@ -6,6 +6,7 @@ pub(crate) mod filter;
 pub(crate) mod flat_map;
 pub(crate) mod map;
 pub(crate) mod map_values;
+pub(crate) mod null_key_filter;
 pub(crate) mod pass_through;
 pub(crate) mod peek;
 pub(crate) mod sink;

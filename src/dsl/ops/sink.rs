@@ -51,7 +51,7 @@ impl<K: 'static, V: 'static> Sink<K, V> {
                 let topic = match known.get(&chosen) {
                     Some(topic) => *topic,
                     None => {
-                        let topic = cx.collector.register(&chosen)?;
+                        let topic = cx.register(&chosen)?;
                         known.insert(chosen.clone(), topic);
                         topic
                     }
@@ -80,7 +80,7 @@ impl<K: 'static, V: 'static> Sink<K, V> {
             Some(value) => Some(cx.write_value(value, &self.value_serde, name, &record.headers)?),
             None => None,
         };
-        let sent = cx.collector.send(
+        let sent = cx.send(
             topic,
             partition,
             key.as_deref(),
@@ -91,7 +91,7 @@ impl<K: 'static, V: 'static> Sink<K, V> {
         if let Some(scratch) = value {
             cx.return_scratch(scratch);
         }
-        Ok(sent?)
+        sent
     }
 }
 

@@ -56,14 +56,10 @@ pub(crate) fn flush_cache<K: Clone + 'static, V: Clone + 'static>(
     outputs: &Outputs<K, Change<V>>,
     cx: &mut TaskCx,
 ) -> Flow {
-    cx.current = Some(node);
-    let flushed = match store.take_withheld(cx) {
-        Ok(flushed) => flushed,
-        Err(error) => return cx.processing_error(node, error),
-    };
-    for Flushed { key, new, timestamp, headers, source, offset, .. } in flushed {
+    for Flushed { key, new, timestamp, headers, source, offset, .. } in store.take_withheld(true, cx) {
+        cx.current = Some(node);
+        cx.begin_flush(source, offset, timestamp, headers.clone());
         let logged = store.log(&key, new.as_ref(), timestamp, cx);
-        cx.begin_flush(source, offset, timestamp);
         let read = logged.and_then(|()| store.read_key(&key));
         match read {
             Ok(key) => {

@@ -1,8 +1,7 @@
 //! A cluster in memory that checks sequence numbers as a broker does, and fails as it is told.
 
 use std::collections::{BTreeMap, HashMap, VecDeque};
-use std::future::Future;
-use std::sync::{Arc, Mutex};
+use std::sync::{Arc, Mutex, Weak};
 use std::time::Duration;
 
 use kafka_protocol::error::ResponseError as E;
@@ -31,6 +30,8 @@ pub(super) enum Fate {
     AnswerLost,
     /// It is carried out after this, while later requests may overtake it.
     Late(Duration),
+    /// The connection breaks, and after this the request is carried out all the same.
+    Ghost(Duration),
     /// Each batch gets this code and is not written.
     Refused(E),
     /// Each batch is written and gets this code.
@@ -85,6 +86,7 @@ pub(super) struct State {
 pub(super) struct FakeCluster {
     pub(super) state: Mutex<State>,
     latency: Duration,
+    me: Weak<Self>,
     /// Requests are carried out only while this has permits.
     pub(super) gate: Semaphore,
 }
@@ -99,7 +101,8 @@ impl FakeCluster {
             }
         }
         let gate = Semaphore::new(GATE as usize);
-        Arc::new(Self { state: Mutex::new(state), latency: Duration::from_millis(3), gate })
+        let latency = Duration::from_millis(3);
+        Arc::new_cyclic(|me| Self { state: Mutex::new(state), latency, me: me.clone(), gate })
     }
 
     pub(super) fn with<R>(&self, f: impl FnOnce(&mut State) -> R) -> R {
@@ -121,6 +124,15 @@ impl FakeCluster {
 
     pub(super) fn move_leader(&self, topic: &str, partition: i32, node: i32) {
         self.with(|state| state.log(topic, partition).leader = node);
+    }
+
+    /// The brokers crash and come back: they remember each producer's last batch only.
+    pub(super) fn crash(&self) {
+        self.with(|state| {
+            for writer in state.logs.values_mut().flat_map(|log| log.writers.values_mut()) {
+                writer.last.drain(..writer.last.len().saturating_sub(1));
+            }
+        });
     }
 
     /// The broker forgets its producers, as when retention takes a partition's whole log.
@@ -261,25 +273,18 @@ impl ProduceTransport for FakeCluster {
         });
     }
 
-    // Not an `async fn`, to say that nothing happens before the first poll.
-    fn produce(
-        &self,
-        node: i32,
-        request: ProduceRequest,
-    ) -> impl Future<Output = Result<ProduceResponse>> + Send {
-        async move {
-            let fate = self.with(|state| {
-                let all = request.topic_data.iter().flat_map(|topic| &topic.partition_data);
-                let bytes = all.clone().map(|data| data.records.as_ref().unwrap().len()).sum();
-                state.requests.push((node, all.count(), bytes));
-                state.in_flight += 1;
-                state.most_in_flight = state.most_in_flight.max(state.in_flight);
-                state.fates.pop_front().unwrap_or(Fate::Carried)
-            });
-            let result = self.answer(node, &request, &fate).await;
-            self.with(|state| state.in_flight -= 1);
-            result
-        }
+    async fn produce(&self, node: i32, request: ProduceRequest) -> Result<ProduceResponse> {
+        let fate = self.with(|state| {
+            let all = request.topic_data.iter().flat_map(|topic| &topic.partition_data);
+            let bytes = all.clone().map(|data| data.records.as_ref().unwrap().len()).sum();
+            state.requests.push((node, all.count(), bytes));
+            state.in_flight += 1;
+            state.most_in_flight = state.most_in_flight.max(state.in_flight);
+            state.fates.pop_front().unwrap_or(Fate::Carried)
+        });
+        let result = self.answer(node, &request, &fate).await;
+        self.with(|state| state.in_flight -= 1);
+        result
     }
 
     async fn init_producer_id(&self, request: InitProducerIdRequest) -> Result<InitProducerIdResponse> {
@@ -304,6 +309,15 @@ impl FakeCluster {
         let gate = self.gate.acquire().await.unwrap();
         match fate {
             Fate::Lost => {
+                clock::sleep(self.latency).await;
+                return Err(broken());
+            }
+            Fate::Ghost(after) => {
+                let (me, request, after) = (self.me.upgrade().unwrap(), request.clone(), *after);
+                tokio::spawn(async move {
+                    clock::sleep(after).await;
+                    me.with(|state| state.carry_out(node, &request, &Fate::Carried));
+                });
                 clock::sleep(self.latency).await;
                 return Err(broken());
             }

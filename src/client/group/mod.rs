@@ -1,5 +1,8 @@
 //! What a group's coordinator is asked, one attempt a call. Who asks when is for the membership machine.
 
+#[cfg(test)]
+mod tests;
+
 use std::collections::BTreeMap;
 use std::time::Duration;
 
@@ -56,7 +59,8 @@ pub(crate) struct Join {
     pub(crate) rebalance_timeout: Duration,
     /// `consumer`, so that Kafka's tools can read the group.
     pub(crate) protocol_type: String,
-    /// Names and metadata of protocols, the favourite first.
+    /// Names and metadata of protocols, the favourite first. Under the type `consumer` the metadata must begin as a
+    /// ConsumerProtocolSubscription does: Kafka 4 parses it, and where it cannot, it never answers the JoinGroup.
     pub(crate) protocols: Vec<(String, Bytes)>,
 }
 

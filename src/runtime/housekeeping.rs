@@ -1,0 +1,120 @@
+//! When to do what comes back every now and then, and nobody waits for.
+
+use std::collections::{HashMap, HashSet};
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use crate::config::{Config, Role};
+use crate::record::TopicPartition;
+
+/// The times and the marks of the housekeeping. No I/O.
+pub(super) struct Housekeeping {
+    /// The repartition topics by their names in the cluster.
+    pub(super) repartition_topics: Arc<HashSet<String>>,
+    purge_interval: Duration,
+    next_purge: Instant,
+    purging: bool,
+    /// The committed offsets of repartition topics that have moved since the last purge.
+    purgeable: HashMap<TopicPartition, i64>,
+    look_interval: Duration,
+    next_look: Instant,
+    looking: bool,
+}
+
+impl Housekeeping {
+    pub(super) fn new(config: &Config, repartition_topics: HashSet<String>, now: Instant) -> Self {
+        let purge_interval = config.repartition_purge_interval();
+        let look_interval =
+            config.consumer(Role::Main).connection().metadata_max_age().max(Duration::from_millis(100));
+        Self {
+            repartition_topics: Arc::new(repartition_topics),
+            purge_interval,
+            next_purge: now + purge_interval,
+            purging: false,
+            purgeable: HashMap::new(),
+            look_interval,
+            next_look: now + look_interval,
+            looking: false,
+        }
+    }
+
+    /// When to look again, if there is anything to look at.
+    pub(super) fn next(&self) -> Instant {
+        let far = self.next_look.max(self.next_purge) + Duration::from_secs(60);
+        let purge = if self.purging || self.purgeable.is_empty() { far } else { self.next_purge };
+        let look = if self.looking { far } else { self.next_look };
+        purge.min(look)
+    }
+
+    /// Records of a repartition topic before a committed offset are of no more use: nobody else reads them, and the
+    /// topic keeps everything for ever otherwise (KIP-204, `TaskManager.maybePurgeCommittedRecords`).
+    pub(super) fn committed(&mut self, offsets: Vec<(TopicPartition, i64)>) {
+        for (at, offset) in offsets {
+            let mark = self.purgeable.entry(at).or_insert(offset);
+            *mark = offset.max(*mark);
+        }
+    }
+
+    /// What to purge now. One purge at a time: [`purged`](Self::purged) ends it.
+    pub(super) fn purge_due(&mut self, now: Instant) -> Option<Vec<(TopicPartition, i64)>> {
+        if self.purging || self.purgeable.is_empty() || now < self.next_purge {
+            return None;
+        }
+        self.purging = true;
+        self.next_purge = now + self.purge_interval;
+        Some(self.purgeable.drain().collect())
+    }
+
+    pub(super) fn purged(&mut self) {
+        self.purging = false;
+    }
+
+    /// Whether the topics are to be looked at now. One look at a time: [`looked`](Self::looked) ends it.
+    pub(super) fn look_due(&mut self, now: Instant) -> bool {
+        let due = !self.looking && now >= self.next_look;
+        self.looking |= due;
+        due
+    }
+
+    pub(super) fn looked(&mut self, now: Instant) {
+        self.looking = false;
+        self.next_look = now + self.look_interval;
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn one_purge_and_one_look_at_a_time_and_only_when_there_is_something() {
+        let config = Config::builder("a", "localhost:9092")
+            .set("repartition.purge.interval.ms", "1000")
+            .set("metadata.max.age.ms", "5000")
+            .build()
+            .unwrap();
+        let start = crate::clock::monotonic();
+        let at = |ms| start + Duration::from_millis(ms);
+        let topics = HashSet::from(["a-by-word-repartition".to_owned()]);
+        let mut house = Housekeeping::new(&config, topics, start);
+        assert_eq!(house.purge_due(at(1000)), None, "nothing is committed");
+        assert_eq!(house.next(), at(5000));
+
+        let tp = TopicPartition::new("a-by-word-repartition", 0);
+        house.committed(vec![(tp.clone(), 10)]);
+        house.committed(vec![(tp.clone(), 7)]);
+        assert_eq!(house.next(), at(1000));
+        assert_eq!(house.purge_due(at(999)), None, "too early");
+        assert_eq!(house.purge_due(at(1000)), Some(vec![(tp.clone(), 10)]), "a mark never goes back");
+        house.committed(vec![(tp.clone(), 20)]);
+        assert_eq!(house.purge_due(at(9000)), None, "the last purge has not ended");
+        house.purged();
+        assert_eq!(house.purge_due(at(9000)), Some(vec![(tp, 20)]));
+
+        assert!(!house.look_due(at(4999)));
+        assert!(house.look_due(at(5000)));
+        assert!(!house.look_due(at(50_000)), "the last look has not ended");
+        house.looked(at(50_000));
+        assert!(!house.look_due(at(54_999)) && house.look_due(at(55_000)));
+    }
+}

@@ -1,0 +1,285 @@
+//! The producer's failures, and commits: caches are flushed, the producer is drained, the offsets are committed.
+//!
+//! ORDER: an offset is committed only when everything that its records made has been written. So whatever loses such
+//! records (a failure that is not dropped by a policy, a fence, a lost lease) ends the commit under way, and either the
+//! tasks go or no further commit is made.
+
+use std::time::{Duration, Instant};
+
+use super::Worker;
+use crate::client::batch::Batches;
+use crate::client::group::CommittedOffset;
+use crate::client::produce::Failed;
+use crate::clock;
+use crate::config::Role;
+use crate::error::{BoxError, Error, ErrorClass, ErrorKind, Result};
+use crate::group::OffsetMetadata;
+use crate::record::TopicPartition;
+use crate::runtime::message::ToCoordinator;
+use crate::task::errors::{DropReason, ErrorContext, ErrorResponse, ErrorStage};
+use crate::task_id::TaskId;
+
+/// How long the last commit waits for a generation that it can be made in.
+const LAST_COMMIT: Duration = Duration::from_secs(5);
+
+/// How a commit ended.
+#[derive(Debug, PartialEq, Eq)]
+enum Committed {
+    Yes,
+    /// Not in this generation: to be tried again with the next lease.
+    Later,
+}
+
+impl Worker {
+    // ---- the producer ----
+
+    pub(super) fn look_after_producer(&mut self, now: Instant) {
+        let polled = self.output.borrow_mut().producer.poll(now);
+        let outcome = polled.and_then(|()| self.handle_failures());
+        if let Err(error) = outcome {
+            self.fail(None, error);
+        }
+    }
+
+    /// Records that could not be written go to the production policy, one by one.
+    fn handle_failures(&mut self) -> Result<()> {
+        let failures = self.output.borrow().producer.take_failures();
+        for failed in failures {
+            self.handle_failure(failed)?;
+        }
+        Ok(())
+    }
+
+    fn handle_failure(&mut self, failed: Failed) -> Result<()> {
+        let Failed { topic, partition, batch, guilty, error } = failed;
+        if error.class() == ErrorClass::FencedLease {
+            // Of tasks that are gone, or will be before anything is committed: the main loop looks for a fence.
+            return Ok(());
+        }
+        let place = |error: Error| error.at_topic(&*topic).at_partition(partition);
+        let error: BoxError = error.into();
+        let mut again = Vec::new();
+        for batch in Batches::new(batch) {
+            for (at, record) in batch.and_then(|b| b.records()).map_err(place)?.enumerate() {
+                let record = record.map_err(place)?;
+                if !guilty.is_empty() && !guilty.contains(&at) {
+                    again.push(record);
+                    continue;
+                }
+                let context = ErrorContext {
+                    topic: Some(&topic),
+                    partition,
+                    offset: -1,
+                    node: "producer",
+                    task: self
+                        .owned
+                        .first()
+                        .map_or(TaskId { subtopology: -1, partition: -1 }, |o| o.lease.task),
+                    timestamp: record.timestamp,
+                    headers: &record.headers,
+                    source_key: record.key.as_ref(),
+                    source_value: record.value.as_ref(),
+                };
+                match self.policies.handler.handle(ErrorStage::Production, &error, &context) {
+                    ErrorResponse::Continue => {
+                        tracing::warn!(topic = &*topic, partition, %error, "dropped a record that cannot be written");
+                        self.shared.dropped("producer", DropReason::Production, 1);
+                    }
+                    ErrorResponse::Fail => {
+                        let text = "records cannot be written; set production.exception.handler to continue past them";
+                        return Err(place(Error::new(ErrorKind::Production, text)).because(error));
+                    }
+                }
+            }
+        }
+        let output = &mut *self.output.borrow_mut();
+        let ix = output.producer.register(&topic, partition + 1)?;
+        for record in again {
+            let (key, value) = (record.key.as_deref(), record.value.as_deref());
+            output.producer.send(ix, partition, record.timestamp, key, value, &record.headers)?;
+        }
+        Ok(())
+    }
+
+    // ---- commits ----
+
+    /// Commits what can be committed now.
+    pub(super) fn commit_all(&mut self) {
+        if self.failed {
+            return;
+        }
+        let outcome = self.commit();
+        self.next_commit = clock::monotonic() + self.config.commit_interval();
+        self.report_drops();
+        match outcome {
+            Ok(Committed::Yes) => self.owes_commit = false,
+            Ok(Committed::Later) => {
+                tracing::debug!(worker = self.index, "commit postponed");
+                self.owes_commit = true;
+            }
+            Err(error) => self.fail(None, error),
+        }
+    }
+
+    /// The commit before the end. A rebalance may be on: the next generation is waited for, within reason.
+    pub(super) fn last_commit_of_all(&mut self) {
+        let until = clock::monotonic() + LAST_COMMIT;
+        loop {
+            self.commit_all();
+            let over = |worker: &Self| worker.failed || worker.is_fenced() || clock::monotonic() >= until;
+            if !self.owes_commit || over(self) {
+                return;
+            }
+            while self.gate.is_none() && !over(self) {
+                self.pump();
+            }
+        }
+    }
+
+    /// Caches are flushed, the producer is drained, the offsets are committed, the layers are published.
+    fn commit(&mut self) -> Result<Committed> {
+        let mut failed = Vec::new();
+        let any =
+            self.owned.iter().any(|o| o.running && (o.task.commit_needed() || o.task.commit_requested()));
+        if !any && self.offsets().is_empty() {
+            return Ok(Committed::Yes);
+        }
+        for owned in self.owned.iter_mut().filter(|o| o.running) {
+            if let Err(error) = owned.task.flush_caches() {
+                failed.push((owned.lease.task, error));
+            }
+        }
+        for (task, error) in failed {
+            self.fail(Some(task), error);
+        }
+        let losses = self.losses;
+        // ORDER: the offsets are those of records whose effects the flush below has written.
+        loop {
+            if self.is_fenced() || self.losses != losses {
+                return Ok(Committed::Later);
+            }
+            self.output.borrow_mut().producer.flush()?;
+            let drained = self.output.borrow().producer.is_drained();
+            // ORDER: failures are looked for after that, because they are there before the producer is drained.
+            self.handle_failures()?;
+            if drained && self.output.borrow().producer.is_drained() {
+                break;
+            }
+            self.pump();
+        }
+        // ORDER: a fence may have come since, and have taken records of any task.
+        if self.is_fenced() || self.losses != losses {
+            return Ok(Committed::Later);
+        }
+        let Some(generation) = self.gate else { return Ok(Committed::Later) };
+        let offsets = self.offsets();
+        let outcome = self.commit_offsets(generation, &offsets)?;
+        if outcome == Committed::Yes {
+            self.published(&offsets)?;
+        }
+        Ok(outcome)
+    }
+
+    fn offsets(&self) -> Vec<(TopicPartition, CommittedOffset)> {
+        let mut offsets = Vec::new();
+        for owned in self.owned.iter().filter(|o| o.running) {
+            for (committable, input) in owned.task.committable().into_iter().filter_map(|c| {
+                let input = owned.inputs.iter().find(|i| i.at == c.partition)?;
+                Some((c, input))
+            }) {
+                if input.committed == Some(committable.offset) {
+                    continue;
+                }
+                let metadata = OffsetMetadata {
+                    partition_time: committable.partition_time,
+                    ..OffsetMetadata::default()
+                };
+                let offset = CommittedOffset {
+                    offset: committable.offset,
+                    leader_epoch: None,
+                    metadata: metadata.encode(),
+                };
+                offsets.push((committable.partition, offset));
+            }
+        }
+        offsets
+    }
+
+    /// Commits until there is an answer that says yes or no.
+    fn commit_offsets(
+        &mut self,
+        generation: i32,
+        offsets: &[(TopicPartition, CommittedOffset)],
+    ) -> Result<Committed> {
+        if offsets.is_empty() {
+            return Ok(Committed::Yes);
+        }
+        let losses = self.losses;
+        let config = self.config.clone();
+        let connection = config.consumer(Role::Main).connection();
+        let deadline = clock::monotonic() + config.task_timeout();
+        let mut pause = connection.retry_backoff();
+        loop {
+            self.last_commit += 1;
+            let commit = self.last_commit;
+            self.awaited = Some((commit, None));
+            self.tell(ToCoordinator::Commit {
+                worker: self.index,
+                commit,
+                generation,
+                offsets: offsets.to_vec(),
+            });
+            let answer = loop {
+                if let Some((_, answer @ Some(_))) = &mut self.awaited {
+                    break answer.take();
+                }
+                if self.gate != Some(generation) || self.losses != losses || self.is_fenced() {
+                    self.awaited = None;
+                    return Ok(Committed::Later);
+                }
+                self.pump();
+            };
+            self.awaited = None;
+            match answer {
+                Some(Ok(())) => return Ok(Committed::Yes),
+                Some(Err(error)) if error.class() == ErrorClass::FencedLease => {
+                    tracing::info!(
+                        ?error,
+                        "the generation has gone on: the commit follows with the next lease"
+                    );
+                    self.tell(ToCoordinator::CommitRefused { generation });
+                    return Ok(Committed::Later);
+                }
+                Some(Err(error)) if error.is_retriable() && clock::monotonic() < deadline => {
+                    tracing::warn!(?error, "the commit is tried again");
+                    let again = clock::monotonic() + pause;
+                    while clock::monotonic() < again && self.gate == Some(generation) && !self.is_fenced() {
+                        self.pump();
+                    }
+                    pause = (pause * 2).min(connection.retry_backoff_max());
+                }
+                Some(Err(error)) => return Err(error),
+                None => return Ok(Committed::Later),
+            }
+        }
+    }
+
+    fn published(&mut self, offsets: &[(TopicPartition, CommittedOffset)]) -> Result<()> {
+        for owned in self.owned.iter_mut().filter(|o| o.running) {
+            for input in &mut owned.inputs {
+                if let Some((_, offset)) = offsets.iter().find(|(at, _)| *at == input.at) {
+                    input.committed = Some(offset.offset);
+                }
+            }
+            owned.task.post_commit()?;
+        }
+        Ok(())
+    }
+
+    /// Adds the drops since the last time to the application's.
+    pub(super) fn report_drops(&mut self) {
+        for owned in &mut self.owned {
+            owned.report_drops(&self.shared);
+        }
+    }
+}

@@ -1,0 +1,35 @@
+//! The topologies of the oracle's catalogue, written with this library. The comments of `CATALOGUE.md` specify them.
+
+use crate::run::Entry;
+
+/// Lists the topologies of a group, each with the configuration that its specification asks for, and makes a test of each.
+macro_rules! topologies {
+    ($($name:ident $([$($key:literal = $value:literal),*])?;)*) => {
+        pub(super) const TOPOLOGIES: &[$crate::run::Entry] = &[$($crate::run::Entry {
+            name: stringify!($name),
+            props: &[$($(($key, $value)),*)?],
+            build: $name,
+        }),*];
+
+        mod golden {
+            $(#[test]
+            fn $name() {
+                $crate::run::golden(stringify!($name));
+            })*
+        }
+    };
+}
+
+mod grouping;
+mod optimized;
+mod processors;
+mod stateless;
+mod tables;
+
+pub(crate) const GROUPS: &[&[Entry]] = &[
+    stateless::TOPOLOGIES,
+    grouping::TOPOLOGIES,
+    tables::TOPOLOGIES,
+    processors::TOPOLOGIES,
+    optimized::TOPOLOGIES,
+];
