@@ -641,7 +641,8 @@ impl Owned {
         let ready = self.inputs.iter_mut().zip(heads).map(|(input, has_head)| {
             if has_head {
                 input.idle_since = None;
-                return true;
+                // It may run dry in the middle of the slice: then the same question is open again.
+                return input.caught_up == Some(true) && max_idle.is_zero();
             }
             if input.caught_up != Some(true) {
                 return false;
