@@ -315,8 +315,8 @@ impl Worker {
     fn start(&mut self, start: TaskStart) -> Result<()> {
         let TaskStart { lease, inputs, changelogs, partitions, isolation } = start;
         let id = lease.task;
-        let subtopologies = self.topology.inner.subtopologies.iter();
-        let subtopology = subtopologies.filter(|s| s.id == id.subtopology).next_back().ok_or_else(|| {
+        let mut subtopologies = self.topology.inner.subtopologies.iter();
+        let subtopology = subtopologies.find(|s| s.id == id.subtopology).ok_or_else(|| {
             Error::new(ErrorKind::Topology, format!("the topology has no part for task {id}"))
         })?;
         self.output.borrow_mut().know(partitions);
