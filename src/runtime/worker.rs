@@ -315,8 +315,8 @@ impl Worker {
     fn start(&mut self, start: TaskStart) -> Result<()> {
         let TaskStart { lease, inputs, changelogs, partitions, isolation } = start;
         let id = lease.task;
-        let subtopologies = self.topology.inner.subtopologies.iter();
-        let subtopology = subtopologies.filter(|s| s.id == id.subtopology).next_back().ok_or_else(|| {
+        let mut subtopologies = self.topology.inner.subtopologies.iter();
+        let subtopology = subtopologies.find(|s| s.id == id.subtopology).ok_or_else(|| {
             Error::new(ErrorKind::Topology, format!("the topology has no part for task {id}"))
         })?;
         self.output.borrow_mut().know(partitions);
@@ -641,7 +641,8 @@ impl Owned {
         let ready = self.inputs.iter_mut().zip(heads).map(|(input, has_head)| {
             if has_head {
                 input.idle_since = None;
-                return true;
+                // It may run dry in the middle of the slice: then the same question is open again.
+                return input.caught_up == Some(true) && max_idle.is_zero();
             }
             if input.caught_up != Some(true) {
                 return false;

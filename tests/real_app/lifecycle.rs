@@ -254,6 +254,8 @@ async fn a_stuck_worker_is_fenced_and_comes_back() {
     for partition in 0..2 {
         send(&rig, &input, partition, "before").await;
         rig.wait_committed(&input, partition, 1).await;
+    }
+    for partition in 0..2 {
         send(&rig, &input, partition, "stick").await;
     }
     eventually("it sticks", async || a_log.records() == 3).await;

@@ -83,6 +83,7 @@ impl Rig {
     pub fn config(&self) -> ConfigBuilder {
         Config::builder(&self.app_id, &self.broker)
             .workers(1)
+            .cache_bytes(0)
             .set("commit.interval.ms", "100")
             .set("poll.ms", "20")
     }

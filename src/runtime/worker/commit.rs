@@ -7,7 +7,7 @@
 use std::time::{Duration, Instant};
 
 use super::Worker;
-use crate::client::batch::Batches;
+use crate::client::batch::{Batches, record_len};
 use crate::client::group::CommittedOffset;
 use crate::client::produce::Failed;
 use crate::clock;
@@ -86,7 +86,12 @@ impl Worker {
                         self.shared.dropped("producer", DropReason::Production, 1);
                     }
                     ErrorResponse::Fail => {
-                        let text = "records cannot be written; set production.exception.handler to continue past them";
+                        let size =
+                            record_len(record.key.as_deref(), record.value.as_deref(), &record.headers);
+                        let text = format!(
+                            "a record of {size} bytes cannot be written; set production.exception.handler to continue past \
+                             such records"
+                        );
                         return Err(place(Error::new(ErrorKind::Production, text)).because(error));
                     }
                 }
