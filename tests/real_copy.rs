@@ -1,4 +1,5 @@
 //! `mainstem copy` while the broker dies: the copy has the checksums of the original. scripts/soak/copy does it at length.
+#![allow(clippy::unwrap_used, reason = "that is how a test fails")]
 #![allow(clippy::disallowed_methods, reason = "deadlines, and pauses between looks at a real cluster")]
 
 mod common;

@@ -1,4 +1,5 @@
 //! Three clients that know nothing of each other (this crate, rskafka, Java's) must agree on what lies in the log.
+#![allow(clippy::unwrap_used, reason = "that is how a test fails")]
 
 mod common;
 #[path = "common/java.rs"]

@@ -1,5 +1,6 @@
 //! What an application leaves in its topics is what Kafka Streams would leave there, as Java and rskafka read it; and a
 //! changelog that the broker has compacted still restores the state.
+#![allow(clippy::unwrap_used, reason = "that is how a test fails")]
 #![allow(clippy::disallowed_methods, reason = "deadlines, and pauses between looks at a real cluster")]
 
 mod common;
@@ -208,7 +209,8 @@ async fn an_applications_topics_hold_what_kafka_streams_would_write() {
     println!("{left} of {total} changelog records are left");
     let second = lines(300, 400);
     run(&broker, &id, &cluster, (&source, &output), &[&second]).await;
-    let results = updates(&java::consume(&broker, "read_committed", &[output.clone()]).await, &output);
+    let results =
+        updates(&java::consume(&broker, "read_committed", std::slice::from_ref(&output)).await, &output);
     for (key, count) in tokens(&lines(0, 400)) {
         let counts: Vec<_> = results[&key].iter().map(|(count, _)| *count).collect();
         assert!(counts.iter().copied().eq(1..=count), "{key:?}: {counts:?} should be 1 to {count}");

@@ -1,5 +1,6 @@
 //! The command line as somebody meets it who gets everything wrong: each message names the thing and what to do, the exit
 //! code is 2 for a wrong argument and 1 for a failure, and nothing is done half.
+#![allow(clippy::unwrap_used, reason = "that is how a test fails")]
 
 mod common;
 

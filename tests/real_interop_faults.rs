@@ -1,4 +1,5 @@
 //! The client while brokers die and come back: nothing is lost, nothing is doubled, order stays.
+#![allow(clippy::unwrap_used, reason = "that is how a test fails")]
 #![allow(clippy::disallowed_methods, reason = "deadlines, and pauses between looks at a real cluster")]
 
 mod common;

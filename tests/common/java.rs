@@ -1,4 +1,5 @@
 //! The Java client of Kafka, through scripts/java-client.
+#![allow(dead_code, reason = "each test binary uses its part")]
 
 use std::io::Write;
 use std::process::{Command, Stdio};
@@ -27,7 +28,7 @@ fn run(arguments: &[&str], input: String) -> Vec<String> {
     out.lines().map(str::to_owned).collect()
 }
 
-pub fn hex(bytes: &[u8]) -> String {
+pub(crate) fn hex(bytes: &[u8]) -> String {
     bytes.iter().map(|byte| format!("{byte:02x}")).collect()
 }
 
@@ -37,7 +38,7 @@ fn unhex(text: &str) -> Vec<u8> {
 }
 
 /// Writes records in their order, in one process.
-pub async fn produce(broker: &str, arguments: &[&str], records: &[(String, i32, Rec)]) -> Vec<i64> {
+pub(crate) async fn produce(broker: &str, arguments: &[&str], records: &[(String, i32, Rec)]) -> Vec<i64> {
     let field = |bytes: &Option<Vec<u8>>| bytes.as_deref().map(hex);
     let lines = records.iter().map(|(topic, partition, rec)| {
         let headers: Vec<_> = rec.headers.iter().map(|(name, value)| json!([name, field(value)])).collect();
@@ -59,7 +60,7 @@ pub async fn produce(broker: &str, arguments: &[&str], records: &[(String, i32, 
 }
 
 /// Reads topics from their beginning to their end, in one process.
-pub async fn consume(broker: &str, isolation: &str, topics: &[String]) -> Logs {
+pub(crate) async fn consume(broker: &str, isolation: &str, topics: &[String]) -> Logs {
     let mut all: Vec<String> =
         ["consume", "--bootstrap", broker, "--isolation", isolation].map(str::to_owned).to_vec();
     all.extend(topics.iter().flat_map(|topic| ["--topic".to_owned(), topic.clone()]));
@@ -88,7 +89,7 @@ pub async fn consume(broker: &str, isolation: &str, topics: &[String]) -> Logs {
 }
 
 /// The partitions of keys by Java's default partitioner.
-pub fn partitions(keys: &[Vec<u8>], count: i32) -> Vec<i32> {
+pub(crate) fn partitions(keys: &[Vec<u8>], count: i32) -> Vec<i32> {
     let input = keys.iter().map(|key| format!("{}\n", hex(key))).collect();
     let lines = run(&["partition", &count.to_string()], input);
     lines.iter().map(|line| line.parse().expect("a partition")).collect()

@@ -1,4 +1,5 @@
 //! Records in a shape that every client can be compared in, and reading and writing them with this crate and with rskafka.
+#![allow(dead_code, reason = "each test binary uses its part")]
 
 use std::collections::BTreeMap;
 
@@ -9,24 +10,24 @@ use rskafka::client::Client;
 use rskafka::client::partition::{Compression, OffsetAt, PartitionClient, UnknownTopicHandling};
 
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
-pub struct Rec {
-    pub key: Option<Vec<u8>>,
-    pub value: Option<Vec<u8>>,
-    pub timestamp: i64,
-    pub headers: Vec<(String, Option<Vec<u8>>)>,
+pub(crate) struct Rec {
+    pub(crate) key: Option<Vec<u8>>,
+    pub(crate) value: Option<Vec<u8>>,
+    pub(crate) timestamp: i64,
+    pub(crate) headers: Vec<(String, Option<Vec<u8>>)>,
 }
 
 /// Offsets and records by topic and partition.
-pub type Logs = BTreeMap<(String, i32), Vec<(i64, Rec)>>;
+pub(crate) type Logs = BTreeMap<(String, i32), Vec<(i64, Rec)>>;
 
-pub const CODECS: [&str; 5] = ["none", "gzip", "snappy", "lz4", "zstd"];
+pub(crate) const CODECS: [&str; 5] = ["none", "gzip", "snappy", "lz4", "zstd"];
 
 fn own(bytes: &Option<Bytes>) -> Option<Vec<u8>> {
     bytes.as_ref().map(|bytes| bytes.to_vec())
 }
 
 /// Writes with this crate.
-pub async fn produce(cluster: &Cluster, codec: &str, records: &[(String, i32, Rec)]) {
+pub(crate) async fn produce(cluster: &Cluster, codec: &str, records: &[(String, i32, Rec)]) {
     let options = ProducerOptions::default().compression(codec).expect("a codec");
     let producer = Producer::new(cluster, options).expect("a producer");
     for (topic, partition, rec) in records {
@@ -40,7 +41,7 @@ pub async fn produce(cluster: &Cluster, codec: &str, records: &[(String, i32, Re
 }
 
 /// Reads one topic with this crate; also says where reading would go on.
-pub async fn consume(
+pub(crate) async fn consume(
     cluster: &Cluster,
     isolation: Isolation,
     topic: &str,
@@ -59,7 +60,7 @@ pub async fn consume(
 }
 
 /// Reads topics with this crate.
-pub async fn consume_all(cluster: &Cluster, topics: &[String]) -> Logs {
+pub(crate) async fn consume_all(cluster: &Cluster, topics: &[String]) -> Logs {
     let mut logs = Logs::new();
     for topic in topics {
         for (partition, offset, rec) in consume(cluster, Isolation::ReadCommitted, topic).await.0 {
@@ -77,7 +78,13 @@ async fn rskafka_partition(client: &Client, topic: &str, partition: i32) -> Part
 }
 
 /// Writes with rskafka, which has neither null header values nor two headers of a name: the records must not either.
-pub async fn rskafka_produce(client: &Client, codec: &str, topic: &str, partition: i32, records: &[Rec]) {
+pub(crate) async fn rskafka_produce(
+    client: &Client,
+    codec: &str,
+    topic: &str,
+    partition: i32,
+    records: &[Rec],
+) {
     let compression = match codec {
         "none" => Compression::NoCompression,
         "gzip" => Compression::Gzip,
@@ -97,7 +104,7 @@ pub async fn rskafka_produce(client: &Client, codec: &str, topic: &str, partitio
 }
 
 /// What rskafka makes of headers: by name, the last wins. It refuses records with a null header value.
-pub fn rskafka_headers(rec: &Rec) -> BTreeMap<String, Vec<u8>> {
+pub(crate) fn rskafka_headers(rec: &Rec) -> BTreeMap<String, Vec<u8>> {
     let value = |(name, value): &(String, Option<Vec<u8>>)| {
         (name.clone(), value.clone().expect("rskafka has no null header values"))
     };
@@ -105,7 +112,7 @@ pub fn rskafka_headers(rec: &Rec) -> BTreeMap<String, Vec<u8>> {
 }
 
 /// Reads a partition with rskafka, from its beginning to its end.
-pub async fn rskafka_consume(
+pub(crate) async fn rskafka_consume(
     client: &Client,
     topic: &str,
     partition: i32,

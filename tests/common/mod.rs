@@ -6,6 +6,7 @@ use std::sync::atomic::{AtomicU32, Ordering};
 use mainstem::client::{Admin, ClientConfig, Cluster, NewTopic};
 
 /// The broker to test against, or `None` with a loud line; without one under `MAINSTEM_REQUIRE_KAFKA=1` the test fails.
+#[allow(clippy::print_stderr, reason = "nobody shall miss it")]
 pub(crate) fn kafka(test: &str) -> Option<String> {
     let broker = std::env::var("MAINSTEM_KAFKA").ok().filter(|broker| !broker.is_empty());
     if broker.is_none() {

@@ -1,13 +1,14 @@
 //! A cluster of its own, for a test that ends brokers.
+#![allow(dead_code, reason = "each test binary uses its part")]
 
 use std::process::Command;
 
 use mainstem::client::{Admin, Cluster};
 
 /// A cluster that scripts/kafka started; it is removed at the end.
-pub struct Nodes {
+pub(crate) struct Nodes {
     dir: tempfile::TempDir,
-    pub bootstrap: String,
+    pub(crate) bootstrap: String,
 }
 
 fn script(arguments: &[&str]) -> String {
@@ -19,7 +20,7 @@ fn script(arguments: &[&str]) -> String {
 
 impl Nodes {
     /// One node or three; with three, every record is on all of them, and two must be in sync.
-    pub async fn start(count: u32) -> Self {
+    pub(crate) async fn start(count: u32) -> Self {
         let dir = tempfile::tempdir().expect("a directory");
         let count = count.to_string();
         let path = dir.path().join("kafka");
@@ -38,12 +39,12 @@ impl Nodes {
     }
 
     /// Ends a node with SIGKILL.
-    pub async fn kill(&self, node: i32) {
+    pub(crate) async fn kill(&self, node: i32) {
         self.tell("kill", node).await;
     }
 
     /// Starts a node that was ended, at its old ports, and waits until it serves.
-    pub async fn revive(&self, node: i32) {
+    pub(crate) async fn revive(&self, node: i32) {
         self.tell("start", node).await;
     }
 }
@@ -58,7 +59,7 @@ impl Drop for Nodes {
 }
 
 /// Who leads a partition now.
-pub async fn leader(cluster: &Cluster, topic: &str, partition: usize) -> i32 {
+pub(crate) async fn leader(cluster: &Cluster, topic: &str, partition: usize) -> i32 {
     let described = Admin::new(cluster).describe_topics(&[topic]).await.expect("an answer").pop();
     let info = described.expect("a topic").expect("it is there");
     info.partitions[partition].leader.expect("somebody leads it")

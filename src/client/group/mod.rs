@@ -3,7 +3,7 @@
 #[cfg(test)]
 mod tests;
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, HashSet};
 use std::time::Duration;
 
 use bytes::Bytes;
@@ -104,6 +104,21 @@ pub(crate) struct ProducerIdentity {
 
 fn text(text: &str) -> StrBytes {
     StrBytes::from_string(text.to_owned())
+}
+
+/// The partitions that were asked for and are not in the answer, each with the error that says so.
+fn left_out<'a>(
+    asked: impl Iterator<Item = &'a TopicPartition>,
+    answered: impl Iterator<Item = &'a TopicPartition>,
+) -> Vec<(TopicPartition, Error)> {
+    let answered: HashSet<&TopicPartition> = answered.collect();
+    let error = |at: &TopicPartition| {
+        Error::new(ErrorKind::Corrupt, "the coordinator's answer leaves the partition out")
+            .with_class(ErrorClass::Retriable)
+            .at_topic(&*at.topic)
+            .at_partition(at.partition)
+    };
+    asked.filter(|at| !answered.contains(at)).map(|at| (at.clone(), error(at))).collect()
 }
 
 fn check(code: i16, site: CallSite) -> Result<()> {
@@ -244,7 +259,8 @@ impl GroupClient {
         .await
     }
 
-    /// Commits offsets as this member of this generation. Gives a result for each partition, in no order; the outer
+    /// Commits offsets as this member of this generation. Gives a result for each partition, also for one that the answer
+    /// leaves out, in no order; the outer
     /// error means that nothing is known of any.
     pub(crate) async fn commit(
         &self,
@@ -285,6 +301,8 @@ impl GroupClient {
                 results.push((at, result));
             }
         }
+        let missing = left_out(offsets.iter().map(|(at, _)| at), results.iter().map(|(at, _)| at));
+        results.extend(missing.into_iter().map(|(at, error)| (at, Err(error))));
         Ok(results)
     }
 
@@ -337,7 +355,12 @@ impl GroupClient {
                     offsets.push((at, committed));
                 }
             }
-            Ok(offsets)
+            // Nothing said is not "none committed": that would send the reader back to the beginning.
+            let asked = partitions.unwrap_or_default().iter();
+            match left_out(asked, offsets.iter().map(|(at, _)| at)).pop() {
+                Some((_, error)) => Err(error),
+                None => Ok(offsets),
+            }
         })
         .await
     }

@@ -191,3 +191,32 @@ async fn errors_keep_their_code_and_class_and_a_coordinator_that_moved_is_found_
     group.find_coordinator().await.unwrap();
     assert_eq!(fake.calls(ApiKey::FindCoordinator), 3, "an error within a commit counts as well");
 }
+
+#[tokio::test]
+async fn a_partition_that_an_answer_leaves_out_is_neither_committed_nor_without_an_offset() {
+    let fake = FakeCluster::start(1, |call| async move {
+        match call.key {
+            ApiKey::OffsetCommit => {
+                let done = OffsetCommitResponsePartition::default().with_partition_index(0);
+                let topic = OffsetCommitResponseTopic::default().with_name(TopicName(text("t")));
+                let topics = vec![topic.with_partitions(vec![done])];
+                call.reply(&OffsetCommitResponse::default().with_topics(topics))
+            }
+            ApiKey::OffsetFetch => call.reply(&OffsetFetchResponse::default()),
+            _ => Answer::Default,
+        }
+    })
+    .await;
+    let cluster = Cluster::connect(fake.config()).await.unwrap();
+    let group = GroupClient::new(&cluster, "g");
+    let offset = CommittedOffset { offset: 1, leader_epoch: None, metadata: String::new() };
+    let offsets = [0, 1].map(|partition| (TopicPartition::new("t", partition), offset.clone()));
+    let results = group.commit(&MemberId::default(), &offsets).await.unwrap();
+    assert!(results.len() == 2 && results[0].1.is_ok(), "{results:?}");
+    let error = results[1].1.as_ref().unwrap_err();
+    assert!(error.is_retriable() && error.partition() == Some(1), "{error}");
+    let asked = [TopicPartition::new("t", 0)];
+    let error = group.committed(Some(&asked), false).await.unwrap_err();
+    assert!(error.is_retriable() && error.topic() == Some("t"), "{error}");
+    assert_eq!(group.committed(None, false).await.unwrap(), []);
+}
