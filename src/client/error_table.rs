@@ -194,6 +194,9 @@ fn remedy(error: E, site: CallSite) -> Option<&'static str> {
         E::InvalidTopicException => {
             "a topic's name has 1 to 249 of the characters a-z, A-Z, 0-9, dot, underscore and dash"
         }
+        E::OffsetOutOfRange if site == CallSite::DeleteRecords => {
+            "the first offset to keep is none of the log's; mainstem topics describe NAME shows where it begins and ends"
+        }
         E::OffsetOutOfRange => {
             "retention, compaction's purge or a new topic under the same name has taken the offset away"
         }
@@ -245,6 +248,10 @@ fn remedy(error: E, site: CallSite) -> Option<&'static str> {
         E::UnsupportedVersion => "the broker is too old for this request; brokers from 2.5 are supported",
         E::UnsupportedForMessageFormat => "the topic is kept in a message format before 0.11; rewrite it",
         E::PolicyViolation => "a policy of the cluster forbids it",
+        E::InvalidTimestamp => {
+            "a record's timestamp is further from now than message.timestamp.before.max.ms and \
+             message.timestamp.after.max.ms of the topic allow; correct it, or raise them"
+        }
         E::KafkaStorageError => "a disk of the broker failed",
         _ => return None,
     })

@@ -142,6 +142,8 @@ pub struct Reader {
     positions: HashMap<i32, Position>,
     events: mpsc::UnboundedReceiver<FetchEvent>,
     open: Option<Open>,
+    /// An error that is not retriable was given out.
+    ended: bool,
     fetcher: Fetcher,
 }
 
@@ -149,7 +151,8 @@ impl Reader {
     /// Begins to read.
     ///
     /// # Errors
-    /// [`ErrorKind::Topic`] when the topic or a partition does not exist.
+    /// [`ErrorKind::Topic`] when the topic or a partition does not exist; [`ErrorKind::OffsetOutOfRange`] when it is to
+    /// read until the end from an offset beyond it.
     pub async fn new(cluster: &Cluster, options: ReadOptions) -> Result<Self> {
         let topic = cluster.topic(&options.topic).await?;
         let partitions =
@@ -168,6 +171,22 @@ impl Reader {
             ReadFrom::Offset(offset) => vec![Some(offset); partitions.len()],
             ReadFrom::Timestamp(timestamp) => list(OffsetSpec::Timestamp(timestamp)).await?,
         };
+        if let (ReadFrom::Offset(offset), true) = (options.from, options.until_end) {
+            // What is beyond the end would never be asked for, and so never be refused.
+            for (partition, end) in partitions.iter().zip(&ends) {
+                if let Some(end) = end.filter(|end| offset > *end) {
+                    return Err(Error::new(
+                        ErrorKind::OffsetOutOfRange,
+                        format!(
+                            "the offset is beyond the end of the partition, {end}: begin there or before"
+                        ),
+                    )
+                    .at_topic(&*topic.name)
+                    .at_partition(*partition)
+                    .at_offset(offset));
+                }
+            }
+        }
         let (send, events) = mpsc::unbounded_channel();
         let fetch = FetchOptions::bulk().isolation(options.isolation);
         let fetcher = Fetcher::new(cluster, fetch, Arc::new(move |event| drop(send.send(event))));
@@ -181,7 +200,7 @@ impl Reader {
             }
         }
         let topic = Arc::clone(&topic.name);
-        Ok(Self { topic, until_end: options.until_end, positions, events, open: None, fetcher })
+        Ok(Self { topic, until_end: options.until_end, positions, events, open: None, ended: false, fetcher })
     }
 
     /// The topic.
@@ -213,10 +232,20 @@ impl Reader {
     ///
     /// # Errors
     /// [`ErrorKind::OffsetOutOfRange`] when the offset to begin at is not in the log, or retention was faster than this
-    /// reader; [`ErrorKind::Corrupt`] when a batch's checksum is wrong.
+    /// reader; [`ErrorKind::Corrupt`] when a batch's checksum is wrong. After these, and any other that is not retriable,
+    /// the reader has ended: every later call says so.
+    ///
+    /// A retriable error says that a partition could not be read for half a minute; it comes again after each further one.
+    /// Attempts go on: call again to wait on.
     pub async fn next(&mut self) -> Result<Option<LogRecord>> {
+        let next = self.find_next().await;
+        self.ended |= next.as_ref().is_err_and(|error| !error.is_retriable());
+        next
+    }
+
+    async fn find_next(&mut self) -> Result<Option<LogRecord>> {
         loop {
-            if let Some(record) = self.buffered()? {
+            if let Some(record) = self.find_buffered()? {
                 return Ok(Some(record));
             }
             if self.until_end && self.at_end() {
@@ -229,9 +258,6 @@ impl Reader {
                     self.open = Some(Open { fetched, batches, filter, records: None });
                 }
                 Some(FetchEvent::Progress { .. }) => {}
-                Some(FetchEvent::Error { error, .. }) if error.is_retriable() => {
-                    tracing::warn!(?error, "reading goes on trying");
-                }
                 Some(FetchEvent::Error { error, .. }) => return Err(error),
                 None => return Err(Error::new(ErrorKind::Closed, "the client was closed")),
             }
@@ -243,6 +269,21 @@ impl Reader {
     /// # Errors
     /// As [`next`](Self::next).
     pub fn buffered(&mut self) -> Result<Option<LogRecord>> {
+        let next = self.find_buffered();
+        self.ended |= next.is_err();
+        next
+    }
+
+    fn find_buffered(&mut self) -> Result<Option<LogRecord>> {
+        if self.ended {
+            // ORDER: before anything else is given out: what follows a batch that cannot be read must not pass for the
+            // record after the last one.
+            return Err(Error::new(
+                ErrorKind::Closed,
+                "the reader has ended with an error before; make a new one from where it should go on",
+            )
+            .at_topic(&*self.topic));
+        }
         let Some(open) = &mut self.open else { return Ok(None) };
         let partition = open.fetched.at.partition;
         let Some(at) = self.positions.get_mut(&partition) else { return Ok(None) };

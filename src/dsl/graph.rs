@@ -84,6 +84,8 @@ pub(crate) struct Graph {
     nodes: Vec<GraphNode>,
     counter: u32,
     priorities: usize,
+    /// Nodes at which records of one key meet, whatever topic they came from.
+    keyed: Vec<usize>,
     errors: Vec<Error>,
 }
 
@@ -99,7 +101,7 @@ impl Graph {
             null_keys_welcome: false,
             made_at: Location::caller(),
         };
-        Self { nodes: vec![root], counter: 0, priorities: 0, errors: Vec::new() }
+        Self { nodes: vec![root], counter: 0, priorities: 0, keyed: Vec::new(), errors: Vec::new() }
     }
 
     /// Draws the next number and makes a name of it.
@@ -162,6 +164,30 @@ impl Graph {
         self.priorities += 1;
     }
 
+    /// Says that records of one key meet at a node: the topics that lead there must have equal partition counts.
+    pub(crate) fn meets_by_key(&mut self, node: GraphIx) {
+        self.keyed.push(node.0);
+    }
+
+    /// The topics whose records reach a node without another topic in between.
+    fn topics_above(&self, at: usize) -> Vec<Arc<str>> {
+        let (mut topics, mut seen, mut open) = (Vec::new(), vec![false; self.nodes.len()], vec![at]);
+        while let Some(at) = open.pop() {
+            if std::mem::replace(&mut seen[at], true) {
+                continue;
+            }
+            match &self.nodes[at].kind {
+                GraphKind::Source(source) | GraphKind::TableSource { source, .. } => {
+                    topics.extend(source.topics.iter().cloned());
+                }
+                GraphKind::Repartition(spec) => topics.push(spec.topic.clone()),
+                _ => open.extend(&self.nodes[at].parents),
+            }
+        }
+        topics.sort();
+        topics
+    }
+
     /// Replaces a node's name by one that the user gives.
     pub(crate) fn rename(&mut self, node: GraphIx, name: &str, gives_number_back: bool) {
         if gives_number_back {
@@ -220,6 +246,9 @@ impl Graph {
                     waiting.push(std::cmp::Reverse((self.nodes[*child].priority, *child)));
                 }
             }
+        }
+        for at in &self.keyed {
+            builder.copartition(self.topics_above(*at));
         }
         let topology = builder.build();
         let mut errors = std::mem::take(&mut self.errors);

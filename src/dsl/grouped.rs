@@ -152,6 +152,7 @@ impl<K: Clone + 'static, V: Clone + 'static> KGroupedStream<K, V> {
         let spec =
             ProcessorSpec { factory: aggregate::factory(store, step), stores: vec![options.blueprint()] };
         let node = graph.add(&[parent], name, GraphKind::Processor(spec));
+        graph.meets_by_key(node);
         drop(graph);
         KTable::new(stream.graph.clone(), node, keys, values)
     }

@@ -580,7 +580,12 @@ impl<K: Clone + 'static, V: Clone + 'static> KStream<K, V> {
             factory: table_source::factory::<K, V>(kept.then_some(store)),
             stores: kept.then(|| options.blueprint()).into_iter().collect(),
         };
-        let node = self.graph.borrow_mut().add(&[parent.node], name, GraphKind::Processor(spec));
+        let mut graph = self.graph.borrow_mut();
+        let node = graph.add(&[parent.node], name, GraphKind::Processor(spec));
+        if kept {
+            graph.meets_by_key(node);
+        }
+        drop(graph);
         KTable::new(self.graph.clone(), node, keys, values)
     }
 

@@ -8,7 +8,7 @@ use mainstem::client::{Cluster, LogRecord, ReadFrom, ReadOptions, Reader};
 
 use super::IsolationArg;
 use super::checksum::Checksums;
-use super::output::{Output, progress, rate};
+use super::output::{Output, Patience, progress, rate};
 
 #[derive(Debug, Args)]
 pub(crate) struct Consume {
@@ -78,6 +78,7 @@ impl Consume {
         let began = now();
         let bar = self.checksum.then(|| progress(u64::try_from(reader.left()).ok()));
         let (mut sums, mut out, mut count) = (Checksums::default(), Output::new(), 0u64);
+        let mut patience = Patience::default();
         let mut stop = std::pin::pin!(tokio::signal::ctrl_c());
         while self.max.is_none_or(|max| count < max) {
             let record = match reader.buffered()? {
@@ -86,12 +87,24 @@ impl Consume {
                     // What was printed is to be seen while there is nothing to do.
                     out.flush()?;
                     tokio::select! {
-                        record = reader.next() => record?,
+                        record = reader.next() => match record {
+                            Ok(record) => record,
+                            // Who waits for what comes is told, and waits on; what has an end must not wait for ever.
+                            Err(error) if error.is_retriable() && !self.until_end && !self.checksum => {
+                                super::report("warning", &error);
+                                continue;
+                            }
+                            Err(error) => {
+                                patience.bear(error)?;
+                                continue;
+                            }
+                        },
                         _ = &mut stop => None,
                     }
                 }
             };
             let Some(record) = record else { break };
+            patience.renew(record.partition);
             count += 1;
             if let Some(bar) = &bar {
                 sums.add(&record);

@@ -6,7 +6,7 @@ use mainstem::{Error, ErrorKind, Record, Result};
 
 use super::checksum::Checksums;
 use super::consume::now;
-use super::output::{Output, progress, rate};
+use super::output::{Output, Patience, progress, rate};
 use super::{ClusterArgs, IsolationArg, connect};
 
 #[derive(Debug, Args)]
@@ -57,7 +57,17 @@ impl Copy {
         let (began, bar) = (now(), progress(u64::try_from(reader.left()).ok()));
         let mut sums = Checksums::default();
         let mut count = 0u64;
-        while let Some(record) = reader.next().await? {
+        let mut patience = Patience::default();
+        loop {
+            let record = match reader.next().await {
+                Ok(Some(record)) => record,
+                Ok(None) => break,
+                Err(error) => {
+                    patience.bear(error)?;
+                    continue;
+                }
+            };
+            patience.renew(record.partition);
             sums.add(&record);
             count += 1;
             if count.is_multiple_of(4096) {

@@ -102,22 +102,21 @@ pub(crate) fn main() -> ExitCode {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) if is_broken_pipe(&error) => ExitCode::SUCCESS,
         Err(error) => {
-            // Nobody is left to tell when stderr is gone.
-            let _ = report(&error);
+            report("error", &error);
             ExitCode::FAILURE
         }
     }
 }
 
-fn report(error: &Error) -> std::io::Result<()> {
-    let mut out = std::io::stderr().lock();
-    writeln!(out, "error: {error}")?;
+fn report(what: &str, error: &Error) {
+    let mut text = format!("{what}: {error}\n");
     let mut source = error.source();
     while let Some(cause) = source {
-        writeln!(out, "  because: {cause}")?;
+        text.push_str(&format!("  because: {cause}\n"));
         source = cause.source();
     }
-    Ok(())
+    // Nobody is left to tell when stderr is gone.
+    let _ = std::io::stderr().lock().write_all(text.as_bytes());
 }
 
 /// Whoever reads the output has enough, as `head` does.

@@ -1,5 +1,6 @@
 //! What commands print: results to stdout, progress to stderr when a person looks at it.
 
+use std::collections::HashMap;
 use std::io::{self, Write};
 use std::time::Duration;
 
@@ -29,6 +30,33 @@ impl Output {
 
 fn failed(cause: io::Error) -> Error {
     Error::new(ErrorKind::Io, "cannot write the output").because(cause)
+}
+
+/// Bears with partitions that cannot be read for a while, as when a broker restarts, but not for ever.
+#[derive(Debug, Default)]
+pub(super) struct Patience(HashMap<Option<i32>, u32>);
+
+impl Patience {
+    /// Errors of one partition in a row, half a minute each.
+    const ENOUGH: u32 = 4;
+
+    /// Warns, or gives the error back when it is of no use to wait on.
+    pub(super) fn bear(&mut self, error: Error) -> Result<()> {
+        let failures = self.0.entry(error.partition()).or_default();
+        *failures += 1;
+        if !error.is_retriable() || *failures == Self::ENOUGH {
+            return Err(error);
+        }
+        super::report("warning", &error);
+        Ok(())
+    }
+
+    /// A partition can be read again.
+    pub(super) fn renew(&mut self, partition: i32) {
+        if !self.0.is_empty() {
+            self.0.remove(&Some(partition));
+        }
+    }
 }
 
 /// A table with aligned columns.

@@ -5,7 +5,7 @@ use std::path::PathBuf;
 
 use bytes::Bytes;
 use clap::Args;
-use mainstem::client::{Cluster, Producer, ProducerOptions};
+use mainstem::client::{Admin, Cluster, Producer, ProducerOptions};
 use mainstem::clock::{Clock, SystemClock};
 use mainstem::{Error, ErrorKind, Headers, Record, Result};
 use tokio::sync::mpsc;
@@ -23,7 +23,7 @@ pub(crate) struct Produce {
     #[arg(long)]
     file: Option<PathBuf>,
     /// What stands between key and value in a line; without it there are no keys
-    #[arg(long, value_name = "TEXT")]
+    #[arg(long, value_name = "TEXT", value_parser = clap::builder::NonEmptyStringValueParser::new())]
     key_separator: Option<String>,
     /// A value (or key) of exactly this text is null
     #[arg(long, value_name = "TEXT")]
@@ -44,6 +44,10 @@ pub(crate) struct Produce {
 
 impl Produce {
     pub(super) async fn run(self, cluster: &Cluster) -> Result<()> {
+        // Before the first line comes: a wrong name must not wait for one, nor pass when there is none.
+        for described in Admin::new(cluster).describe_topics(&[&self.topic]).await? {
+            described?;
+        }
         let producer = Producer::new(cluster, ProducerOptions::default().compression(&self.compression)?)?;
         let input: Box<dyn Read + Send> = match &self.file {
             Some(path) => Box::new(std::fs::File::open(path).map_err(|cause| {

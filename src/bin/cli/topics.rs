@@ -128,6 +128,18 @@ pub(super) async fn run(command: Command, cluster: &Cluster) -> Result<()> {
                 .map(|(name, value)| AlterConfig::Set(name, value))
                 .chain(reset.into_iter().map(AlterConfig::Reset))
                 .collect();
+            let known = admin.describe_configs(&resource).await?;
+            // The broker takes any name to reset.
+            if let Some(AlterConfig::Reset(name)) = changes.iter().find(
+                |change| matches!(change, AlterConfig::Reset(name) if known.iter().all(|c| c.name != *name)),
+            ) {
+                return Err(Error::new(
+                    ErrorKind::Config,
+                    format!(
+                        "a topic has no config {name:?}: `topics configs NAME --all` lists those there are"
+                    ),
+                ));
+            }
             if !changes.is_empty() {
                 admin.alter_configs(&resource, &changes).await?;
             }

@@ -322,10 +322,12 @@ impl Cluster {
         }
     }
 
-    /// A coordinator may be younger than the last look at the brokers.
+    /// A coordinator may be younger than the last look at the brokers, or have moved since.
     fn learn(&self, id: i32, address: Address) {
-        if let MapEntry::Vacant(place) = lock(&self.0.known).nodes.entry(id) {
-            place.insert(Arc::new(Node::new(id, address, None)));
+        let nodes = &mut lock(&self.0.known).nodes;
+        if nodes.get(&id).is_none_or(|node| node.address != address) {
+            let rack = nodes.get(&id).and_then(|node| node.rack.clone());
+            nodes.insert(id, Arc::new(Node::new(id, address, rack)));
         }
     }
 

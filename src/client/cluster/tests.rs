@@ -295,6 +295,26 @@ async fn coordinators_are_remembered_until_they_are_found_wrong() {
 }
 
 #[tokio::test]
+async fn a_coordinator_that_came_back_elsewhere_is_asked_there() {
+    let fake = plain(2).await;
+    *fake.script.coordinator.lock().unwrap() = 2;
+    let cluster = Cluster::connect(fake.config()).await.unwrap();
+    let find = || cluster.coordinator(CoordinatorType::Group, "g");
+    assert_eq!(find().await.unwrap(), 2);
+    beat(&cluster, 2).await.unwrap();
+    let old = fake.port(2);
+    fake.stop_node(2).await;
+    assert!(beat(&cluster, 2).await.unwrap_err().is_retriable());
+    assert_ne!(fake.start_node(2).await, old);
+    // Nobody looks at the brokers again: what FindCoordinator says is enough.
+    let asked = fake.calls(ApiKey::Metadata);
+    cluster.invalidate_coordinator(CoordinatorType::Group, "g", 2);
+    assert_eq!(find().await.unwrap(), 2);
+    beat(&cluster, 2).await.unwrap();
+    assert_eq!(fake.calls(ApiKey::Metadata), asked);
+}
+
+#[tokio::test]
 async fn closing_ends_calls_under_way() {
     let asked = Arc::new(Notify::new());
     let seen = Arc::clone(&asked);

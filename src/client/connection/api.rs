@@ -42,7 +42,65 @@ macro_rules! apis {
         #[cfg(test)]
         mod tests {
             use super::*;
+            use crate::client::connection::guard::decode;
+            use bytes::{Bytes, BytesMut};
+            use kafka_protocol::messages::ResponseHeader;
             use kafka_protocol::protocol::Message;
+
+            fn hostile<R: Encodable + Decodable + Default + HeaderVersion>(name: &str, version: i16) {
+                let mut good = BytesMut::new();
+                ResponseHeader::default().encode(&mut good, R::header_version(version)).unwrap();
+                R::default().encode(&mut good, version).unwrap();
+                // Something to be taken for elements.
+                let mut long = good.clone();
+                long.extend_from_slice(&[1; 300]);
+                let (good, long) = (good.freeze(), long.freeze());
+                assert!(decode::<R>(name, version, good.clone()).is_ok(), "{name} {version}");
+                for cut in 0..good.len() {
+                    assert!(decode::<R>(name, version, good.slice(..cut)).is_err(), "{name} {version} cut at {cut}");
+                }
+                // As fixed numbers and as varints: the largest, the smallest, and just more than there is.
+                let lengths: [&[u8]; 6] = [
+                    &[0x7f, 0xff, 0xff, 0xff],
+                    &[0x80, 0, 0, 0],
+                    &[0x00, 0x0f, 0xff, 0xff],
+                    &[0xff, 0xff, 0xff, 0xff, 0x0f],
+                    &[0xff, 0xff, 0xff, 0xff, 0xff],
+                    &[0xff, 0x7f],
+                ];
+                for frame in [&good, &long] {
+                    for at in 4..good.len() {
+                        for length in lengths {
+                            let mut bad = frame.to_vec();
+                            let end = frame.len().min(at + length.len());
+                            bad[at..end].copy_from_slice(&length[..end - at]);
+                            // Whether it can be read is all the same; that this comes back is the point.
+                            drop(decode::<R>(name, version, Bytes::from(bad)));
+                        }
+                    }
+                }
+            }
+
+            proptest::proptest! {
+                #![proptest_config(proptest::prelude::ProptestConfig::with_cases(512))]
+
+                #[test]
+                fn any_bytes_are_refused_or_harmless(bytes in proptest::collection::vec(proptest::prelude::any::<u8>(), 0..400)) {
+                    let bytes = Bytes::from(bytes);
+                    $(for version in [$min, $max] {
+                        drop(decode::<m::$response>(<m::$request>::NAME, version, bytes.clone()));
+                    })*
+                }
+            }
+
+            /// Every answer in every version, cut, lengthened, and with hostile lengths at every place: an error or a
+            /// harmless answer, never a panic, nor memory by the word of the frame.
+            #[test]
+            fn hostile_answers_are_refused_or_harmless() {
+                $(for version in $min..=$max {
+                    hostile::<m::$response>(<m::$request>::NAME, version);
+                })*
+            }
 
             #[test]
             fn the_codec_has_every_version() {

@@ -45,7 +45,7 @@ pub(crate) struct FetchOptions {
     pub(crate) budget: usize,
     /// The part of one partition in that.
     pub(crate) partition_budget: usize,
-    /// How long a partition may fail before that is reported.
+    /// How long a partition may fail before that is reported, and reported again.
     pub(crate) report_after: Duration,
 }
 

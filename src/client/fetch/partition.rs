@@ -29,7 +29,6 @@ pub(super) struct Partition {
     pub(super) retry_at: Option<Instant>,
     pub(super) failures: u32,
     pub(super) failing_since: Option<Instant>,
-    pub(super) reported: bool,
     /// The replica to read from instead of the leader, and until when (KIP-392).
     pub(super) preferred: Option<(i32, Instant)>,
 }
@@ -49,7 +48,6 @@ impl Partition {
             retry_at: None,
             failures: 0,
             failing_since: None,
-            reported: false,
             preferred: None,
         }
     }
@@ -67,7 +65,6 @@ impl Partition {
         self.failures = 0;
         self.failing_since = None;
         self.retry_at = None;
-        self.reported = false;
     }
 }
 

@@ -396,14 +396,15 @@ impl Task {
         partition.retry_at = Some(now + backoff.pause(partition.failures));
         let since = *partition.failing_since.get_or_insert(now);
         let report = match error.is_retriable() {
-            true => !partition.reported && now.saturating_duration_since(since) >= report_after,
+            true => now.saturating_duration_since(since) >= report_after,
             false => {
                 partition.stopped = true;
                 true
             }
         };
         if report {
-            partition.reported = true;
+            // Said again when it has gone on for as long again: whoever has only so much patience can count.
+            partition.failing_since = Some(now);
             let token = partition.token;
             let error = error.at_topic(&*at.topic).at_partition(at.partition).at_offset(partition.offset);
             (self.on_event)(FetchEvent::Error { at: at.clone(), token, error, range: None });
@@ -429,9 +430,7 @@ impl Task {
         let token = partition.token;
         let error = Error::new(
             ErrorKind::OffsetOutOfRange,
-            format!(
-                "the offset is not in the log any more, which has {start} to {end}: choose where to go on"
-            ),
+            format!("the offset is not in the log, which has {start} to {end}: choose where to go on"),
         )
         .with_code(1)
         .at_topic(&*asked.at.topic)

@@ -369,10 +369,19 @@ async fn what_fails_for_long_is_reported_and_goes_on() {
     rig.logs.errors.lock().unwrap().insert((1, 0), 78);
     rig.logs.append(0, 1, 10);
     rig.fetcher.assign(t(0), 0, 1);
-    let FetchEvent::Error { error, range: None, .. } = rig.event().await else { panic!() };
-    assert!(error.is_retriable() && error.code() == Some(78), "{error}");
+    for _ in 0..3 {
+        // And again, while it goes on.
+        let FetchEvent::Error { error, range: None, .. } = rig.event().await else { panic!() };
+        assert!(error.is_retriable() && error.code() == Some(78), "{error}");
+    }
     rig.logs.errors.lock().unwrap().clear();
-    assert_eq!(rig.data().await.next_offset, 1);
+    loop {
+        match rig.event().await {
+            FetchEvent::Error { error, .. } => assert_eq!(error.code(), Some(78), "on its way before"),
+            FetchEvent::Data(data) => return assert_eq!(data.next_offset, 1),
+            FetchEvent::Progress { .. } => panic!("there is a record"),
+        }
+    }
 }
 
 #[tokio::test]

@@ -5,6 +5,7 @@ use std::sync::Arc;
 use kafka_protocol::error::ResponseError as E;
 use kafka_protocol::messages::produce_response::PartitionProduceResponse;
 
+use crate::client::error_table::{self, CallSite};
 use crate::error::{Error, ErrorClass, ErrorKind};
 
 /// What to do with a batch now that its request has ended.
@@ -86,27 +87,56 @@ impl Answer {
     }
 }
 
+/// How many of the refused records' messages an error repeats: a batch may have thousands.
+const SAID_AT_MOST: usize = 3;
+
 fn broker_error(code: E, response: &PartitionProduceResponse) -> Error {
-    let kind = match code {
-        E::UnknownTopicOrPartition | E::UnknownTopicId | E::InvalidTopicException => ErrorKind::Topic,
-        E::InvalidProducerEpoch | E::ProducerFenced => ErrorKind::Fenced,
-        _ => ErrorKind::Production,
+    let error = error_table::broker_error(response.error_code, CallSite::Produce)
+        .unwrap_or_else(|| Error::new(ErrorKind::Production, format!("{code} while producing")))
+        // Only `Answer` says what is tried again.
+        .with_class(ErrorClass::Fatal);
+    let records =
+        response.record_errors.iter().filter_map(|record| record.batch_index_error_message.as_ref());
+    let mut said: Vec<&str> =
+        response.error_message.iter().chain(records).map(|said| said.as_str()).collect();
+    let left_out = match said.len().saturating_sub(1 + SAID_AT_MOST) {
+        0 => String::new(),
+        more => format!("; and {more} more"),
     };
-    let remedy = match code {
-        E::UnknownTopicOrPartition => ": create the topic",
-        E::MessageTooLarge | E::RecordListTooLarge => {
-            ": raise max.message.bytes of the topic, or lower batch.size or the record"
-        }
-        E::TopicAuthorizationFailed => ": grant WRITE on the topic to this client's principal",
-        E::ClusterAuthorizationFailed => ": grant IDEMPOTENT_WRITE on the cluster to this client's principal",
-        _ => "",
-    };
-    let error = Error::new(kind, format!("{code} while producing{remedy}")).with_code(response.error_code);
-    let said: Vec<&str> = response
-        .error_message
-        .iter()
-        .chain(response.record_errors.iter().filter_map(|record| record.batch_index_error_message.as_ref()))
-        .map(|said| said.as_str())
-        .collect();
-    if said.is_empty() { error } else { error.because(format!("the broker says: {}", said.join("; "))) }
+    said.truncate(1 + SAID_AT_MOST);
+    if said.is_empty() {
+        error
+    } else {
+        error.because(format!("the broker says: {}{left_out}", said.join("; ")))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use kafka_protocol::messages::produce_response::BatchIndexAndErrorMessage;
+    use kafka_protocol::protocol::StrBytes;
+
+    use super::*;
+
+    #[test]
+    fn a_refusal_names_the_remedy_and_a_few_of_the_records() {
+        let record = |at: i32| {
+            BatchIndexAndErrorMessage::default()
+                .with_batch_index(at)
+                .with_batch_index_error_message(Some(StrBytes::from_string(format!("record {at} is late"))))
+        };
+        let response = PartitionProduceResponse::default()
+            .with_error_code(E::InvalidTimestamp.code())
+            .with_error_message(Some(StrBytes::from_static_str("some are late")))
+            .with_record_errors((0..10_000).map(record).collect());
+        let Answer::Refused { error, guilty } = Answer::of(&response) else { panic!("refused") };
+        assert_eq!(
+            (guilty.len(), error.kind(), error.class()),
+            (10_000, ErrorKind::Production, ErrorClass::Fatal)
+        );
+        let text = format!("{error:?}");
+        assert!(text.contains("message.timestamp.after.max.ms"), "{text}");
+        assert!(text.contains("some are late; record 0 is late") && text.contains("and 9997 more"), "{text}");
+        assert!(text.len() < 1_000, "{text}");
+    }
 }

@@ -1,0 +1,18 @@
+//! Whole applications against a real Kafka: what they count, what they survive, and what they refuse.
+
+#[path = "../common/mod.rs"]
+mod common;
+#[allow(dead_code, reason = "the generator has parts that only the example uses")]
+#[path = "../../examples/word_count/data.rs"]
+mod data;
+mod errors;
+mod faults;
+mod input;
+mod lifecycle;
+mod refusals;
+mod state;
+mod support;
+mod table;
+#[allow(dead_code, reason = "the truth has parts that only the example uses")]
+#[path = "../../examples/word_count/truth.rs"]
+mod truth;
