@@ -159,6 +159,22 @@ pub(crate) type Partitioner<K, V> = Arc<dyn Fn(Option<&K>, Option<&V>, i32) -> i
 pub(crate) type TopicChooser<K, V> = Arc<dyn Fn(Option<&K>, Option<&V>) -> String + Send + Sync>;
 
 /// Where and how a stream is written.
+///
+/// ```
+/// use mainstem::prelude::*;
+///
+/// let builder = StreamsBuilder::new();
+/// let orders = builder.stream::<String, String>("orders");
+/// orders.to(Produced::topic("all").named("sink").partitioner(|_, order: Option<&String>, count| match order {
+///     Some(order) if order.starts_with("urgent") => 0,
+///     _ => count - 1,
+/// }));
+/// orders.to(Produced::chosen_by("by-country", |country: Option<&String>, _| {
+///     format!("orders-{}", country.map_or("unknown", |c| c))
+/// }));
+/// builder.build()?;
+/// # Ok::<(), mainstem::Error>(())
+/// ```
 pub struct Produced<K, V> {
     pub(crate) topic: SinkTopic<K, V>,
     pub(crate) serdes: Serdes<K, V>,
@@ -239,6 +255,17 @@ impl<K: DefaultSerde + 'static, V: DefaultSerde + 'static> From<&String> for Pro
 }
 
 /// How a stream is grouped. The name is that of the repartition topic, should one be needed.
+///
+/// ```
+/// use mainstem::prelude::*;
+///
+/// let builder = StreamsBuilder::new();
+/// let words = builder.stream::<String, String>("words");
+/// words.group_by("by-length", |_, word| word.len() as i64).count("words-of-a-length");
+/// words.group_by_key(Grouped::named("by-key")).reduce("longest", |a, b| if a.len() >= b.len() { a } else { b });
+/// builder.build()?;
+/// # Ok::<(), mainstem::Error>(())
+/// ```
 pub struct Grouped<K, V> {
     pub(crate) serdes: Serdes<K, V>,
     pub(crate) name: Option<Arc<str>>,
@@ -378,6 +405,19 @@ impl<K: DefaultSerde + 'static, V: DefaultSerde + 'static> From<()> for Material
 }
 
 /// How a stream is sent through a topic of its own.
+///
+/// ```
+/// use mainstem::prelude::*;
+///
+/// let builder = StreamsBuilder::new();
+/// builder
+///     .stream::<String, String>("in")
+///     .select_key(|_, value| value.clone())
+///     .repartition(Repartitioned::named("by-value").partitions(12))
+///     .to("out");
+/// builder.build()?;
+/// # Ok::<(), mainstem::Error>(())
+/// ```
 pub struct Repartitioned<K, V> {
     pub(crate) name: Option<Arc<str>>,
     pub(crate) serdes: Serdes<K, V>,

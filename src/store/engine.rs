@@ -84,7 +84,8 @@ impl Engine for MemoryEngine {
     fn apply(&mut self, run: &SortedRun) -> Result<()> {
         for (key, value) in run {
             match value {
-                Some(value) => self.rows.insert(key.clone(), value.clone()),
+                // A copy: the values of a run share one buffer, and a row that stays would keep all of it in memory.
+                Some(value) => self.rows.insert(key.clone(), Bytes::copy_from_slice(value)),
                 None => self.rows.remove(key),
             };
         }
@@ -97,5 +98,43 @@ impl Engine for MemoryEngine {
 
     fn hand_over_bytes(&self) -> usize {
         0
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_row_that_stays_does_not_keep_its_run_in_memory() {
+        let shared = Bytes::from(vec![7; 1_000]);
+        let mut engine = MemoryEngine::default();
+        let key = |n: usize| Bytes::copy_from_slice(&n.to_be_bytes());
+        let run = (0..10).map(|n| (key(n), Some(shared.slice(n * 8..n * 8 + 8)))).collect();
+        engine.apply(&run).unwrap();
+        drop(run);
+        assert!(shared.is_unique(), "no row refers to the buffer of the run");
+        assert_eq!(engine.approximate_len(), 10);
+        assert_eq!(engine.get(&key(3)).unwrap().as_deref(), Some(&[7; 8][..]));
+    }
+
+    #[test]
+    fn ranges_that_hold_nothing_are_empty_whatever_their_ends() {
+        let engine = MemoryEngine { rows: BTreeMap::from([(Bytes::from_static(b"b"), Bytes::new())]) };
+        let (b, c) = (Bytes::from_static(b"b"), Bytes::from_static(b"c"));
+        for (from, to, rows) in [
+            (Bound::Included(c.clone()), Bound::Included(b.clone()), 0),
+            (Bound::Excluded(b.clone()), Bound::Excluded(b.clone()), 0),
+            (Bound::Included(b.clone()), Bound::Excluded(b.clone()), 0),
+            (Bound::Excluded(b.clone()), Bound::Included(b.clone()), 0),
+            (Bound::Included(b.clone()), Bound::Included(b.clone()), 1),
+            (Bound::Unbounded, Bound::Excluded(b), 0),
+            (Bound::Unbounded, Bound::Included(c), 1),
+        ] {
+            for reverse in [false, true] {
+                let range = KeyRange { from: from.clone(), to: to.clone(), reverse };
+                assert_eq!(engine.range(&range).count(), rows, "{range:?}");
+            }
+        }
     }
 }

@@ -502,7 +502,7 @@ impl<K: Clone + 'static, V: Clone + 'static> AnyStore for KvStore<K, V> {
 }
 
 /// A typed handle on a key-value store, got once when a processor is made; use it through
-/// [`Context::store`](crate::dsl::Context::store).
+/// [`Context::store`](crate::topology::Context::store).
 pub struct KeyValueStore<K, V>(pub(crate) Rc<KvStore<K, V>>);
 
 /// A typed handle on a key-value store with timestamps.

@@ -144,6 +144,25 @@ impl TopologyTestDriver {
     }
 
     /// A driver whose error policies are the handler's.
+    ///
+    /// ```
+    /// use mainstem::prelude::*;
+    /// use mainstem::testing::TopologyTestDriver;
+    /// use mainstem::{BoxError, Config, ErrorContext, ErrorResponse, ErrorStage};
+    ///
+    /// let builder = StreamsBuilder::new();
+    /// builder.stream::<String, String>("in").try_map_values(|_, v| v.ok_or("no value").map(Some)).to("out");
+    /// let config = Config::builder("app", "unused:9092").state_dir("unused").build()?;
+    /// let go_on = |_: ErrorStage, error: &BoxError, at: &ErrorContext<'_>| {
+    ///     assert_eq!((error.to_string().as_str(), at.offset), ("no value", 0));
+    ///     ErrorResponse::Continue
+    /// };
+    /// let mut driver = TopologyTestDriver::with_handler(&builder.build()?, &config, go_on)?;
+    /// let input = driver.input_topic::<String, String>("in");
+    /// input.pipe(&mut driver, Record::new("a".to_owned(), None, 1))?;
+    /// assert_eq!(driver.drops()[0].2, 1);
+    /// # Ok::<(), mainstem::Error>(())
+    /// ```
     pub fn with_handler(topology: &Topology, config: &Config, handler: impl ErrorHandler) -> Result<Self> {
         let policies = ErrorPolicies { handler: Arc::new(handler), ..ErrorPolicies::of(config) };
         Self::with_policies(topology, config, policies)

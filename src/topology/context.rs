@@ -84,7 +84,7 @@ impl<KO: Clone, VO: Clone> Context<'_, KO, VO> {
 }
 
 impl<KO, VO> Context<'_, KO, VO> {
-    /// The child of that name; ask for it once, in [`Processor::init`].
+    /// The child of that name; ask for it once, in [`Processor::init`](super::Processor::init).
     pub fn child(&self, name: &str) -> Result<Child> {
         self.outputs.position(name).map(Child).ok_or_else(|| {
             Error::new(ErrorKind::Topology, format!("there is no child named {name}"))
@@ -135,7 +135,7 @@ macro_rules! reach {
                 StoreRef { store, cx: self.cx }
             }
 
-            /// Calls [`Processor::punctuate`] every `interval` (at least a millisecond). On stream time first with the first
+            /// Calls [`Processor::punctuate`](super::Processor::punctuate) every `interval` (at least a millisecond). On stream time first with the first
             /// record, then at multiples of the interval; on the wall clock first after one interval. Missed calls collapse into
             /// one.
             pub fn schedule(&mut self, interval: Duration, kind: PunctuationType) -> Result<Token> {

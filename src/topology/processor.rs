@@ -201,7 +201,7 @@ impl fmt::Debug for Stores<'_, '_> {
     }
 }
 
-/// A store's builder that knows the type of its handles.
+/// A store's builder that knows the type of its handles; [`Stores::get`] asks it for one.
 pub trait StoreKey: StoreBuilder {
     /// The handle.
     type Handle;
