@@ -1,5 +1,7 @@
 //! Configs of topics and brokers.
 
+use std::future::Future;
+
 use kafka_protocol::messages::describe_configs_request::DescribeConfigsResource;
 use kafka_protocol::messages::incremental_alter_configs_request::{AlterConfigsResource, AlterableConfig};
 use kafka_protocol::messages::{DescribeConfigsRequest, IncrementalAlterConfigsRequest};
@@ -9,6 +11,8 @@ use super::{Admin, only};
 use crate::client::ConnectionClass;
 use crate::client::error_table::{CallSite, broker_error_saying};
 use crate::{Error, ErrorClass, ErrorKind, Result};
+
+const UNKNOWN_TOPIC_OR_PARTITION: i16 = 3;
 
 /// What has configs.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -87,10 +91,25 @@ impl Admin {
     /// # Errors
     /// When there is no such topic or broker, or this client may not see its configs.
     pub async fn describe_configs(&self, of: &ConfigResource) -> Result<Vec<ConfigEntry>> {
-        only(
-            self.settle(std::slice::from_ref(of), |of| async move { self.describe_configs_once(&of).await })
-                .await,
-        )
+        self.known_in_time(|| async move {
+            let once = |of: Vec<ConfigResource>| async move { self.describe_configs_once(&of).await };
+            only(self.settle(std::slice::from_ref(of), once).await)
+        })
+        .await
+    }
+
+    /// A topic just made may be unknown for a moment to the broker that is asked.
+    async fn known_in_time<R, F: Future<Output = Result<R>>>(&self, ask: impl Fn() -> F) -> Result<R> {
+        let mut grace = self.cluster.retry_within(self.cluster.config().topic_grace);
+        loop {
+            match ask().await {
+                Err(error) if error.code() == Some(UNKNOWN_TOPIC_OR_PARTITION) => {
+                    let again = grace.after(error.with_class(ErrorClass::Retriable)).await;
+                    again.map_err(unknown_is_final)?;
+                }
+                other => return other,
+            }
+        }
     }
 
     async fn describe_configs_once(&self, of: &[ConfigResource]) -> Result<Vec<Result<Vec<ConfigEntry>>>> {
@@ -144,7 +163,7 @@ impl Admin {
                 .with_configs(changes.iter().map(AlterConfig::request).collect()),
         ]);
         let request = &request;
-        let altered = self.settle(std::slice::from_ref(of), |of| async move {
+        let once = |of: Vec<ConfigResource>| async move {
             let mut results = Vec::with_capacity(of.len());
             for resource in &of {
                 let node = self.config_node(resource)?;
@@ -157,8 +176,8 @@ impl Admin {
                 });
             }
             Ok(results)
-        });
-        only(altered.await)
+        };
+        self.known_in_time(|| async move { only(self.settle(std::slice::from_ref(of), once).await) }).await
     }
 
     fn config_node(&self, of: &ConfigResource) -> Result<i32> {
@@ -172,4 +191,46 @@ impl Admin {
 fn left_out() -> Error {
     Error::new(ErrorKind::Broker, "the broker's answer leaves the configs out")
         .with_class(ErrorClass::Retriable)
+}
+
+#[cfg(test)]
+mod tests {
+    use std::sync::Arc;
+    use std::sync::atomic::{AtomicI32, Ordering};
+
+    use kafka_protocol::messages::describe_configs_response::DescribeConfigsResult;
+    use kafka_protocol::messages::{ApiKey, DescribeConfigsResponse};
+
+    use super::*;
+    use crate::client::Cluster;
+    use crate::client::fake::{Answer, FakeCluster};
+
+    #[tokio::test]
+    async fn a_topic_just_made_has_a_moment_to_be_known() {
+        let unknown = Arc::new(AtomicI32::new(2));
+        let left = Arc::clone(&unknown);
+        let fake = FakeCluster::start(1, move |call| {
+            let code = if left.fetch_sub(1, Ordering::SeqCst) > 0 { UNKNOWN_TOPIC_OR_PARTITION } else { 0 };
+            async move {
+                let result = DescribeConfigsResult::default().with_error_code(code);
+                match call.key {
+                    ApiKey::DescribeConfigs => {
+                        call.reply(&DescribeConfigsResponse::default().with_results(vec![result]))
+                    }
+                    _ => Answer::Default,
+                }
+            }
+        })
+        .await;
+        let topic = ConfigResource::Topic("t".into());
+        let mut config = fake.config();
+        config.topic_grace = std::time::Duration::from_secs(20);
+        let patient = Admin::new(&Cluster::connect(config).await.unwrap());
+        unknown.store(4, Ordering::SeqCst);
+        assert_eq!(patient.describe_configs(&topic).await.unwrap(), []);
+        let admin = Admin::new(&Cluster::connect(fake.config()).await.unwrap());
+        unknown.store(i32::MAX, Ordering::SeqCst);
+        let error = admin.describe_configs(&topic).await.unwrap_err();
+        assert_eq!((error.kind(), error.class()), (ErrorKind::Topic, ErrorClass::Fatal), "{error}");
+    }
 }
