@@ -4,7 +4,11 @@
 //! lines while the application counts them, reads the table back and compares it with a truth that knows nothing of the
 //! library. The subcommands are its parts, for runs with several processes.
 
-#![allow(clippy::print_stdout, reason = "it is a program")]
+#![allow(
+    clippy::print_stdout,
+    clippy::disallowed_methods,
+    reason = "a program prints, and keeps a rate by the clock"
+)]
 
 mod data;
 mod truth;
@@ -140,7 +144,6 @@ async fn generate(cluster: &Cluster, options: &Options) -> Result<u64> {
     let mut written = 0;
     for (timestamp, line) in words.iter() {
         if options.rate > 0 {
-            #[allow(clippy::disallowed_methods, reason = "a generator keeps a rate by the clock")]
             tokio::time::sleep_until(started + Duration::from_micros(written * 1_000_000 / options.rate))
                 .await;
         }
@@ -248,7 +251,6 @@ async fn demonstrate(cluster: &Cluster, mut options: Options) -> Result<()> {
             return Err(Error::new(ErrorKind::Timeout, "the counts have stood still for a minute"));
         }
         before = counted;
-        #[allow(clippy::disallowed_methods, reason = "progress once a second")]
         tokio::time::sleep(Duration::from_secs(1)).await;
     }
     handle.stop();
