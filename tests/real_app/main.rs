@@ -1,4 +1,11 @@
 //! Whole applications against a real Kafka: what they count, what they survive, and what they refuse.
+#![allow(
+    clippy::unwrap_used,
+    clippy::print_stdout,
+    clippy::print_stderr,
+    unreachable_pub,
+    reason = "helpers of tests"
+)]
 
 #[path = "../common/mod.rs"]
 mod common;
