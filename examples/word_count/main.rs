@@ -143,9 +143,9 @@ async fn generate(cluster: &Cluster, options: &Options) -> Result<u64> {
     let words = data::Words { repeat: options.repeat, ..data::Words::default() };
     let mut written = 0;
     for (timestamp, line) in words.iter() {
-        if options.rate > 0 {
-            tokio::time::sleep_until(started + Duration::from_micros(written * 1_000_000 / options.rate))
-                .await;
+        // A rate of 0 is as fast as it goes.
+        if let Some(due) = (written * 1_000_000).checked_div(options.rate) {
+            tokio::time::sleep_until(started + Duration::from_micros(due)).await;
         }
         let partition = i32::try_from(written % options.partitions as u64).expect("a remainder of an i32");
         let record = Record::new(None, line.map(Bytes::from), timestamp);
