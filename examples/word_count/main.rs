@@ -141,7 +141,7 @@ async fn generate(cluster: &Cluster, options: &Options) -> Result<u64> {
     let producer = Producer::new(cluster, ProducerOptions::default())?;
     let started = tokio::time::Instant::now();
     let words = data::Words { repeat: options.repeat, ..data::Words::default() };
-    let mut written = 0;
+    let mut written = 0_u64;
     for (timestamp, line) in words.iter() {
         // A rate of 0 is as fast as it goes.
         if let Some(due) = (written * 1_000_000).checked_div(options.rate) {

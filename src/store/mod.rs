@@ -62,6 +62,7 @@ pub(crate) trait AnyStore {
     fn commit(&self) -> Result<()>;
 
     /// All rows in key order.
+    #[cfg_attr(not(feature = "testing"), allow(dead_code, reason = "for the test driver"))]
     fn rows(&self) -> Result<Vec<StoreRow>>;
 }
 

@@ -364,6 +364,7 @@ impl Task {
     }
 
     /// All rows of a store in key order.
+    #[cfg_attr(not(feature = "testing"), allow(dead_code, reason = "for the test driver"))]
     pub(crate) fn rows(&self, store: &str) -> Option<Result<Vec<StoreRow>>> {
         self.stores.iter().find(|s| &**s.name() == store).map(|s| s.rows())
     }

@@ -44,6 +44,7 @@ pub struct Topology {
 pub(crate) struct TopologyInner {
     pub(crate) subtopologies: Vec<Subtopology>,
     /// The whole topology as one plan, for the test driver.
+    #[cfg_attr(not(feature = "testing"), allow(dead_code, reason = "for the test driver"))]
     pub(crate) whole: Plan,
     pub(crate) description: String,
     /// Source topics whose partition counts must agree, by the names in the topology.
