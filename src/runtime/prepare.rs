@@ -14,6 +14,8 @@ use crate::group::{ActiveTask, Lease, OffsetMetadata};
 use crate::record::TopicPartition;
 use crate::topology::{AutoOffsetReset, Subtopology, Topology};
 
+const LEADER_NOT_AVAILABLE: i16 = 5;
+
 /// Everything that preparing a task takes.
 #[derive(Clone)]
 pub(super) struct Preparer {
@@ -38,7 +40,11 @@ impl Preparer {
         let mut pause = client.retry_backoff;
         loop {
             match self.try_prepare(lease, active, topics).await {
-                Err(error) if error.is_retriable() && clock::monotonic() < deadline => {
+                // The admin has its own, shorter patience: a partition that was made just now may be without a leader longer.
+                Err(error)
+                    if (error.is_retriable() || error.code() == Some(LEADER_NOT_AVAILABLE))
+                        && clock::monotonic() < deadline =>
+                {
                     tracing::warn!(task = %lease.task, ?error, "cannot start the task yet");
                     clock::sleep(pause).await;
                     pause = (pause * 2).min(client.retry_backoff_max);

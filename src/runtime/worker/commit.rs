@@ -115,7 +115,6 @@ impl Worker {
         }
         let outcome = self.commit();
         self.next_commit = clock::monotonic() + self.config.commit_interval();
-        self.report_drops();
         match outcome {
             Ok(Committed::Yes) => self.owes_commit = false,
             Ok(Committed::Later) => {
@@ -178,6 +177,8 @@ impl Worker {
         }
         let Some(generation) = self.gate else { return Ok(Committed::Later) };
         let offsets = self.offsets();
+        // ORDER: whoever sees an offset committed sees the drops before it counted.
+        self.report_drops();
         let outcome = self.commit_offsets(generation, &offsets)?;
         if outcome == Committed::Yes {
             self.published(&offsets)?;
