@@ -270,3 +270,43 @@ fn an_unknown_topic_or_store_is_answered_with_the_known_ones() {
     assert!(error.to_string().contains("it reads: in"), "{error}");
     assert!(driver.store_rows("x").unwrap_err().to_string().contains("there are: t"));
 }
+
+fn config(properties: &[(&str, &str)]) -> mainstem::Config {
+    let base = mainstem::Config::builder("test", "unused:9092").state_dir("unused");
+    properties.iter().fold(base, |config, (name, value)| config.set(*name, *value)).build().expect("known")
+}
+
+#[test]
+fn the_configuration_decides_about_records_without_a_timestamp() {
+    let run = |policy: &str, wall: u64| {
+        let builder = StreamsBuilder::new();
+        builder.stream::<String, String>("in").repartition("again").to("out");
+        let config = config(&[("default.timestamp.extractor", policy)]);
+        let mut driver = TopologyTestDriver::with_config(&builder.build().unwrap(), &config).unwrap();
+        driver.advance_wall_clock(Duration::from_millis(wall)).unwrap();
+        let input = driver.input_topic::<String, String>("in");
+        let output = driver.output_topic::<String, String>("out");
+        let record = |timestamp| Record::new("k".to_owned(), "v".to_owned(), timestamp);
+        input.pipe(&mut driver, record(70)).unwrap();
+        let piped = input.pipe(&mut driver, record(-1));
+        let times: Vec<_> = output.read_all(&mut driver).unwrap().iter().map(|r| r.timestamp).collect();
+        let drops: u64 = driver.drops().iter().map(|(.., count)| count).sum();
+        (piped.map_err(|error| error.kind()), times, drops)
+    };
+    assert_eq!(run("fail", 0), (Err(ErrorKind::Timestamp), vec![70], 0));
+    let skip = "org.apache.kafka.streams.processor.LogAndSkipOnInvalidTimestamp";
+    assert_eq!(run(skip, 0), (Ok(()), vec![70], 1));
+    assert_eq!(run("partition_time", 0), (Ok(()), vec![70, 70], 0));
+    assert_eq!(run("wall_clock", 500), (Ok(()), vec![500, 500], 0));
+}
+
+#[test]
+fn build_with_follows_the_configuration_and_refuses_what_it_cannot_do() {
+    let builder = StreamsBuilder::new();
+    builder.stream::<String, String>("in").group_by_key(()).count(()).to_stream().to("out");
+    assert!(builder.build().is_err(), "the store has a generated name");
+    let relaxed = config(&[("ensure.explicit.internal.resource.naming", "false")]);
+    assert!(builder.build_with(&relaxed).is_ok());
+    let error = builder.build_with(&config(&[("topology.optimization", "all")])).unwrap_err();
+    assert!(error.to_string().contains("topology.optimization=all is not implemented yet"), "{error}");
+}

@@ -9,9 +9,10 @@ use super::ops::{source, table_source};
 use super::options::{Consumed, Materialized};
 use super::stream::KStream;
 use super::table::KTable;
+use crate::config::Config;
 use crate::error::Result;
 use crate::store::{KvOptions, StoreBuilder};
-use crate::topology::Topology;
+use crate::topology::{Topology, refuse_optimizations};
 
 /// Gathers streams and tables, and builds the topology
 /// (`org.apache.kafka.streams.StreamsBuilder`).
@@ -135,6 +136,17 @@ impl StreamsBuilder {
         graph.add(&[ROOT], name, GraphKind::Store(store.blueprint()));
         drop(graph);
         self
+    }
+
+    /// As [`build`](Self::build), and as the configuration says: whether generated names are allowed
+    /// (`ensure.explicit.internal.resource.naming`).
+    ///
+    /// # Errors
+    /// As `build`; also when `topology.optimization` asks for a rewrite, none of which there is yet.
+    pub fn build_with(&self, config: &Config) -> Result<Topology> {
+        refuse_optimizations(config)?;
+        let allow = self.allow_generated_names.get() || config.allow_generated_names();
+        self.graph.borrow_mut().build(allow)
     }
 
     /// Checks everything and builds the topology. The error lists all that is wrong, each with the line that made it.

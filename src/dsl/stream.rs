@@ -20,6 +20,7 @@ use crate::serde::erased::SerdeRef;
 use crate::store::{KvOptions, StoreBuilder};
 use crate::task::blueprint::NodeFactory;
 use crate::task::errors::DropReason;
+use crate::task::queue::Extract;
 use crate::topology::processor::{self, FixedKey};
 use crate::topology::{FixedKeyProcessor, Processor, Stores};
 
@@ -715,7 +716,12 @@ impl<K: Clone + 'static, V: Clone + 'static> RepartitionParts<K, V> {
             value_serde: self.values.clone(),
             partitioner: self.partitioner,
         });
-        let source = source::factory(self.keys.clone(), self.values.clone(), None);
+        // The time of a record is the sender's, whatever default.timestamp.extractor says of outside topics.
+        let source = source::factory(
+            self.keys.clone(),
+            self.values.clone(),
+            Some(Arc::new(|record: &Extract<'_, K, V>| Ok(record.record_timestamp))),
+        );
         let spec = RepartitionSpec {
             topic,
             named: self.named,

@@ -18,7 +18,7 @@ use crate::clock::{Clock, SystemClock};
 use crate::config::Config;
 use crate::error::{Error, ErrorKind, Result};
 use crate::task::errors::{DropReason, ErrorHandler, ErrorPolicies};
-use crate::topology::Topology;
+use crate::topology::{Topology, refuse_optimizations};
 
 /// How long a shutdown may take before what is left is given up.
 pub(super) const CLOSE_TIMEOUT: Duration = Duration::from_secs(30);
@@ -132,6 +132,7 @@ impl AppBuilder {
                 "processing.guarantee=exactly_once_v2 is not implemented yet; use at_least_once",
             ));
         }
+        refuse_optimizations(&config)?;
         let mut policies = ErrorPolicies::of(&config);
         if let Some(handler) = handler {
             policies.handler = handler;

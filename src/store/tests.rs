@@ -65,7 +65,11 @@ impl Life {
         let store = any.into_any().downcast::<KvStore<String, i64>>().expect("it was built as this");
         let fail = ErrorResponse::Fail;
         let handler = Fixed { deserialization: fail, processing: fail, production: fail };
-        let policies = ErrorPolicies { handler: Arc::new(handler), dead_letter_topic: None };
+        let policies = ErrorPolicies {
+            handler: Arc::new(handler),
+            dead_letter_topic: None,
+            timestamps: crate::config::TimestampPolicy::Fail,
+        };
         let cx = TaskCx::new(
             TaskId { subtopology: 0, partition: 0 },
             "app".into(),

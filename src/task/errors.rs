@@ -7,7 +7,7 @@ use std::sync::Arc;
 
 use bytes::Bytes;
 
-use crate::config::{Config, ErrorPolicy};
+use crate::config::{Config, ErrorPolicy, TimestampPolicy};
 use crate::error::{BoxError, Error};
 use crate::record::{Headers, Timestamp};
 use crate::serde::SerdeError;
@@ -80,6 +80,8 @@ where
 pub(crate) struct ErrorPolicies {
     pub(crate) handler: Arc<dyn ErrorHandler>,
     pub(crate) dead_letter_topic: Option<Arc<str>>,
+    /// For sources without an extractor of their own.
+    pub(crate) timestamps: TimestampPolicy,
 }
 
 impl fmt::Debug for ErrorPolicies {
@@ -197,6 +199,10 @@ impl ErrorPolicies {
             processing: response(config.processing_errors()),
             production: response(config.production_errors()),
         };
-        Self { handler: Arc::new(handler), dead_letter_topic: config.dead_letter_topic().map(Into::into) }
+        Self {
+            handler: Arc::new(handler),
+            dead_letter_topic: config.dead_letter_topic().map(Into::into),
+            timestamps: config.timestamp_policy(),
+        }
     }
 }

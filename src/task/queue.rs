@@ -5,6 +5,7 @@ use std::sync::Arc;
 
 use super::errors::DropReason;
 use super::{Flow, NodeIx, Outputs, TaskCx};
+use crate::config::TimestampPolicy;
 use crate::error::{BoxError, Error, ErrorKind, Result};
 use crate::record::{RawRecord, Record, Timestamp};
 use crate::serde::SerdeCx;
@@ -107,20 +108,31 @@ impl<K: Clone + 'static, V: Clone + 'static> SourceQueue<K, V> {
         Ok((key, value))
     }
 
-    fn timestamp(&self, raw: &RawRecord, key: Option<&K>, value: Option<&V>) -> Result<Timestamp> {
+    fn timestamp(
+        &self,
+        raw: &RawRecord,
+        key: Option<&K>,
+        value: Option<&V>,
+        cx: &TaskCx,
+    ) -> Result<Timestamp> {
         let at = |error: Error| error.at_topic(&*self.topic).at_offset(raw.offset);
         let Some(extractor) = &self.extractor else {
-            if raw.timestamp < 0 {
-                return Err(at(Error::new(
+            return match cx.policies.timestamps {
+                TimestampPolicy::WallClock => Ok(cx.clock.wall_ms()),
+                _ if raw.timestamp >= 0 => Ok(raw.timestamp),
+                TimestampPolicy::Skip => Ok(raw.timestamp),
+                TimestampPolicy::PartitionTime if self.state.partition_time >= 0 => {
+                    Ok(self.state.partition_time)
+                }
+                _ => Err(at(Error::new(
                     ErrorKind::Timestamp,
                     format!(
-                        "the record has the timestamp {}; set a timestamp extractor on the source (Consumed::timestamps), \
-                         or produce with timestamps",
+                        "the record has the timestamp {}; set a timestamp extractor on the source (Consumed::timestamps) or \
+                         default.timestamp.extractor, or produce with timestamps",
                         raw.timestamp
                     ),
-                )));
-            }
-            return Ok(raw.timestamp);
+                ))),
+            };
         };
         extractor(&Extract {
             key,
@@ -174,7 +186,7 @@ impl<K: Clone + 'static, V: Clone + 'static> SourceQueue<K, V> {
                 return Ok(());
             }
         };
-        let timestamp = match self.timestamp(&raw, key.as_ref(), value.as_ref()) {
+        let timestamp = match self.timestamp(&raw, key.as_ref(), value.as_ref(), cx) {
             Ok(timestamp) => timestamp,
             Err(error) => {
                 let partition = cx.sources[self.source].partition;

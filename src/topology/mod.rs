@@ -13,6 +13,8 @@ pub(crate) use builder::{NodeSpec, SpecKind, TopologyBuilder};
 pub use context::{Child, Context, FixedKeyContext, RecordMetadata};
 pub use processor::{FixedKeyProcessor, FixedKeyRecord, Outcome, Processor, StoreKey, Stores};
 
+use crate::config::{Config, Optimizations};
+use crate::error::{Error, ErrorKind, Result};
 use crate::store::StoreBlueprint;
 use crate::task::blueprint::Plan;
 pub use crate::task::punctuation::{PunctuationType, Token};
@@ -101,4 +103,16 @@ impl fmt::Debug for Topology {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str(&self.inner.description)
     }
+}
+
+/// A topology that was asked to be optimized and is not would have other topics than expected.
+pub(crate) fn refuse_optimizations(config: &Config) -> Result<()> {
+    let asked = config.topology_optimization();
+    if asked == Optimizations::NONE {
+        return Ok(());
+    }
+    Err(Error::new(
+        ErrorKind::Config,
+        format!("topology.optimization={asked} is not implemented yet; use none"),
+    ))
 }

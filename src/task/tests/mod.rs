@@ -157,6 +157,7 @@ impl Rig {
             policies: ErrorPolicies {
                 handler: options.handler,
                 dead_letter_topic: options.dead_letters.then(|| "dead".into()),
+                timestamps: crate::config::TimestampPolicy::Fail,
             },
             cache_bytes: options.cache_bytes,
         };
