@@ -439,3 +439,13 @@ fn state_in_a_temporary_folder_is_a_warning() {
     assert_eq!(config.state_dir(), dir);
     assert!(config.warnings()[0].contains("is a temporary folder"), "{:?}", config.warnings());
 }
+
+#[test]
+fn a_property_that_nothing_follows_yet_says_so() {
+    let set = |name: &str, value: &str| {
+        let config = Config::builder("app", "localhost:9092").set(name, value).build().expect("legal");
+        config.warnings().join("\n")
+    };
+    assert!(set("num.standby.replicas", "1").contains("num.standby.replicas has no effect yet"));
+    assert_eq!(set("commit.interval.ms", "100"), "");
+}
