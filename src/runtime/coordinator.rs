@@ -399,6 +399,9 @@ impl Coordinator {
         if let Some(plan) = plan {
             tracing::warn!("partition counts have changed: the group rebalances");
             self.plan = *plan;
+            let counts =
+                || self.plan.counts.iter().map(|(topic, count)| (topic.to_string(), *count)).collect();
+            self.broadcast(|| ToWorker::Counts(counts()));
             self.step(Event::Rejoin);
         }
     }

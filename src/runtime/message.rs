@@ -32,6 +32,8 @@ pub(super) enum ToWorker {
     Fetched(FetchEvent),
     /// The answer to [`ToCoordinator::Commit`].
     Committed { commit: u64, outcome: Result<()> },
+    /// Topics have other partition counts than before, by the topics' names in the cluster.
+    Counts(HashMap<String, i32>),
     /// The producer has credit again, has written everything, or has failed at something.
     ProducerProgress,
     /// Commit, close everything, end.

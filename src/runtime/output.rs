@@ -29,8 +29,19 @@ impl Output {
         Self { producer, topics: Vec::new(), by_name: HashMap::new(), counts: HashMap::new(), cluster, io }
     }
 
-    pub(super) fn know(&mut self, counts: HashMap<String, i32>) {
+    /// Takes in partition counts. A topic that has grown gets its new partitions at once, as from any producer.
+    pub(super) fn know(&mut self, counts: HashMap<String, i32>) -> Result<()> {
+        for (topic, count) in &counts {
+            if let Some(ix) = self.by_name.get(topic) {
+                let (_, known) = &mut self.topics[ix.0 as usize];
+                if count > known {
+                    self.producer.register(topic, *count)?;
+                    *known = *count;
+                }
+            }
+        }
         self.counts.extend(counts);
+        Ok(())
     }
 
     fn register(&mut self, topic: &str) -> Result<TopicIx> {

@@ -175,7 +175,7 @@ fn check_copartitioned(topology: &Topology, counts: &BTreeMap<Arc<str>, i32>) ->
     Ok(())
 }
 
-fn internal_topics(topology: &Topology, config: &Config, plan: &TopicPlan) -> Vec<Internal> {
+fn internal_topics(topology: &Topology, config: &Config, plan: &TopicPlan) -> Result<Vec<Internal>> {
     let application_id = config.application_id();
     // Defaults, then the application's `topic.*` settings, then the store's own: the later wins.
     let configs = |defaults: &[(&str, &str)], own: &[(String, String)]| {
@@ -203,10 +203,22 @@ fn internal_topics(topology: &Topology, config: &Config, plan: &TopicPlan) -> Ve
             let name: Arc<str> = format!("{application_id}-{}-changelog", store.name()).into();
             let defaults = [("cleanup.policy", "compact"), ("message.timestamp.type", "CreateTime")];
             let partitions = plan.counts.get(&name).copied().unwrap_or(1);
-            internal.push(Internal { name, partitions, configs: configs(&defaults, own) });
+            let configs: Vec<(String, String)> = configs(&defaults, own);
+            let policy =
+                configs.iter().find(|(name, _)| name == "cleanup.policy").map_or("", |(_, policy)| policy);
+            if !policy.split(',').any(|part| part.trim() == "compact") {
+                return Err(Error::new(
+                    ErrorKind::Config,
+                    format!(
+                        "the changelog {name} would have cleanup.policy={policy}, and rows that do not change would be lost \
+                         from it; leave topic.cleanup.policy and the store's own setting at compact"
+                    ),
+                ));
+            }
+            internal.push(Internal { name, partitions, configs });
         }
     }
-    internal
+    Ok(internal)
 }
 
 /// Makes the internal topics that are missing and checks those that are there.
@@ -216,7 +228,7 @@ pub(super) async fn make_internal(
     config: &Config,
     plan: &TopicPlan,
 ) -> Result<()> {
-    let internal = internal_topics(topology, config, plan);
+    let internal = internal_topics(topology, config, plan)?;
     if internal.is_empty() {
         return Ok(());
     }

@@ -38,6 +38,7 @@ use crate::group::Lease;
 use crate::record::TopicPartition;
 use crate::store::AnyStore;
 use crate::task::errors::{DropReason, ErrorPolicies};
+use crate::task::queue::RawBatch;
 use crate::task::{Task, TaskConfig};
 use crate::task_id::TaskId;
 use crate::topology::{AutoOffsetReset, Topology};
@@ -291,6 +292,12 @@ impl Worker {
                     *answer = Some(outcome);
                 }
             }
+            ToWorker::Counts(counts) => {
+                let known = self.output.borrow_mut().know(counts);
+                if let Err(error) = known {
+                    self.fail(None, error);
+                }
+            }
             ToWorker::ProducerProgress => {}
             ToWorker::Stop => self.control.push_back(Control::Stop),
         }
@@ -312,6 +319,13 @@ impl Worker {
         (self.index as u64) << WORKER_SHIFT | self.last_token
     }
 
+    /// A task's part of the record cache: workers share it evenly, and so do the tasks of each.
+    fn cache_share(&self, tasks: usize) -> usize {
+        let worker = self.config.cache_bytes() / self.config.workers().max(1);
+        // A share of nothing would turn the cache off.
+        if worker == 0 { 0 } else { (worker / tasks.max(1)).max(1) }
+    }
+
     fn start(&mut self, start: TaskStart) -> Result<()> {
         let TaskStart { lease, inputs, changelogs, partitions, isolation } = start;
         let id = lease.task;
@@ -319,15 +333,14 @@ impl Worker {
         let subtopology = subtopologies.find(|s| s.id == id.subtopology).ok_or_else(|| {
             Error::new(ErrorKind::Topology, format!("the topology has no part for task {id}"))
         })?;
-        self.output.borrow_mut().know(partitions);
+        self.output.borrow_mut().know(partitions)?;
         let collector = TaskOutput { shared: self.output.clone(), clock: self.clock.clone() };
         let config = TaskConfig {
             task: id,
             application_id: self.config.application_id().into(),
             partitions: inputs.iter().map(|input| input.at.clone()).collect(),
             policies: self.policies.clone(),
-            // A worker's share; its tasks rarely fill theirs at once.
-            cache_bytes: self.config.cache_bytes() / self.config.workers().max(1),
+            cache_bytes: self.cache_share(self.owned.len() + 1),
         };
         let task = Task::build(&subtopology.plan, config, Box::new(collector), self.clock.clone())?;
         let mut restores = Vec::new();
@@ -340,6 +353,8 @@ impl Worker {
             self.bulk.assign(at, from, token);
         }
         tracing::info!(task = %id, changelogs = restores.len(), "restoring");
+        let share = self.cache_share(self.owned.len() + 1);
+        self.owned.iter_mut().for_each(|owned| owned.task.share_cache(share));
         let owned = Owned {
             task,
             lease,
@@ -379,6 +394,7 @@ impl Worker {
             let token = self.token();
             self.tokens.insert(token, (id, source));
             let owned = &mut self.owned[at];
+            owned.task.start_at(source, start.offset);
             owned.task.restore_partition_time(source, start.partition_time);
             owned.inputs.push(Input {
                 at: start.at.clone(),
@@ -408,6 +424,8 @@ impl Worker {
             self.live.revoke(input.at.clone());
             self.tokens.remove(&input.token);
         }
+        let share = self.cache_share(self.owned.len());
+        self.owned.iter_mut().for_each(|owned| owned.task.share_cache(share));
         for restore in &owned.restores {
             self.bulk.revoke(restore.at.clone());
             self.tokens.remove(&restore.token);
@@ -559,6 +577,14 @@ impl Worker {
         tracing::error!(partition = %input.at, ?error, offset, "records are gone: going on elsewhere, as auto.offset.reset says");
         self.tokens.remove(&input.token);
         input.token = token;
+        input.caught_up = None;
+        input.idle_since = None;
+        // The log is another one than that of the offset committed last, even if the numbers agree.
+        input.committed = None;
+        // ORDER: what waits in the queue goes first; then the position is the new one, which may lie before the old, and
+        // the records from there on are not taken for ones that were processed already.
+        let restart = RawBatch { records: Box::new(std::iter::empty()), next_offset: offset, count: 0 };
+        owned.task.push(place, restart);
         self.tokens.insert(token, (id, place));
         self.live.assign(input.at.clone(), offset, token);
         Ok(())

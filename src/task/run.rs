@@ -187,9 +187,13 @@ impl Task {
     }
 
     /// Sets where reading a partition starts; records before that are passed over.
-    #[allow(dead_code, reason = "for callers whose batches begin before the offset asked for")]
     pub(crate) fn start_at(&mut self, source: usize, offset: i64) {
         self.queues[source].start_at(offset);
+    }
+
+    /// Sets the task's share of the record cache. What is over it is flushed after the next record.
+    pub(crate) fn share_cache(&mut self, bytes: usize) {
+        self.cache_bytes = bytes;
     }
 
     /// Sets the partition time that was committed with a partition's offset.

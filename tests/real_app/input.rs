@@ -64,3 +64,40 @@ async fn a_partition_without_data_does_not_block() {
     eventually("B, late as it is", async || seen.lock().unwrap().len() == 11).await;
     app.stop().await;
 }
+
+/// A topic that is deleted and made again is another log: its records are processed from the beginning, although their
+/// offsets are those of records that were.
+#[tokio::test]
+async fn a_topic_made_again_is_read_from_its_beginning() {
+    let Some(rig) = rig("made-again").await else { return };
+    let (a, b) = (rig.topic("a", 1).await, rig.topic("b", 1).await);
+    let (topology, seen) = merged([&a, &b]);
+    let config = rig.config().max_task_idle(None).build().unwrap();
+    let app = start(App::new(topology, config).unwrap()).running().await;
+    for i in 0..50 {
+        rig.send(&a, 0, &i.to_string(), "A", i).await;
+    }
+    rig.flush().await;
+    eventually("the first log", async || seen.lock().unwrap().len() == 50).await;
+    rig.wait_committed(&a, 0, 50).await;
+
+    let gone = rig.admin().delete_topics(&[&a]).await.unwrap();
+    assert!(gone.iter().all(Result::is_ok), "{gone:?}");
+    eventually("the topic is made again", async || {
+        let again = mainstem::client::NewTopic::new(a.as_str(), 1).config("retention.ms", "-1");
+        rig.admin().create_topic(again).await.is_ok()
+    })
+    .await;
+    let producer = mainstem::client::Producer::new(&rig.cluster, Default::default()).unwrap();
+    for i in 1_000..1_020_i64 {
+        let record = Record::new(bytes::Bytes::from(i.to_string()), bytes::Bytes::from_static(b"C"), i);
+        producer.send(&a, Some(0), record).await.unwrap();
+    }
+    producer.flush().await.unwrap();
+    eventually("the second log", async || seen.lock().unwrap().len() >= 70).await;
+    let seen = seen.lock().unwrap().clone();
+    let second: Vec<i64> = seen.iter().filter(|(_, of)| *of == 'C').map(|(at, _)| *at).collect();
+    assert_eq!(second, (1_000..1_020).collect::<Vec<_>>());
+    rig.wait_committed(&a, 0, 20).await;
+    app.stop().await;
+}

@@ -119,3 +119,14 @@ fn partition_time_is_restored_and_never_goes_back() {
     assert_eq!(rig.positions(), [(1, 100)]);
     assert_eq!(rig.task.stream_time(), 50, "stream time begins with the records of this life");
 }
+
+#[test]
+fn a_log_that_begins_anew_is_taken_from_there() {
+    let mut rig = pipe();
+    rig.push("in", 2, &[(7, Some("a"), LONG, 1), (8, Some("b"), LONG, 2)], 9);
+    // An empty batch says where the log goes on; what waits before it goes first.
+    rig.push("in", 2, &[], 0);
+    rig.push("in", 2, &[(0, Some("c"), LONG, 3), (1, Some("d"), LONG, 4)], 2);
+    assert_eq!(rig.process().unwrap(), 4);
+    assert_eq!(rig.positions(), [(2, 4)]);
+}
