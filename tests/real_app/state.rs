@@ -129,3 +129,39 @@ async fn repartition_topics_are_purged_up_to_the_committed_offset() {
     app.stop().await;
     assert_eq!(rig.committed(&topic, 0).await.unwrap().0, 20);
 }
+
+/// Keys of a topic that has grown go where Java's producer would send them.
+#[tokio::test]
+async fn a_sink_that_grows_gets_its_new_partitions() {
+    let Some(rig) = rig("growing-sink").await else { return };
+    let (input, output) = (rig.topic("in", 1).await, rig.topic("out", 1).await);
+    let builder = StreamsBuilder::new();
+    builder.stream::<String, String>(&input).to(&output);
+    let config = rig.config().set("metadata.max.age.ms", "500").build().unwrap();
+    let app = start(App::new(builder.build().unwrap(), config).unwrap()).running().await;
+    rig.send(&input, 0, "before", "v", 1).await;
+    rig.flush().await;
+    eventually("the first record", async || rig.read(&output).await.len() == 1).await;
+    let added = rig.admin().add_partitions(&[(&output, 4)]).await.unwrap();
+    assert!(added.iter().all(Result::is_ok), "{added:?}");
+    let mut sent = 0;
+    eventually("a key in a new partition", async || {
+        rig.send(&input, 0, &format!("key-{sent}"), "v", 2).await;
+        rig.flush().await;
+        sent += 1;
+        rig.read(&output).await.iter().any(|record| record.partition > 0)
+    })
+    .await;
+    for i in 0..20 {
+        rig.send(&input, 0, &format!("after-{i}"), "v", 3).await;
+    }
+    rig.flush().await;
+    let after = |record: &mainstem::client::LogRecord| record.timestamp == 3;
+    eventually("the last records", async || rig.read(&output).await.into_iter().filter(after).count() == 20)
+        .await;
+    for record in rig.read(&output).await.iter().filter(|record| after(record)) {
+        let key = record.key.as_deref().unwrap();
+        assert_eq!(record.partition, mainstem::partition_for_key(key, 4), "{key:?}");
+    }
+    app.stop().await;
+}
