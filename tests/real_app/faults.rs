@@ -256,18 +256,6 @@ impl Proxy {
     }
 }
 
-fn word_count(lines: &str, counts: &str) -> Topology {
-    let builder = StreamsBuilder::new();
-    builder
-        .stream::<String, String>(lines)
-        .flat_map_values(|line| truth::words(&line).map(str::to_owned).collect::<Vec<_>>())
-        .group_by("by-word", |_, word| word.clone())
-        .count("counts")
-        .to_stream()
-        .to(counts);
-    builder.build().unwrap()
-}
-
 async fn generate(rig: &Rig, lines: &str, which: std::ops::Range<usize>) {
     for (i, (timestamp, line)) in data::Words::default().iter().enumerate() {
         if which.contains(&i) {
@@ -291,13 +279,12 @@ async fn a_cut_of_all_connections_and_a_broker_restart_lose_nothing() {
     let proxy = Proxy::start(listener, broker.address.clone()).await;
     let rig = rig_at(&proxy.address, "cut").await;
     let (lines, output) = (rig.topic("lines", PARTITIONS).await, rig.topic("counts", PARTITIONS).await);
-    let config =
-        rig.config().workers(2).set("session.timeout.ms", "3000").set("heartbeat.interval.ms", "300");
-    let app = start(App::new(word_count(&lines, &output), config.build().unwrap()).unwrap()).running().await;
     let names = Names { broker: &proxy.address, app_id: &rig.app_id, lines: &lines, counts: &output };
+    let short_session = ["--set", "session.timeout.ms=3000", "--set", "heartbeat.interval.ms=300", "run"];
+    let mut app = WordCount::start(&names, &short_session);
 
     generate(&rig, &lines, 0..5_000).await;
-    eventually("a part is committed", async || lines_committed(&names).await > 500).await;
+    eventually("a part is committed", async || app.is_alive() && lines_committed(&names).await > 500).await;
     proxy.close();
     let began = clock::monotonic();
     eventually("5 s", async || began.elapsed() > Duration::from_secs(5)).await;
@@ -311,8 +298,8 @@ async fn a_cut_of_all_connections_and_a_broker_restart_lose_nothing() {
     let truth = the_truth();
     let at_least =
         |table: &BTreeMap<String, i64>| truth.iter().all(|(w, n)| table.get(w).is_some_and(|m| m >= n));
-    eventually("the whole table", async || at_least(&rig.counts(&output).await)).await;
-    app.stop().await;
+    eventually("the whole table", async || app.is_alive() && at_least(&rig.counts(&output).await)).await;
+    app.terminate().await;
     let table = rig.counts(&output).await;
     assert!(table.keys().eq(truth.keys()), "words from nowhere");
     let above = table.values().sum::<i64>() - truth.values().sum::<i64>();
