@@ -54,7 +54,7 @@ struct Options {
     #[arg(long, global = true, default_value_t = 1)]
     repeat: u64,
     /// Partitions of the topics.
-    #[arg(long, global = true, default_value_t = 4)]
+    #[arg(long, global = true, default_value_t = 4, value_parser = clap::value_parser!(i32).range(1..))]
     partitions: i32,
     /// The topic of the lines.
     #[arg(long, global = true, default_value = "words.lines")]
@@ -101,7 +101,15 @@ fn topology(options: &Options) -> Result<Topology> {
     builder.build()
 }
 
+/// The application; making it touches no broker, so that what is wrong with the options is said before topics are made.
 fn app(options: &Options) -> Result<App> {
+    if options.app_id.is_empty() {
+        return Err(Error::new(ErrorKind::Config, "--app-id is empty: name the application"));
+    }
+    if options.lines == options.counts {
+        let text = format!("--lines and --counts are both {}: name two topics", options.lines);
+        return Err(Error::new(ErrorKind::Config, text));
+    }
     let mut config = Config::builder(&options.app_id, &options.bootstrap)
         .workers(options.workers)
         .cache_bytes(options.cache);
@@ -222,29 +230,17 @@ async fn free_names(cluster: &Cluster, options: &mut Options) -> Result<()> {
     Ok(())
 }
 
-/// All of it in one process.
-async fn demonstrate(cluster: &Cluster, mut options: Options) -> Result<()> {
-    free_names(cluster, &mut options).await?;
-    make_topics(cluster, &options).await?;
-    println!("application {}: {} -> {}", options.app_id, options.lines, options.counts);
-    let app = app(&options)?;
-    let handle = app.handle();
-    let running = tokio::spawn(app.run().into_future());
-    if !handle.wait_for(AppState::Running).await {
-        return running.await.expect("the application does not panic");
-    }
-    println!("running with {} workers", options.workers);
-    let written = generate(cluster, &options).await?;
+/// Writes the lines and waits until all their tokens are counted.
+async fn generate_and_wait(cluster: &Cluster, options: &Options, tokens: i64) -> Result<()> {
+    let written = generate(cluster, options).await?;
     println!("{written} lines written");
-    let truth = true_counts(&options);
-    let tokens: i64 = truth.values().sum();
     let (mut before, mut quiet) = (-1, 0);
     loop {
-        let (table, updates) = table(cluster, &options).await?;
+        let (table, updates) = table(cluster, options).await?;
         let counted: i64 = table.values().sum();
         println!("{counted} of {tokens} tokens counted, {updates} updates");
         if counted >= tokens {
-            break;
+            return Ok(());
         }
         quiet = if counted == before { quiet + 1 } else { 0 };
         if quiet == 60 {
@@ -252,6 +248,29 @@ async fn demonstrate(cluster: &Cluster, mut options: Options) -> Result<()> {
         }
         before = counted;
         tokio::time::sleep(Duration::from_secs(1)).await;
+    }
+}
+
+/// All of it in one process.
+async fn demonstrate(cluster: &Cluster, mut options: Options) -> Result<()> {
+    free_names(cluster, &mut options).await?;
+    let app = app(&options)?;
+    make_topics(cluster, &options).await?;
+    println!("application {}: {} -> {}", options.app_id, options.lines, options.counts);
+    let handle = app.handle();
+    let mut running = tokio::spawn(app.run().into_future());
+    if !handle.wait_for(AppState::Running).await {
+        return running.await.expect("the application does not panic");
+    }
+    println!("running with {} workers", options.workers);
+    let truth = true_counts(&options);
+    let tokens: i64 = truth.values().sum();
+    tokio::select! {
+        ended = &mut running => {
+            ended.expect("the application does not panic")?;
+            return Err(Error::new(ErrorKind::Processing, "the application ended before all was counted"));
+        }
+        counted = generate_and_wait(cluster, &options, tokens) => counted?,
     }
     handle.stop();
     running.await.expect("the application does not panic")?;
@@ -276,6 +295,10 @@ async fn carry_out(cli: Cli) -> Result<()> {
     }
     if let Some(Command::Run) = cli.command {
         return app(&options)?.run().with_graceful_shutdown(told_to_end()).await;
+    }
+    if let Some(Command::Gen) | None = cli.command {
+        // ORDER: before the broker is asked for anything, and before free names hide an empty id behind a suffix.
+        app(&options)?;
     }
     let cluster = Cluster::connect(ClientConfig::new(&options.bootstrap)).await?;
     match cli.command {

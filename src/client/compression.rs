@@ -35,7 +35,6 @@ impl Compression {
     }
 
     /// The kind of a value of `compression.type`.
-    #[allow(dead_code, reason = "the configuration is joined later")]
     pub(crate) fn from_name(name: &str) -> Option<Self> {
         Self::ALL.into_iter().find(|kind| kind.name() == name)
     }

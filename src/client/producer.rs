@@ -193,16 +193,19 @@ impl Drop for Producer {
     }
 }
 
-/// The first failure since the last look, with how many there were.
+/// The first failure since the last look, with how many batches failed.
 fn report(front: &Front) -> Result<()> {
     let mut failures = front.producer.take_failures();
     if failures.is_empty() {
         return Ok(());
     }
-    let count = failures.len();
+    let what = match failures.len() {
+        1 => "a batch".to_owned(),
+        count => format!("{count} batches"),
+    };
     let first = failures.swap_remove(0);
     let (kind, class) = (first.error.kind(), first.error.class());
-    Err(Error::new(kind, format!("{count} batches could not be written"))
+    Err(Error::new(kind, format!("{what} could not be written"))
         .with_class(class)
         .at_topic(&*first.topic)
         .at_partition(first.partition)

@@ -179,7 +179,6 @@ impl Config {
     }
 
     /// Logs the warnings.
-    #[allow(dead_code, reason = "until applications start")]
     pub(crate) fn log_warnings(&self) {
         for warning in &self.warnings {
             tracing::warn!(application_id = self.application_id(), "configuration: {warning}");

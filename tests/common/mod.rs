@@ -1,12 +1,12 @@
 //! What integration tests share.
 #![allow(dead_code, reason = "each test binary uses a part of it")]
 
+use std::io::Write;
 use std::sync::atomic::{AtomicU32, Ordering};
 
 use mainstem::client::{Admin, ClientConfig, Cluster, NewTopic};
 
 /// The broker to test against, or `None` with a loud line; without one under `MAINSTEM_REQUIRE_KAFKA=1` the test fails.
-#[allow(clippy::print_stderr, reason = "nobody shall miss it")]
 pub(crate) fn kafka(test: &str) -> Option<String> {
     let broker = std::env::var("MAINSTEM_KAFKA").ok().filter(|broker| !broker.is_empty());
     if broker.is_none() {
@@ -15,7 +15,11 @@ pub(crate) fn kafka(test: &str) -> Option<String> {
             Ok("1"),
             "{test} needs a Kafka: set MAINSTEM_KAFKA=host:port"
         );
-        eprintln!("SKIPPED {test}: it needs a real Kafka; set MAINSTEM_KAFKA=host:port (scripts/kafka up)");
+        // Not `eprintln!`, which the test harness swallows.
+        let _ = writeln!(
+            std::io::stderr(),
+            "SKIPPED {test}: it needs a real Kafka; set MAINSTEM_KAFKA=host:port (scripts/kafka up)"
+        );
     }
     broker
 }

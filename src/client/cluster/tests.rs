@@ -99,11 +99,27 @@ async fn a_topic_that_is_unknown_is_named_with_the_way_to_make_it() {
     let error = cluster.partitions("nowhere").await.unwrap_err();
     assert_eq!((error.kind(), error.topic()), (ErrorKind::Topic, Some("nowhere")));
     assert!(error.to_string().contains("mainstem topics create"), "{error}");
-    assert!(fake.calls(ApiKey::Metadata) > 2, "asked again within the grace period");
     fake.topic("late", &[(1, 0)]);
     assert_eq!(cluster.partitions("late").await.unwrap(), 1);
     let error = cluster.leader(&TopicPartition::new("late", 5)).await.unwrap_err();
     assert!(error.to_string().contains("no such partition: the topic has 1"), "{error}");
+}
+
+#[tokio::test]
+async fn a_topic_that_is_unknown_is_asked_for_again_and_found_when_it_is_made() {
+    let fake = plain(1).await;
+    let mut config = fake.config();
+    // The test ends it, not the clock.
+    config.topic_grace = std::time::Duration::from_secs(600);
+    let cluster = Cluster::connect(config).await.unwrap();
+    let asked = fake.calls(ApiKey::Metadata);
+    let waiting = tokio::spawn(async move { cluster.partitions("soon").await });
+    while fake.calls(ApiKey::Metadata) < asked + 3 {
+        assert!(!waiting.is_finished(), "given up within the grace period");
+        tokio::task::yield_now().await;
+    }
+    fake.topic("soon", &[(1, 0), (1, 0)]);
+    assert_eq!(waiting.await.unwrap().unwrap(), 2);
 }
 
 #[tokio::test]
