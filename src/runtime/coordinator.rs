@@ -377,13 +377,18 @@ impl Coordinator {
         }
         if self.housekeeping.look_due(now) {
             let (cluster, shared, own) = (self.cluster.clone(), self.shared.clone(), self.own.clone());
-            let known = self.plan.counts.clone();
+            let (known, trouble) = (self.plan.counts.clone(), self.housekeeping.trouble.clone());
             self.cluster.runtime().spawn(async move {
                 let application_id = shared.config.application_id();
                 let news = match topics::plan(&cluster, &shared.topology, application_id).await {
-                    Ok(plan) => Some(Box::new(plan)).filter(|plan| plan.counts != known),
+                    Ok(plan) => {
+                        trouble.none();
+                        Some(Box::new(plan)).filter(|plan| plan.counts != known)
+                    }
                     Err(error) => {
-                        tracing::error!(?error, "the topics are not what they were");
+                        if let Some(error) = trouble.found(error) {
+                            let _ = own.send(ToCoordinator::Failed { error });
+                        }
                         None
                     }
                 };
