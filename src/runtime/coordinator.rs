@@ -42,6 +42,19 @@ struct WorkerHandle {
     stopped: bool,
 }
 
+impl Drop for WorkerHandle {
+    /// A worker outlives its handle only when the I/O thread panics or cannot start all workers, or when the worker was
+    /// left behind. It would wait for ever: its fetchers and its producer keep its inbox open.
+    fn drop(&mut self) {
+        if !self.stopped {
+            // ORDER: nobody writes its records or answers its commits any more, so that it must not begin a last one.
+            self.fence.fence();
+            send(self, ToWorker::Gate(None));
+            send(self, ToWorker::Stop);
+        }
+    }
+}
+
 /// A task on its worker, being prepared or running.
 struct Placed {
     worker: usize,
@@ -761,4 +774,28 @@ async fn ask(
         Some(code) => RpcError::Code(code),
         None => RpcError::Failed(error),
     })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::config::Config;
+
+    #[test]
+    fn a_panic_of_the_io_thread_ends_its_workers() {
+        let config = Config::builder("panics", "localhost:1").build().unwrap();
+        let (producer, _outbox) = Producer::new(settings::producer(&config), Arc::new(|| {})).unwrap();
+        let (inbox, messages) = std_mpsc::channel();
+        // As the fetchers and the producer do.
+        let _open = inbox.clone();
+        let handle = WorkerHandle { inbox, thread: None, fence: producer.fence_handle(), stopped: false };
+        let io = std::thread::spawn(move || {
+            let _workers = vec![handle];
+            panic!("on purpose");
+        });
+        assert!(io.join().is_err());
+        assert!(producer.is_fenced());
+        let told: Vec<ToWorker> = messages.try_iter().collect();
+        assert!(matches!(told[..], [ToWorker::Gate(None), ToWorker::Stop]));
+    }
 }
