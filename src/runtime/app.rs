@@ -72,6 +72,19 @@ impl AppShared {
     }
 }
 
+/// The last state, set when nobody runs the application any more, or ever will: whoever waits for its end waits through
+/// a handle, which keeps the state itself alive.
+struct LastState {
+    shared: Arc<AppShared>,
+    state: AppState,
+}
+
+impl Drop for LastState {
+    fn drop(&mut self) {
+        self.shared.set_state(self.state);
+    }
+}
+
 /// An application that can be run. Making one does no I/O.
 ///
 /// ```no_run
@@ -97,6 +110,7 @@ pub struct App {
     shared: Arc<AppShared>,
     mailbox: UnboundedSender<ToCoordinator>,
     inbox: tokio::sync::mpsc::UnboundedReceiver<ToCoordinator>,
+    last: LastState,
 }
 
 /// Makes an [`App`] with more than a topology and a configuration.
@@ -147,7 +161,9 @@ impl AppBuilder {
             drops: Mutex::default(),
             state: watch::Sender::new(AppState::Created),
         };
-        Ok(App { shared: Arc::new(shared), mailbox, inbox })
+        let shared = Arc::new(shared);
+        let last = LastState { shared: shared.clone(), state: AppState::NotRunning };
+        Ok(App { shared, mailbox, inbox, last })
     }
 }
 
@@ -288,24 +304,30 @@ impl IntoFuture for Run {
 
     fn into_future(self) -> Self::IntoFuture {
         Box::pin(async move {
-            let Self { app: App { shared, mailbox, inbox }, shutdown } = self;
+            let Self { app: App { shared, mailbox, inbox, mut last }, shutdown } = self;
             let stop = StopOnDrop(mailbox.clone());
             shared.config.log_warnings();
             let (done, mut outcome) = oneshot::channel();
             let own = mailbox.clone();
             let io_shared = shared.clone();
+            // From here on whatever does not end well is an error, a thread that cannot be started included.
+            last.state = AppState::Error;
             std::thread::Builder::new()
                 .name(format!("{}-io", shared.config.application_id()))
                 .spawn(move || {
                     let io = || match tokio::runtime::Builder::new_current_thread().enable_all().build() {
-                        Ok(runtime) => runtime.block_on(Coordinator::run(io_shared.clone(), own, inbox)),
+                        Ok(runtime) => runtime.block_on(Coordinator::run(io_shared, own, inbox)),
                         Err(error) => {
                             Err(Error::new(ErrorKind::Io, "the I/O thread cannot be started").because(error))
                         }
                     };
                     let result = catch_unwind(AssertUnwindSafe(io))
                         .unwrap_or_else(|_| Err(Error::new(ErrorKind::Panic, "the I/O thread panicked")));
-                    io_shared.set_state(if result.is_ok() { AppState::NotRunning } else { AppState::Error });
+                    if result.is_ok() {
+                        last.state = AppState::NotRunning;
+                    }
+                    // ORDER: whoever has the outcome sees the last state.
+                    drop(last);
                     let _ = done.send(result);
                 })
                 .map_err(|error| {
@@ -324,4 +346,74 @@ impl IntoFuture for Run {
 
 fn ended(outcome: Result<Result<()>, oneshot::error::RecvError>) -> Result<()> {
     outcome.unwrap_or_else(|_| Err(Error::new(ErrorKind::Panic, "the I/O thread panicked")))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::dsl::StreamsBuilder;
+
+    fn app() -> App {
+        let builder = StreamsBuilder::new();
+        builder.stream::<String, String>("in").to("out");
+        let config = Config::builder("never-started", "localhost:1").build().unwrap();
+        App::new(builder.build().unwrap(), config).unwrap()
+    }
+
+    async fn has_ended(handle: &AppHandle) {
+        let deadline = Duration::from_secs(30);
+        assert_eq!(crate::clock::timeout(deadline, handle.stopped()).await, Some(()), "it hangs");
+        assert_eq!(handle.state(), AppState::NotRunning);
+        assert!(!handle.wait_for(AppState::Running).await);
+    }
+
+    #[tokio::test]
+    async fn an_application_that_nobody_will_run_has_ended() {
+        let app = app();
+        let handle = app.handle();
+        assert_eq!(handle.state(), AppState::Created);
+        drop(app);
+        has_ended(&handle).await;
+    }
+
+    #[tokio::test]
+    async fn so_has_one_whose_run_is_dropped() {
+        let app = app();
+        let handle = app.handle();
+        let run = app.run().with_graceful_shutdown(async {});
+        assert_eq!(handle.state(), AppState::Created);
+        drop(run);
+        has_ended(&handle).await;
+    }
+
+    #[tokio::test]
+    async fn so_has_one_whose_future_was_never_polled() {
+        let app = app();
+        let handle = app.handle();
+        let waiting = tokio::spawn({
+            let handle = handle.clone();
+            async move { handle.stopped().await }
+        });
+        tokio::task::yield_now().await;
+        let future = app.run().into_future();
+        assert_eq!(handle.state(), AppState::Created);
+        drop(future);
+        has_ended(&handle).await;
+        waiting.await.unwrap();
+    }
+
+    /// The future is dropped while the I/O thread starts: the thread has the last word, not the future.
+    #[tokio::test]
+    async fn a_future_dropped_after_its_first_poll_ends_well_too() {
+        let app = app();
+        let handle = app.handle();
+        let mut future = app.run().into_future();
+        std::future::poll_fn(|cx| {
+            assert!(future.as_mut().poll(cx).is_pending());
+            std::task::Poll::Ready(())
+        })
+        .await;
+        drop(future);
+        has_ended(&handle).await;
+    }
 }

@@ -42,6 +42,19 @@ struct WorkerHandle {
     stopped: bool,
 }
 
+impl Drop for WorkerHandle {
+    /// A worker outlives its handle only when the I/O thread panics or cannot start all workers, or when the worker was
+    /// left behind. It would wait for ever: its fetchers and its producer keep its inbox open.
+    fn drop(&mut self) {
+        if !self.stopped {
+            // ORDER: nobody writes its records or answers its commits any more, so that it must not begin a last one.
+            self.fence.fence();
+            send(self, ToWorker::Gate(None));
+            send(self, ToWorker::Stop);
+        }
+    }
+}
+
 /// A task on its worker, being prepared or running.
 struct Placed {
     worker: usize,
@@ -377,13 +390,18 @@ impl Coordinator {
         }
         if self.housekeeping.look_due(now) {
             let (cluster, shared, own) = (self.cluster.clone(), self.shared.clone(), self.own.clone());
-            let known = self.plan.counts.clone();
+            let (known, trouble) = (self.plan.counts.clone(), self.housekeeping.trouble.clone());
             self.cluster.runtime().spawn(async move {
                 let application_id = shared.config.application_id();
                 let news = match topics::plan(&cluster, &shared.topology, application_id).await {
-                    Ok(plan) => Some(Box::new(plan)).filter(|plan| plan.counts != known),
+                    Ok(plan) => {
+                        trouble.none();
+                        Some(Box::new(plan)).filter(|plan| plan.counts != known)
+                    }
                     Err(error) => {
-                        tracing::error!(?error, "the topics are not what they were");
+                        if let Some(error) = trouble.found(error) {
+                            let _ = own.send(ToCoordinator::Failed { error });
+                        }
                         None
                     }
                 };
@@ -759,4 +777,28 @@ async fn ask(
         Some(code) => RpcError::Code(code),
         None => RpcError::Failed(error),
     })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::config::Config;
+
+    #[test]
+    fn a_panic_of_the_io_thread_ends_its_workers() {
+        let config = Config::builder("panics", "localhost:1").build().unwrap();
+        let (producer, _outbox) = Producer::new(settings::producer(&config), Arc::new(|| {})).unwrap();
+        let (inbox, messages) = std_mpsc::channel();
+        // As the fetchers and the producer do.
+        let _open = inbox.clone();
+        let handle = WorkerHandle { inbox, thread: None, fence: producer.fence_handle(), stopped: false };
+        let io = std::thread::spawn(move || {
+            let _workers = vec![handle];
+            panic!("on purpose");
+        });
+        assert!(io.join().is_err());
+        assert!(producer.is_fenced());
+        let told: Vec<ToWorker> = messages.try_iter().collect();
+        assert!(matches!(told[..], [ToWorker::Gate(None), ToWorker::Stop]));
+    }
 }

@@ -2,10 +2,39 @@
 
 use std::collections::{HashMap, HashSet};
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 
 use crate::config::{Config, Role};
+use crate::error::{Error, ErrorKind};
 use crate::record::TopicPartition;
+
+/// Whether the last look at the topics found them missing or wrong. A look runs beside the coordinator and takes this
+/// along.
+#[derive(Clone, Default)]
+pub(super) struct TopicTrouble(Arc<AtomicBool>);
+
+impl TopicTrouble {
+    /// A look found the topics fit, as they were or with more partitions.
+    pub(super) fn none(&self) {
+        self.0.store(false, Ordering::Relaxed);
+    }
+
+    /// A look failed. Gives the error that the application cannot go on with. One look may have asked a broker that
+    /// knew no better, so that it takes two in a row; a look that got no answer breaks the row.
+    pub(super) fn found(&self, error: Error) -> Option<Error> {
+        let wrong = error.kind() == ErrorKind::Topic;
+        if !(self.0.swap(wrong, Ordering::Relaxed) && wrong) {
+            tracing::warn!(?error, "the topics are not what they were, or cannot be looked at");
+            return None;
+        }
+        // `MissingSourceTopicException` in Kafka Streams.
+        let text = format!(
+            "topics have been deleted or changed under the running application: {error}; start it again when that is done"
+        );
+        Some(Error::new(ErrorKind::Topic, text).because(error))
+    }
+}
 
 /// The times and the marks of the housekeeping. No I/O.
 pub(super) struct Housekeeping {
@@ -19,6 +48,7 @@ pub(super) struct Housekeeping {
     look_interval: Duration,
     next_look: Instant,
     looking: bool,
+    pub(super) trouble: TopicTrouble,
 }
 
 impl Housekeeping {
@@ -35,6 +65,7 @@ impl Housekeeping {
             look_interval,
             next_look: now + look_interval,
             looking: false,
+            trouble: TopicTrouble::default(),
         }
     }
 
@@ -116,5 +147,19 @@ mod tests {
         assert!(!house.look_due(at(50_000)), "the last look has not ended");
         house.looked(at(50_000));
         assert!(!house.look_due(at(54_999)) && house.look_due(at(55_000)));
+    }
+
+    #[test]
+    fn topics_must_be_missing_twice_in_a_row() {
+        let trouble = TopicTrouble::default();
+        let missing = || Error::new(ErrorKind::Topic, "orders does not exist; create it");
+        assert!(trouble.found(missing()).is_none(), "a hiccup");
+        trouble.none();
+        assert!(trouble.found(missing()).is_none(), "another hiccup");
+        assert!(trouble.found(Error::new(ErrorKind::Timeout, "no answer")).is_none());
+        assert!(trouble.found(missing()).is_none(), "no two looks in a row have seen it");
+        let error = trouble.found(missing()).unwrap();
+        assert_eq!(error.kind(), ErrorKind::Topic);
+        assert!(error.to_string().contains("orders does not exist; create it"), "{error}");
     }
 }

@@ -5,7 +5,7 @@
 use mainstem::App;
 use mainstem::client::NewTopic;
 use mainstem::prelude::*;
-use mainstem::{Config, ErrorKind};
+use mainstem::{AppState, Config, ErrorKind};
 
 use crate::common::unique;
 use crate::support::{failure, rig, start};
@@ -123,4 +123,24 @@ async fn no_committed_offset_and_no_reset_is_refused() {
     let (error, text) = failure(App::new(copy(&input, &output), config).unwrap()).await;
     assert_eq!((error.kind(), error.topic()), (ErrorKind::OffsetOutOfRange, Some(&*input)), "{text}");
     says(&text, &["auto.offset.reset"]);
+}
+
+#[tokio::test]
+async fn a_source_topic_that_is_deleted_ends_the_application() {
+    let Some(rig) = rig("deleted-source").await else { return };
+    let (input, other) = (rig.topic("in", 2).await, rig.topic("other", 1).await);
+    let output = rig.topic("out", 1).await;
+    let builder = StreamsBuilder::new();
+    builder.stream(Consumed::<String, String>::topics([&*input, &*other])).to(&output);
+    let config = rig.config().set("metadata.max.age.ms", "500").build().unwrap();
+    let app = start(App::new(builder.build().unwrap(), config).unwrap()).running().await;
+    rig.send(&other, 0, "k", "v", 1_000).await;
+    rig.wait_committed(&other, 0, 1).await;
+
+    rig.admin().delete_topics(&[&input]).await.unwrap().remove(0).unwrap();
+    let handle = app.handle.clone();
+    let error = app.ended().await.expect_err("it should not go on");
+    assert_eq!((error.kind(), handle.state()), (ErrorKind::Topic, AppState::Error));
+    says(&error.to_string(), &[&input, "deleted", "mainstem topics create", "start it again"]);
+    assert!(!error.to_string().contains(&other), "{error}");
 }
