@@ -793,7 +793,7 @@ mod tests {
         let _open = inbox.clone();
         let handle = WorkerHandle { inbox, thread: None, fence: producer.fence_handle(), stopped: false };
         let io = std::thread::spawn(move || {
-            let _workers = vec![handle];
+            let _workers = [handle];
             panic!("on purpose");
         });
         assert!(io.join().is_err());
