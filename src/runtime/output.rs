@@ -44,7 +44,28 @@ impl Output {
         Ok(())
     }
 
-    fn register(&mut self, topic: &str) -> Result<TopicIx> {
+    /// Sends a record to a registered topic.
+    pub(super) fn send(
+        &mut self,
+        topic: TopicIx,
+        partition: Partition,
+        timestamp: Timestamp,
+        key: Option<&[u8]>,
+        value: Option<&[u8]>,
+        headers: &Headers,
+    ) -> Result<()> {
+        let (producer, count) = self.topics[topic.0 as usize];
+        let partition = match (partition, key) {
+            (Partition::Exactly(partition), _) => partition,
+            (Partition::Default, Some(key)) => partition_for_key(key, count),
+            (Partition::Default, None) => {
+                return self.producer.send_keyless(producer, timestamp, value, headers).map(drop);
+            }
+        };
+        self.producer.send(producer, partition, timestamp, key, value, headers)
+    }
+
+    pub(super) fn register(&mut self, topic: &str) -> Result<TopicIx> {
         if let Some(known) = self.by_name.get(topic) {
             return Ok(*known);
         }
@@ -98,16 +119,7 @@ impl Collector for TaskOutput {
         timestamp: Option<Timestamp>,
         headers: &Headers,
     ) -> Result<()> {
-        let output = &mut *self.shared.borrow_mut();
-        let (producer, count) = output.topics[topic.0 as usize];
         let timestamp = timestamp.unwrap_or_else(|| self.clock.wall_ms());
-        let partition = match (partition, key) {
-            (Partition::Exactly(partition), _) => partition,
-            (Partition::Default, Some(key)) => partition_for_key(key, count),
-            (Partition::Default, None) => {
-                return output.producer.send_keyless(producer, timestamp, value, headers).map(drop);
-            }
-        };
-        output.producer.send(producer, partition, timestamp, key, value, headers)
+        self.shared.borrow_mut().send(topic, partition, timestamp, key, value, headers)
     }
 }

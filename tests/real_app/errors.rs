@@ -184,6 +184,28 @@ async fn records_too_large_for_the_topic_or_a_request_are_dropped_alone_and_coun
     assert_eq!(dropped, BTreeMap::from([("copies".to_owned(), 1), ("producer".to_owned(), 1)]));
 }
 
+/// Where the record came from is not known any more when the broker refuses it: it is a dead letter itself, and its
+/// headers name the topic that would not have it.
+#[tokio::test]
+async fn a_record_that_the_broker_refuses_becomes_a_dead_letter() {
+    let Some(rig) = rig("refused-letter").await else { return };
+    let (input, dead) = (rig.topic("in", 1).await, rig.topic("dead", 1).await);
+    let output = rig.topic_with("out", 1, &[("max.message.bytes", "10000")]).await;
+    send_lengths(&rig, &input, &[10, 50_000, 30]).await;
+    let config = rig
+        .config()
+        .set("production.exception.handler", "continue")
+        .set("errors.dead.letter.queue.topic.name", &dead);
+    let app = start(App::new(copy_texts(&input, &output), config.build().unwrap()).unwrap()).running().await;
+    rig.wait_committed(&input, 0, 3).await;
+    app.stop().await;
+    let letters = rig.read(&dead).await;
+    let lengths: Vec<usize> = letters.iter().map(|r| r.value.as_ref().unwrap().len()).collect();
+    assert_eq!(lengths, [50_000]);
+    assert_eq!(header(&letters[0].headers, "__streams.errors.topic"), output);
+    assert_eq!(rig.read(&output).await.len(), 2);
+}
+
 #[tokio::test]
 async fn a_record_larger_than_a_request_ends_the_application_with_size_and_remedy() {
     let Some(rig) = rig("too-large-request").await else { return };

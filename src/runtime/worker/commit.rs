@@ -16,7 +16,10 @@ use crate::error::{BoxError, Error, ErrorClass, ErrorKind, Result};
 use crate::group::OffsetMetadata;
 use crate::record::TopicPartition;
 use crate::runtime::message::ToCoordinator;
-use crate::task::errors::{DropReason, ErrorContext, ErrorResponse, ErrorStage};
+use crate::task::Partition;
+use crate::task::errors::{
+    DropReason, ErrorContext, ErrorResponse, ErrorStage, dead_letter_headers, java_exception,
+};
 use crate::task_id::TaskId;
 
 /// How long the last commit waits for a generation that it can be made in.
@@ -59,6 +62,10 @@ impl Worker {
         let place = |error: Error| error.at_topic(&*topic).at_partition(partition);
         let error: BoxError = error.into();
         let mut again = Vec::new();
+        // Where a record came from is not known any more: its dead letter is the record itself, and its headers name the
+        // topic that refused it. A dead letter that is refused gets none of its own.
+        let dead_topic = self.policies.dead_letter_topic.clone().filter(|dead| **dead != *topic);
+        let mut dead = Vec::new();
         for batch in Batches::new(batch) {
             for (at, record) in batch.and_then(|b| b.records()).map_err(place)?.enumerate() {
                 let record = record.map_err(place)?;
@@ -80,6 +87,10 @@ impl Worker {
                     source_key: record.key.as_ref(),
                     source_value: record.value.as_ref(),
                 };
+                if dead_topic.is_some() {
+                    let kind = java_exception(ErrorStage::Production, &error);
+                    dead.push((record.clone(), dead_letter_headers(&error, &kind, &context)));
+                }
                 match self.policies.handler.handle(ErrorStage::Production, &error, &context) {
                     ErrorResponse::Continue => {
                         tracing::warn!(topic = &*topic, partition, %error, "dropped a record that cannot be written");
@@ -98,6 +109,13 @@ impl Worker {
             }
         }
         let output = &mut *self.output.borrow_mut();
+        if let Some(dead_topic) = dead_topic {
+            let letters = output.register(&dead_topic)?;
+            for (record, headers) in dead {
+                let (key, value) = (record.key.as_deref(), record.value.as_deref());
+                output.send(letters, Partition::Default, record.timestamp, key, value, &headers)?;
+            }
+        }
         let ix = output.producer.register(&topic, partition + 1)?;
         for record in again {
             let (key, value) = (record.key.as_deref(), record.value.as_deref());
