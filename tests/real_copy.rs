@@ -77,8 +77,16 @@ async fn a_copy_through_the_death_of_the_broker_has_the_originals_checksums() {
     while copied().await < RECORDS / 10 {
         assert!(copy.try_wait().unwrap().is_none(), "the copy is under way");
     }
+    // Held still, so that the broker dies in the middle of the copy however fast that is.
+    let pid = copy.id().expect("the copy is under way").to_string();
+    let signal = async |name: &str| {
+        let sent = Command::new("kill").args([name, &pid]).status().await.unwrap();
+        assert!(sent.success(), "kill {name} {pid}");
+    };
+    signal("-STOP").await;
+    assert!(copied().await < RECORDS, "the copy is in its middle");
     nodes.kill(1).await;
-    assert!(copy.try_wait().unwrap().is_none(), "the broker died before the copy was done");
+    signal("-CONT").await;
     nodes.revive(1).await;
     let done = timeout(Duration::from_secs(120), copy.wait_with_output());
     let done = done.await.expect("the copy ends in time").unwrap();
