@@ -11,7 +11,7 @@ use super::stream::KStream;
 use super::table::KTable;
 use crate::config::Config;
 use crate::error::Result;
-use crate::store::{KvOptions, StoreBuilder};
+use crate::store::StoreBuilder;
 use crate::topology::{Topology, refuse_optimizations};
 
 /// Gathers streams and tables, and builds the topology
@@ -105,16 +105,9 @@ impl StreamsBuilder {
         let source_name = name.as_ref().map_or(drawn, |name| format!("{name}-source").into());
         let table_name = graph.name_or_draw(name.as_ref(), "KTABLE-SOURCE-");
         let store = materialized.store.as_ref().map(|_| {
-            KvOptions {
-                name: store_name.clone(),
-                named: true,
-                key_serde: materialized.serdes.key(Some(&keys)),
-                value_serde: materialized.serdes.value(Some(&values)),
-                timestamped: true,
-                cached: materialized.cached,
-                changelog: materialized.changelog.clone(),
-            }
-            .blueprint()
+            let keys = materialized.serdes.key(Some(&keys));
+            let values = materialized.serdes.value(Some(&values));
+            materialized.store_options(&store_name, &keys, &values).blueprint()
         });
         let table = ProcessorSpec {
             factory: table_source::factory::<K, V>(store.as_ref().map(|_| store_name)),

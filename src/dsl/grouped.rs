@@ -12,7 +12,6 @@ use super::options::{Grouped, Materialized};
 use super::stream::{KStream, RepartitionParts};
 use super::table::KTable;
 use crate::error::{BoxError, Result};
-use crate::store::KvOptions;
 
 /// A stream whose records are grouped by key (`org.apache.kafka.streams.kstream.KGroupedStream`).
 ///
@@ -140,15 +139,7 @@ impl<K: Clone + 'static, V: Clone + 'static> KGroupedStream<K, V> {
             };
             *shared = Some(parent);
         }
-        let options = KvOptions {
-            name: store.clone(),
-            named: materialized.store.is_some(),
-            key_serde: keys.clone(),
-            value_serde: values.clone(),
-            timestamped: true,
-            cached: materialized.cached,
-            changelog: materialized.changelog,
-        };
+        let options = materialized.store_options(&store, &keys, &values);
         let spec =
             ProcessorSpec { factory: aggregate::factory(store, step), stores: vec![options.blueprint()] };
         let node = graph.add(&[parent], name, GraphKind::Processor(spec));

@@ -7,6 +7,7 @@ use crate::error::BoxError;
 use crate::record::Timestamp;
 use crate::serde::erased::SerdeRef;
 use crate::serde::{DefaultSerde, Serde};
+use crate::store::KvOptions;
 use crate::task::queue::{Extract, Extractor};
 use crate::topology::AutoOffsetReset;
 
@@ -389,6 +390,26 @@ impl<K: 'static, V: 'static> Materialized<K, V> {
         self.given = true;
         self.changelog.get_or_insert_default().push((key.into(), value.into()));
         self
+    }
+}
+
+impl<K: Clone + 'static, V: Clone + 'static> Materialized<K, V> {
+    /// The store that these options ask for, under the name given or generated.
+    pub(crate) fn store_options(
+        &self,
+        name: &Arc<str>,
+        keys: &SerdeRef<K>,
+        values: &SerdeRef<V>,
+    ) -> KvOptions<K, V> {
+        KvOptions {
+            name: name.clone(),
+            named: self.store.is_some(),
+            key_serde: keys.clone(),
+            value_serde: values.clone(),
+            timestamped: true,
+            cached: self.cached,
+            changelog: self.changelog.clone(),
+        }
     }
 }
 

@@ -17,7 +17,7 @@ use super::printed::Printed;
 use super::table::KTable;
 use crate::error::{BoxError, Result};
 use crate::serde::erased::SerdeRef;
-use crate::store::{KvOptions, StoreBuilder};
+use crate::store::StoreBuilder;
 use crate::task::blueprint::NodeFactory;
 use crate::task::errors::DropReason;
 use crate::task::queue::Extract;
@@ -566,15 +566,7 @@ impl<K: Clone + 'static, V: Clone + 'static> KStream<K, V> {
         } else {
             self.clone()
         };
-        let options = KvOptions {
-            name: store.clone(),
-            named: materialized.store.is_some(),
-            key_serde: keys.clone(),
-            value_serde: values.clone(),
-            timestamped: true,
-            cached: materialized.cached,
-            changelog: materialized.changelog,
-        };
+        let options = materialized.store_options(&store, &keys, &values);
         // Without a name the table is not kept (`KTableSource.materialized`).
         let kept = materialized.store.is_some();
         let spec = ProcessorSpec {
