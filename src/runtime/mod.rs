@@ -15,5 +15,6 @@ mod prepare;
 mod settings;
 mod topics;
 mod worker;
+mod workers;
 
 pub use app::{App, AppBuilder, AppHandle, AppState, Run};
