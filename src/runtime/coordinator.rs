@@ -346,6 +346,8 @@ impl Coordinator {
         for action in self.membership.step(event, now) {
             self.carry_out(action);
         }
+        let until = self.origin + self.membership.session_until();
+        self.workers.iter().for_each(|worker| worker.fence.permit_until(until));
     }
 
     fn carry_out(&mut self, action: Action) {
