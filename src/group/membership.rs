@@ -59,6 +59,8 @@ pub(crate) struct Membership {
     /// When the next request may be sent that is no heartbeat.
     retry_at: Duration,
     failures: u32,
+    /// How often the coordinator has turned the member away since the last assignment. See `Membership::refused`.
+    refusals: u32,
     /// Why to join again as soon as the group is stable.
     rejoin: Option<&'static str>,
     /// When to join again even if nothing happens.
@@ -146,6 +148,7 @@ impl Membership {
             session_until: Duration::ZERO,
             retry_at: Duration::ZERO,
             failures: 0,
+            refusals: 0,
             rejoin: None,
             rejoin_at: None,
             instances: Vec::new(),
@@ -437,6 +440,10 @@ impl Membership {
     fn back_off(&mut self, now: Duration) {
         self.failures = self.failures.saturating_add(1);
         self.retry_at = now + self.config.backoff(self.failures);
+        if self.failures.is_multiple_of(20) {
+            let (group, failures) = (&self.config.group_id, self.failures);
+            tracing::warn!(group, failures, "still no success with the group's coordinator");
+        }
     }
 
     fn close_gate(&mut self) {
@@ -483,5 +490,7 @@ impl Membership {
     }
 }
 
+#[cfg(test)]
+mod hostile_tests;
 #[cfg(test)]
 mod tests;
