@@ -347,7 +347,7 @@ impl Coordinator {
             self.carry_out(action);
         }
         let until = self.origin + self.membership.session_until();
-        self.workers.iter().for_each(|worker| worker.fence.permit_until(until));
+        self.workers.permit_until(until);
     }
 
     fn carry_out(&mut self, action: Action) {

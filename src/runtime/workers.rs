@@ -7,6 +7,7 @@
 use std::collections::{BTreeMap, HashMap};
 use std::sync::mpsc as std_mpsc;
 use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Instant;
 
 use tokio::sync::mpsc::UnboundedSender;
 
@@ -88,6 +89,8 @@ pub(super) struct Workers {
     routes: Routes,
     running: BTreeMap<WorkerId, WorkerHandle>,
     last: u32,
+    /// When the right to write ends, if the group has said so.
+    permit: Option<Instant>,
 }
 
 impl Workers {
@@ -122,6 +125,7 @@ impl Workers {
             routes,
             running: BTreeMap::new(),
             last: 0,
+            permit: None,
         };
         for index in 0..config.workers() {
             workers.add(index)?;
@@ -142,6 +146,9 @@ impl Workers {
         });
         let (producer, outbox) = Producer::new(settings::producer(config), progress)?;
         let fence = producer.fence_handle();
+        if let Some(until) = self.permit {
+            fence.permit_until(until);
+        }
         let sender = Sender::new(outbox, Arc::new(cluster.clone()));
         cluster.runtime().spawn(sender.run());
         let parts = WorkerParts {
@@ -193,6 +200,12 @@ impl Workers {
 
     pub(super) fn broadcast(&self, message: impl Fn() -> ToWorker) {
         self.running.values().for_each(|worker| worker.send(message()));
+    }
+
+    /// Nothing is written from this time on, until a later one is given.
+    pub(super) fn permit_until(&mut self, until: Instant) {
+        self.permit = Some(until);
+        self.running.values().for_each(|worker| worker.fence.permit_until(until));
     }
 
     pub(super) fn fence_all(&self) {
