@@ -5,7 +5,7 @@ use std::fmt;
 use std::future::{Future, IntoFuture};
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::pin::Pin;
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
@@ -51,10 +51,26 @@ pub(super) struct AppShared {
     pub(super) processed: AtomicU64,
     /// Records that went no further than a node, by node and reason.
     pub(super) drops: Mutex<HashMap<(String, DropReason), u64>>,
+    /// See [`AppHandle::has_other_topology`].
+    other_topology: AtomicBool,
     state: watch::Sender<AppState>,
 }
 
 impl AppShared {
+    pub(super) fn set_other_topology(&self, other: bool) {
+        let before = self.other_topology.swap(other, Ordering::Relaxed);
+        if other {
+            tracing::error!(
+                application = self.config.application_id(),
+                "no tasks for this instance: the group's leader runs another topology under the same application.id, and \
+                 nothing of this one is in it. In a rolling deploy that ends with the old instances; if there is none, two \
+                 applications share an application.id: stop one of them or give it its own"
+            );
+        } else if before {
+            tracing::info!("the group's leader runs this instance's topology");
+        }
+    }
+
     pub(super) fn dropped(&self, node: &str, reason: DropReason, count: u64) {
         let mut drops = self.drops.lock().unwrap_or_else(PoisonError::into_inner);
         *drops.entry((node.to_owned(), reason)).or_default() += count;
@@ -159,6 +175,7 @@ impl AppBuilder {
             clock: Arc::new(SystemClock),
             processed: AtomicU64::new(0),
             drops: Mutex::default(),
+            other_topology: AtomicBool::new(false),
             state: watch::Sender::new(AppState::Created),
         };
         let shared = Arc::new(shared);
@@ -235,6 +252,16 @@ impl AppHandle {
             drops.iter().map(|((node, reason), count)| (node.clone(), *reason, *count)).collect();
         list.sort_by(|a, b| (&a.0, a.1 as u8).cmp(&(&b.0, b.1 as u8)));
         list
+    }
+
+    /// Whether this instance has no tasks because the group's leader runs another topology under the same
+    /// `application.id`, one that has no sub-topology in common with this one.
+    ///
+    /// In a rolling deploy of a topology that changes altogether, the instances of one kind wait until one of them leads,
+    /// at the latest when the last of the other kind has gone. Outside of a deploy two applications share an
+    /// `application.id`: stop one of them, or give it an id of its own.
+    pub fn has_other_topology(&self) -> bool {
+        self.shared.other_topology.load(Ordering::Relaxed)
     }
 
     /// Waits until the application is in a state, or has ended. Says whether it got there.

@@ -11,6 +11,7 @@ mod housekeeping;
 mod input;
 mod message;
 mod output;
+mod partition_counts;
 mod prepare;
 mod settings;
 mod topics;
