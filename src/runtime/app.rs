@@ -163,6 +163,7 @@ impl AppBuilder {
             ));
         }
         refuse_optimizations(&config)?;
+        super::topics::check_names(&topology, config.application_id())?;
         let mut policies = ErrorPolicies::of(&config);
         if let Some(handler) = handler {
             policies.handler = handler;
@@ -385,6 +386,27 @@ mod tests {
         builder.stream::<String, String>("in").to("out");
         let config = Config::builder("never-started", "localhost:1").build().unwrap();
         App::new(builder.build().unwrap(), config).unwrap()
+    }
+
+    #[test]
+    fn a_name_that_is_too_long_for_a_topic_is_refused_before_anything_is_asked() {
+        for (id, long) in [(150, 100), (200, 30)] {
+            let builder = StreamsBuilder::new();
+            builder.stream::<String, String>("in").group_by("g", |_, v| v.clone()).count(&*"s".repeat(long));
+            let config = Config::builder(&"a".repeat(id), "localhost:1").build().unwrap();
+            let length = id + 1 + long + "-changelog".len();
+            let app = App::new(builder.build().unwrap(), config);
+            if length > 249 {
+                let text = app.unwrap_err().to_string();
+                assert!(
+                    text.contains(&format!("{length} characters")) && text.contains("-changelog"),
+                    "{text}"
+                );
+                assert!(text.contains("application.id"), "{text}");
+            } else {
+                app.unwrap();
+            }
+        }
     }
 
     async fn has_ended(handle: &AppHandle) {

@@ -7,13 +7,16 @@
 
 mod app;
 mod coordinator;
+mod gaps;
 mod housekeeping;
+mod idle;
 mod input;
 mod message;
 mod output;
 mod partition_counts;
 mod prepare;
 mod settings;
+mod task_timeout;
 mod topics;
 mod worker;
 

@@ -30,6 +30,9 @@ struct Internal {
     configs: Vec<(String, String)>,
 }
 
+/// The longest name of a topic (`org.apache.kafka.common.internals.Topic.MAX_NAME_LENGTH`).
+const MOST_TOPIC_NAME: usize = 249;
+
 fn refused(message: String) -> Error {
     Error::new(ErrorKind::Topic, message)
 }
@@ -44,6 +47,27 @@ pub(super) fn subtopologies(topology: &Topology, application_id: &str, plan: &To
         stateful: !s.stores().is_empty(),
     };
     topology.inner.subtopologies.iter().map(of).collect()
+}
+
+/// Refuses names that make topics no broker takes. The id of the application is in them, so that the topology alone cannot
+/// know.
+pub(super) fn check_names(topology: &Topology, application_id: &str) -> Result<()> {
+    let parts = || topology.inner.subtopologies.iter();
+    let internal =
+        parts().flat_map(|s| s.plan.internal_topics.iter().map(|t| s.plan.topic_name(application_id, t)));
+    let stores = parts().flat_map(|s| s.stores().iter().filter(|store| store.changelog().is_some()));
+    let changelogs = stores.map(|store| format!("{application_id}-{}-changelog", store.name()));
+    match internal.chain(changelogs).find(|name| name.len() > MOST_TOPIC_NAME) {
+        None => Ok(()),
+        Some(name) => Err(Error::new(
+            ErrorKind::Topology,
+            format!(
+                "the internal topic {name} would have a name of {} characters, and Kafka allows {MOST_TOPIC_NAME}: shorten \
+                 application.id or the name of the store or operator",
+                name.len()
+            ),
+        )),
+    }
 }
 
 /// All source topics by their names in the cluster.
