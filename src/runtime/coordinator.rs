@@ -26,7 +26,7 @@ use crate::clock;
 use crate::error::{Error, ErrorKind, Result};
 use crate::group::{
     Action, ActiveTask, Assignment, Event, Joined, Lease, Membership, Reply, Request, RequestId, RpcError,
-    SubTopology, SubscriptionData, lead,
+    SubTopology, SubscriptionData, Terms, lead,
 };
 use crate::record::TopicPartition;
 use crate::task_id::TaskId;
@@ -488,7 +488,11 @@ impl Coordinator {
                 topics::make_internal(&cluster, &shared.topology, config, &plan).await?;
                 let parts: Vec<SubTopology> =
                     topics::subtopologies(&shared.topology, config.application_id(), &plan);
-                let decision = lead(&members, &parts, &plan.counts, config.rebalance_timeout());
+                let terms = Terms {
+                    retry_moves: config.rebalance_timeout(),
+                    acceptable_lag: config.acceptable_recovery_lag(),
+                };
+                let decision = lead(&members, &parts, &plan.counts, &terms);
                 if !decision.unassigned.is_empty() {
                     tracing::warn!(tasks = ?decision.unassigned, "no instance has the shape of these tasks");
                 }
@@ -496,6 +500,13 @@ impl Coordinator {
                     tracing::error!(
                         member,
                         "cannot read what this member says of itself: does it run the same software?"
+                    );
+                }
+                for (member, subtopologies) in &decision.others {
+                    tracing::warn!(
+                        member,
+                        ?subtopologies,
+                        "this member has another topology under the same application id: it gets no tasks of these sub-topologies"
                     );
                 }
                 Ok(decision.assignments)
@@ -515,6 +526,7 @@ impl Coordinator {
         self.member.generation = assignment.generation;
         self.assigned = true;
         let mut leases: HashMap<WorkerId, Vec<Lease>> = HashMap::new();
+        self.shared.set_other_topology(assignment.other_topology);
         for (lease, active) in assignment.kept {
             match self.placed.get_mut(&lease.task) {
                 Some(placed) => {
