@@ -36,10 +36,13 @@ pub struct Process {
 
 impl WordCount {
     pub async fn new(test: &str) -> Option<Self> {
-        let rig = rig(test).await?;
+        Some(Self::at(rig(test).await?).await)
+    }
+
+    pub async fn at(rig: Rig) -> Self {
         let (lines, output) = (rig.topic("lines", PARTITIONS).await, rig.topic("counts", PARTITIONS).await);
         let logs = tempfile::tempdir().unwrap();
-        Some(Self { rig, lines, output, logs, started: AtomicU64::new(0) })
+        Self { rig, lines, output, logs, started: AtomicU64::new(0) }
     }
 
     fn process(&self, arguments: &[&str]) -> Process {
