@@ -74,7 +74,8 @@ async fn kafka_consumer_groups_shows_who_has_what() {
     let verbose = tool(&[&base[..], &["--members", "--verbose"]].concat()).await;
     for member in &group.members {
         let row = verbose.iter().find(|line| line.contains(&member.id)).expect("the member is listed");
-        let partitions: BTreeSet<String> = member.partitions.iter().map(|at| at.partition.to_string()).collect();
+        let partitions: BTreeSet<String> =
+            member.partitions.iter().map(|at| at.partition.to_string()).collect();
         let listed = format!("{input}({})", partitions.into_iter().collect::<Vec<_>>().join(","));
         let listed_colon = format!("{input}:{}", listed[input.len() + 1..listed.len() - 1].to_owned());
         assert!(row.contains(&listed) || row.contains(&listed_colon), "{listed} in {verbose:?}");
@@ -89,7 +90,11 @@ async fn a_group_of_plain_consumers_is_left_alone() {
     let (input, output) = (rig.topic("in", 1).await, rig.topic("out", 1).await);
     join_as_a_consumer(&rig.broker, &rig.app_id, &input).await.unwrap();
     let (error, text) = failure(app(&rig, prefixing("p", &input, &output))).await;
-    assert_eq!((error.kind(), error.code()), (ErrorKind::Config, Some(INCONSISTENT_GROUP_PROTOCOL)), "{text}");
+    assert_eq!(
+        (error.kind(), error.code()),
+        (ErrorKind::Config, Some(INCONSISTENT_GROUP_PROTOCOL)),
+        "{text}"
+    );
     assert!(text.contains(&rig.app_id) && text.contains("another application id"), "{text}");
     assert_eq!(members(&rig).await.members.len(), 1, "the consumer is still there");
 }
@@ -132,7 +137,8 @@ async fn a_changed_topology_can_be_rolled_out() {
         eventually(&format!("{working} of {count} members have tasks"), async || {
             let group = members(&rig).await;
             let some = group.members.iter().filter(|member| !member.partitions.is_empty()).count();
-            group.is_stable() && (group.members.len(), some) == (count, working)
+            group.is_stable()
+                && (group.members.len(), some) == (count, working)
                 && group.owners(&input).len() == 4
         })
         .await;
