@@ -326,6 +326,7 @@ impl Coordinator {
             }
             ToCoordinator::CommitRefused { generation } => self.step(Event::CommitRefused { generation }),
             ToCoordinator::Failed { error } => self.fail(error),
+            ToCoordinator::StoreWanted => self.broadcast(|| ToWorker::StoreWanted),
             ToCoordinator::Stopped { worker } => self.workers[worker].stopped = true,
             ToCoordinator::Stop { within } => self.end(within),
         }
@@ -360,6 +361,7 @@ impl Coordinator {
     }
 
     fn update_state(&self) {
+        self.shared.queries.set_placed(self.assigned, self.placed.keys().copied());
         let all = self.assigned && self.placed.values().all(|placed| placed.running);
         let state = if all { AppState::Running } else { AppState::Rebalancing };
         if self.ending.is_none() {
@@ -560,6 +562,11 @@ impl Coordinator {
         );
         self.member.generation = assignment.generation;
         self.assigned = true;
+        let owners = assignment.instances.iter().flat_map(|instance| {
+            let endpoint: Arc<str> = instance.endpoint.as_str().into();
+            instance.active.iter().map(move |task| (*task, endpoint.clone()))
+        });
+        self.shared.queries.set_owners(owners);
         let mut leases: HashMap<usize, Vec<Lease>> = HashMap::new();
         for (lease, active) in assignment.kept {
             match self.placed.get_mut(&lease.task) {

@@ -36,6 +36,8 @@ pub(super) enum ToWorker {
     Counts(HashMap<String, i32>),
     /// The producer has credit again, has written everything, or has failed at something.
     ProducerProgress,
+    /// Somebody has asked for a store: publish it without waiting for the next record.
+    StoreWanted,
     /// Commit, close everything, end.
     Stop,
 }
@@ -98,6 +100,8 @@ pub(super) enum ToCoordinator {
     CommitRefused { generation: i32 },
     /// A task, or a whole worker, cannot go on.
     Failed { error: Error },
+    /// Somebody has asked for a store: workers look which.
+    StoreWanted,
     /// A worker has ended.
     Stopped { worker: usize },
     /// Shut down, and give up what has not ended in this time.
