@@ -18,6 +18,8 @@ use super::uncaught::{Uncaught, UncaughtErrorResponse};
 use crate::clock::{Clock, SystemClock};
 use crate::config::Config;
 use crate::error::{Error, ErrorKind, Result};
+use crate::query::{Asked, LocalStores, Phase, ReadOnlyKeyValueStore};
+use crate::store::{StoreBlueprint, ValueAndTimestamp};
 use crate::task::errors::{DropReason, ErrorHandler, ErrorPolicies};
 use crate::topology::{Topology, refuse_optimizations};
 
@@ -55,6 +57,8 @@ pub(super) struct AppShared {
     pub(super) drops: Mutex<HashMap<(String, DropReason), u64>>,
     /// See [`AppHandle::has_other_topology`].
     other_topology: AtomicBool,
+    /// The stores of this instance's tasks, for queries.
+    pub(super) queries: Arc<LocalStores>,
     state: watch::Sender<AppState>,
 }
 
@@ -84,6 +88,11 @@ impl AppShared {
             if changed {
                 tracing::info!(from = ?*state, ?to, application = self.config.application_id(), "state");
                 *state = to;
+                self.queries.set_phase(match to {
+                    AppState::Created => Phase::Created,
+                    AppState::PendingShutdown | AppState::NotRunning | AppState::Error => Phase::Ended,
+                    _ => Phase::Started,
+                });
             }
             changed
         });
@@ -207,6 +216,11 @@ impl AppBuilder {
             processed: AtomicU64::new(0),
             drops: Mutex::default(),
             other_topology: AtomicBool::new(false),
+            queries: Arc::new(LocalStores::new({
+                // An application that does not run has no workers to tell.
+                let mailbox = mailbox.clone();
+                move || _ = mailbox.send(ToCoordinator::StoreWanted)
+            })),
             state: watch::Sender::new(AppState::Created),
         };
         let shared = Arc::new(shared);
@@ -293,6 +307,51 @@ impl AppHandle {
     /// `application.id`: stop one of them, or give it an id of its own.
     pub fn has_other_topology(&self) -> bool {
         self.shared.other_topology.load(Ordering::Relaxed)
+    }
+
+    /// A handle that reads a key-value store of this instance's tasks, from any thread; timestamps are left out. It may
+    /// be made before the application runs. `K` and `V` are the types of the store.
+    ///
+    /// ```no_run
+    /// # use mainstem::prelude::*;
+    /// # async fn f(app: mainstem::App) -> mainstem::Result<()> {
+    /// let counts = app.handle().key_value_store::<String, i64>("counts")?;
+    /// tokio::spawn(app.run().into_future());
+    /// match counts.get(&"kafka".to_owned()) {
+    ///     Ok(count) => println!("{count:?}"),
+    ///     Err(error) if error.is_retriable() => println!("in a moment: {error}"),
+    ///     Err(error) if error.kind() == ErrorKind::Moved => println!("elsewhere: {error}"),
+    ///     Err(error) => return Err(error),
+    /// }
+    /// # Ok(())
+    /// # }
+    /// ```
+    ///
+    /// # Errors
+    /// [`ErrorKind::UnknownStore`] if the topology has no such store, [`ErrorKind::StoreType`] if it has other types.
+    pub fn key_value_store<K: 'static, V: 'static>(&self, name: &str) -> Result<ReadOnlyKeyValueStore<K, V>> {
+        self.asked(name).key_value_store(self.stores(), false, |(value, _)| value)
+    }
+
+    /// A handle that reads a key-value store with its timestamps: those of tables and aggregations have them.
+    ///
+    /// # Errors
+    /// As [`key_value_store`](Self::key_value_store).
+    pub fn timestamped_key_value_store<K: 'static, V: 'static>(
+        &self,
+        name: &str,
+    ) -> Result<ReadOnlyKeyValueStore<K, V, ValueAndTimestamp<V>>> {
+        let row = |(value, timestamp)| ValueAndTimestamp { value, timestamp };
+        self.asked(name).key_value_store(self.stores(), true, row)
+    }
+
+    fn asked<'a>(&'a self, name: &'a str) -> Asked<'a> {
+        Asked { stores: &self.shared.queries, application_id: self.shared.config.application_id(), name }
+    }
+
+    fn stores(&self) -> impl Iterator<Item = (i32, &Arc<dyn StoreBlueprint>)> + Clone {
+        let subtopologies = self.shared.topology.inner.subtopologies.iter();
+        subtopologies.flat_map(|s| s.stores().iter().map(move |store| (s.id, store)))
     }
 
     /// Waits until the application is in a state, or has ended. Says whether it got there.

@@ -265,6 +265,7 @@ impl Coordinator {
             ToCoordinator::CommitRefused { generation } => self.step(Event::CommitRefused { generation }),
             ToCoordinator::Failed { error, .. } => self.fail(error),
             ToCoordinator::Stopped { worker } => self.workers.stopped(worker),
+            ToCoordinator::StoreWanted => self.workers.broadcast(|| ToWorker::StoreWanted),
             ToCoordinator::Stop { within } => self.end(within),
         }
     }
@@ -298,6 +299,7 @@ impl Coordinator {
     }
 
     fn update_state(&self) {
+        self.shared.queries.set_placed(self.assigned, self.placed.keys().copied());
         let all = self.assigned && self.placed.values().all(|placed| placed.running);
         let state = if all { AppState::Running } else { AppState::Rebalancing };
         if self.ending.is_none() {
@@ -527,6 +529,11 @@ impl Coordinator {
         self.assigned = true;
         let mut leases: HashMap<WorkerId, Vec<Lease>> = HashMap::new();
         self.shared.set_other_topology(assignment.other_topology);
+        let owners = assignment.instances.iter().flat_map(|instance| {
+            let endpoint: Arc<str> = instance.endpoint.as_str().into();
+            instance.active.iter().map(move |task| (*task, endpoint.clone()))
+        });
+        self.shared.queries.set_owners(owners);
         for (lease, active) in assignment.kept {
             match self.placed.get_mut(&lease.task) {
                 Some(placed) => {

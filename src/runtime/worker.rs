@@ -42,6 +42,7 @@ use crate::clock::{self, Clock};
 use crate::config::Config;
 use crate::error::{Error, ErrorClass, ErrorKind, Result};
 use crate::group::Lease;
+use crate::query::Registered;
 use crate::record::TopicPartition;
 use crate::store::AnyStore;
 use crate::task::errors::{DropReason, ErrorPolicies};
@@ -97,6 +98,8 @@ struct Owned {
     /// Not empty while stores are being restored.
     restores: Vec<Restore>,
     running: bool,
+    /// Since it runs.
+    registered: Option<Registered>,
     starts: Vec<InputStart>,
     isolation: Isolation,
     /// The drops that the application knows of, in the order of the task's own list.
@@ -237,6 +240,7 @@ impl Worker {
             self.shared.processed.fetch_add(processed as u64, Ordering::Relaxed);
             if !self.failed {
                 self.punctuate();
+                self.publish();
             }
             let now = clock::monotonic();
             self.look_after_producer(now);
@@ -321,7 +325,7 @@ impl Worker {
                     self.fail(None, error);
                 }
             }
-            ToWorker::ProducerProgress => {}
+            ToWorker::ProducerProgress | ToWorker::StoreWanted => {}
             ToWorker::Stop => self.control.push_back(Control::Stop),
         }
     }
@@ -390,6 +394,7 @@ impl Worker {
             inputs: Vec::new(),
             restores,
             running: false,
+            registered: None,
             starts: inputs,
             isolation,
             reported: HashMap::new(),
@@ -438,6 +443,8 @@ impl Worker {
         let owned = &mut self.owned[at];
         owned.task.init()?;
         owned.running = true;
+        owned.registered = Some(self.shared.queries.enter(id, owned.task.stores()));
+        owned.task.publish()?;
         tracing::info!(task = %id, "running");
         let lease = owned.lease;
         self.tell(ToCoordinator::Running(lease));
@@ -695,6 +702,19 @@ impl Worker {
             }
         }
         total
+    }
+
+    /// ORDER: between slices, so that readers never see half of one.
+    fn publish(&mut self) {
+        for at in (0..self.owned.len()).rev() {
+            let owned = &self.owned[at];
+            if owned.running
+                && let Err(error) = owned.task.publish()
+            {
+                let task = owned.lease.task;
+                self.fail(Some(task), error);
+            }
+        }
     }
 
     fn punctuate(&mut self) {

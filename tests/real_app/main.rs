@@ -16,6 +16,7 @@ mod errors;
 mod faults;
 mod input;
 mod lifecycle;
+mod queries;
 mod refusals;
 mod state;
 mod support;
