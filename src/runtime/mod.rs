@@ -7,6 +7,7 @@
 
 mod app;
 mod coordinator;
+mod figures;
 mod housekeeping;
 mod input;
 mod message;
@@ -17,3 +18,4 @@ mod topics;
 mod worker;
 
 pub use app::{App, AppBuilder, AppHandle, AppState, Run};
+pub use figures::{Metric, MetricValue};

@@ -10,6 +10,7 @@
 //! that are still this instance's.
 
 mod commit;
+mod observe;
 
 use std::cell::RefCell;
 use std::collections::{HashMap, VecDeque};
@@ -24,6 +25,7 @@ use tokio::runtime::Handle;
 use tokio::sync::mpsc::UnboundedSender;
 
 use super::app::AppShared;
+use super::figures::{Activity, Reach, TaskFigures, WorkerFigures};
 use super::input::raw_batch;
 use super::message::{ChangelogStart, InputStart, TaskStart, ToCoordinator, ToWorker};
 use super::output::{Output, TaskOutput};
@@ -77,6 +79,7 @@ struct Input {
     idle_since: Option<Instant>,
     /// What was committed last.
     committed: Option<i64>,
+    reach: Reach,
 }
 
 struct Restore {
@@ -85,6 +88,7 @@ struct Restore {
     token: u64,
     position: i64,
     to: i64,
+    progress: observe::Progress,
 }
 
 struct Owned {
@@ -98,6 +102,11 @@ struct Owned {
     isolation: Isolation,
     /// The drops that the application knows of, in the order of the task's own list.
     reported: HashMap<(String, DropReason), u64>,
+    /// The last slices went on without an input that had nothing for too long.
+    forced: bool,
+    figures: TaskFigures,
+    /// Entered while the task works.
+    span: tracing::Span,
 }
 
 /// What begins a commit, or the end.
@@ -133,6 +142,7 @@ pub(super) struct Worker {
     /// Counts what takes tasks away in the middle of a commit.
     losses: u64,
     failed: bool,
+    figures: WorkerFigures,
     shared: Arc<AppShared>,
 }
 
@@ -155,7 +165,11 @@ impl Worker {
             shared,
         } = parts;
         let output = Rc::new(RefCell::new(Output::new(producer, cluster, io)));
-        let next_commit = clock::monotonic() + config.commit_interval();
+        let span = tracing::info_span!("worker", application = config.application_id(), worker = index);
+        let _worker = span.entered();
+        let now = clock::monotonic();
+        let next_commit = now + config.commit_interval();
+        let figures = WorkerFigures::new(&shared.registry, index, &config, clock.wall_ms(), now);
         let mut worker = Self {
             index,
             inbox,
@@ -178,6 +192,7 @@ impl Worker {
             owes_commit: false,
             losses: 0,
             failed: false,
+            figures,
             shared,
         };
         // Code of a topology is guarded task by task; this is for suppliers, extractors of names, and our own mistakes.
@@ -211,20 +226,28 @@ impl Worker {
             if self.is_fenced() {
                 self.give_up();
             }
-            let processed = if self.failed { 0 } else { self.process() };
+            let began = clock::monotonic();
+            let processed = if self.failed { 0 } else { self.process(began) };
             self.shared.processed.fetch_add(processed as u64, Ordering::Relaxed);
-            if !self.failed {
-                self.punctuate();
-            }
+            let slice_end = clock::monotonic();
+            self.figures.processed(processed, slice_end.saturating_duration_since(began));
+            let called = if self.failed { 0 } else { self.punctuate() };
             let now = clock::monotonic();
+            self.figures.punctuated(called, now.saturating_duration_since(slice_end));
             self.look_after_producer(now);
             let requested = self.owned.iter().any(|o| o.running && o.task.commit_requested());
             if (requested && self.gate.is_some()) || now >= self.next_commit {
                 self.commit_all();
             }
+            if now >= self.figures.next_fold() {
+                self.observe(now);
+            }
             if processed == 0 {
                 let wait = self.wait(now);
-                match self.inbox.recv_timeout(wait) {
+                let idle = clock::monotonic();
+                let message = self.inbox.recv_timeout(wait);
+                self.figures.spent(Activity::Idle, clock::monotonic().saturating_duration_since(idle));
+                match message {
                     Ok(message) => self.take(message),
                     Err(RecvTimeoutError::Timeout) => {}
                     Err(RecvTimeoutError::Disconnected) => return,
@@ -235,7 +258,8 @@ impl Worker {
 
     /// How long nothing is to be done if nothing comes.
     fn wait(&self, now: Instant) -> Duration {
-        let mut wait = self.config.poll().min(self.next_commit.saturating_duration_since(now));
+        let next = self.next_commit.min(self.figures.next_fold());
+        let mut wait = self.config.poll().min(next.saturating_duration_since(now));
         if let Some(at) = self.output.borrow().producer.next_poll() {
             wait = wait.min(at.saturating_duration_since(now));
         }
@@ -349,12 +373,14 @@ impl Worker {
             let (Some(store), true) = (kept, from < to) else { continue };
             let token = self.token();
             self.tokens.insert(token, (id, restores.len()));
-            restores.push(Restore { store, at: at.clone(), token, position: from, to });
+            let progress = observe::Progress::new(id, &store, &at, (from, to), &self.config);
+            restores.push(Restore { store, at: at.clone(), token, position: from, to, progress });
             self.bulk.assign(at, from, token);
         }
         tracing::info!(task = %id, changelogs = restores.len(), "restoring");
         let share = self.cache_share(self.owned.len() + 1);
         self.owned.iter_mut().for_each(|owned| owned.task.share_cache(share));
+        let figures = self.figures.task(id, &task);
         let owned = Owned {
             task,
             lease,
@@ -364,6 +390,9 @@ impl Worker {
             starts: inputs,
             isolation,
             reported: HashMap::new(),
+            forced: false,
+            figures,
+            span: tracing::info_span!("task", task = %id),
         };
         self.owned.push(owned);
         self.begin_if_restored(id)
@@ -403,11 +432,13 @@ impl Worker {
                 caught_up: None,
                 idle_since: None,
                 committed: Some(start.offset),
+                reach: Reach::default(),
             });
             self.live.assign(start.at, start.offset, token);
         }
         let owned = &mut self.owned[at];
-        owned.task.init()?;
+        let Owned { task, span, .. } = owned;
+        span.in_scope(|| task.init())?;
         owned.running = true;
         tracing::info!(task = %id, "running");
         let lease = owned.lease;
@@ -420,6 +451,8 @@ impl Worker {
         let at = self.owned.iter().position(|o| o.lease.task == id)?;
         let mut owned = self.owned.remove(at);
         owned.report_drops(&self.shared);
+        owned.observe(clock::monotonic());
+        self.figures.closed();
         for input in &owned.inputs {
             self.live.revoke(input.at.clone());
             self.tokens.remove(&input.token);
@@ -436,7 +469,7 @@ impl Worker {
     fn close_task(&mut self, id: TaskId) {
         if let Some(mut owned) = self.drop_task(id)
             && owned.running
-            && let Err(error) = owned.task.close()
+            && let Err(error) = owned.span.in_scope(|| owned.task.close())
         {
             tracing::warn!(task = %id, ?error, "a processor failed while it was closed");
         }
@@ -458,6 +491,7 @@ impl Worker {
         for task in self.owned.iter().map(|o| o.lease.task).collect::<Vec<_>>() {
             self.close_task(task);
         }
+        self.observe(clock::monotonic());
     }
 
     fn is_fenced(&self) -> bool {
@@ -516,7 +550,9 @@ impl Worker {
                 Ok(())
             }
             (FetchEvent::Data(fetched), None) => {
-                owned.inputs[place].heard(fetched.next_offset, fetched.log, owned.isolation);
+                let input = &mut owned.inputs[place];
+                input.reach.fetched_bytes += fetched.records.len() as u64;
+                input.heard(fetched.next_offset, fetched.log, owned.isolation);
                 owned.task.push(place, raw_batch(fetched));
                 Ok(())
             }
@@ -550,7 +586,7 @@ impl Worker {
         let (done, open): (Vec<_>, Vec<_>) = owned.restores.drain(..).partition(|r| r.position >= r.to);
         owned.restores = open;
         for restore in done {
-            tracing::info!(task = %id, changelog = %restore.at, offset = restore.position, "restored");
+            restore.progress.done(restore.position);
             self.tokens.remove(&restore.token);
             self.bulk.revoke(restore.at);
         }
@@ -591,8 +627,8 @@ impl Worker {
     }
 
     /// Processes some records of each task. Returns how many.
-    fn process(&mut self) -> usize {
-        let mut total = 0;
+    fn process(&mut self, began: Instant) -> usize {
+        let (mut total, mut at_time) = (0, began);
         let max_idle = self.config.max_task_idle();
         for at in 0..self.owned.len() {
             let Some(owned) = self.owned.get_mut(at).filter(|o| o.running) else { continue };
@@ -609,8 +645,15 @@ impl Worker {
             };
             let output = &self.output;
             let go_on = || output.borrow().producer.has_credit();
-            match owned.task.process(SLICE, |source| ready[source], go_on) {
-                Ok(processed) => total += processed,
+            let Owned { task, span, .. } = owned;
+            match span.in_scope(|| task.process(SLICE, |source| ready[source], go_on)) {
+                Ok(0) => {}
+                Ok(processed) => {
+                    total += processed;
+                    let now = clock::monotonic();
+                    owned.sliced(now.saturating_duration_since(at_time), self.clock.wall_ms());
+                    at_time = now;
+                }
                 Err(error) => {
                     let id = owned.lease.task;
                     self.fail(Some(id), error);
@@ -621,11 +664,15 @@ impl Worker {
         total
     }
 
-    fn punctuate(&mut self) {
-        let mut failures = Vec::new();
+    /// Calls the punctuations that are due. Returns how many.
+    fn punctuate(&mut self) -> u64 {
+        let (mut failures, mut called) = (Vec::new(), 0);
         for owned in self.owned.iter_mut().filter(|o| o.running) {
+            let Owned { task, span, .. } = owned;
+            let before = task.counts().punctuations;
             let punctuated =
-                owned.task.punctuate_stream_time().and_then(|_| owned.task.punctuate_wall_clock());
+                span.in_scope(|| task.punctuate_stream_time().and_then(|_| task.punctuate_wall_clock()));
+            called += task.counts().punctuations - before;
             if let Err(error) = punctuated {
                 failures.push((owned.lease.task, error));
             }
@@ -633,6 +680,7 @@ impl Worker {
         for (task, error) in failures {
             self.fail(Some(task), error);
         }
+        called
     }
 }
 
@@ -643,6 +691,7 @@ impl Input {
             Isolation::ReadUncommitted => log.high_watermark,
         };
         self.caught_up = Some(next_offset >= end);
+        self.reach.end = Some(end);
     }
 }
 
@@ -664,6 +713,8 @@ impl Owned {
         let Some(max_idle) = max_idle else { return Ok(vec![true; self.inputs.len()]) };
         let heads: Vec<bool> = self.task.heads()?.iter().map(Option::is_some).collect();
         let now = clock::monotonic();
+        self.forced = false;
+        let forced = &mut self.forced;
         let ready = self.inputs.iter_mut().zip(heads).map(|(input, has_head)| {
             if has_head {
                 input.idle_since = None;
@@ -673,7 +724,9 @@ impl Owned {
             if input.caught_up != Some(true) {
                 return false;
             }
-            now.duration_since(*input.idle_since.get_or_insert(now)) >= max_idle
+            let over = now.duration_since(*input.idle_since.get_or_insert(now)) >= max_idle;
+            *forced |= over && !max_idle.is_zero();
+            over
         });
         Ok(ready.collect())
     }
@@ -686,14 +739,16 @@ fn panic_text(panic: &(dyn std::any::Any + Send)) -> String {
 }
 
 fn restore(restore: &mut Restore, fetched: Fetched) -> Result<()> {
-    let next = fetched.next_offset;
+    let (next, mut records) = (fetched.next_offset, 0);
     for record in raw_batch(fetched).records {
         let record = record?;
         // Kafka compacts by key; a record without one cannot be a row.
         if let Some(key) = record.key {
             restore.store.restore(key, record.value, record.timestamp)?;
+            records += 1;
         }
     }
+    restore.progress.records += records;
     restore.position = next;
     Ok(())
 }
