@@ -3,6 +3,8 @@
 use std::fmt::Write;
 use std::path::PathBuf;
 
+use metrics_util::debugging::{DebugValue, DebuggingRecorder};
+
 use super::table::TABLE;
 use super::*;
 
@@ -98,25 +100,35 @@ fn the_level_leaves_figures_out() {
     }
 }
 
-#[test]
-fn the_facade_gets_the_same_and_gauges_end_at_nothing() {
-    use metrics_util::debugging::{DebugValue, DebuggingRecorder};
+/// What a recorder has been told of a figure. Looking empties the recorder, so that each look has its own.
+fn told(name: &str, tell: impl FnOnce(&mut Scope)) -> (Vec<(String, String)>, Option<String>, DebugValue) {
     let recorder = DebuggingRecorder::new();
-    let snapshotter = recorder.snapshotter();
     metrics::with_local_recorder(&recorder, || {
         describe();
-        let mut scope = Scope::new(&registry("INFO"), vec![("worker", "3".to_owned())]);
-        scope.gauge(&table::WORKER_TASKS, &[]).count(4);
-        scope.counter(&table::WORKER_COMMITS, &[]).add(2);
-        let seen = snapshotter.snapshot().into_vec();
-        let tasks = seen.iter().find(|(key, ..)| key.key().name() == "mainstem_worker_tasks").unwrap();
-        assert_eq!(tasks.3, DebugValue::Gauge(4.0.into()));
-        assert_eq!(tasks.2.as_deref(), Some(table::WORKER_TASKS.meaning));
-        let labels: Vec<_> = tasks.0.key().labels().map(|l| (l.key(), l.value())).collect();
-        assert_eq!(labels, [("application", "app"), ("worker", "3")]);
-        drop(scope);
-        let seen = snapshotter.snapshot().into_vec();
-        let of = |name: &str| seen.iter().find(|(key, ..)| key.key().name() == name).map(|found| &found.3);
-        assert_eq!(of("mainstem_worker_tasks"), Some(&DebugValue::Gauge(0.0.into())));
+        tell(&mut Scope::new(&registry("INFO"), vec![("worker", "3".to_owned())]));
     });
+    let seen = recorder.snapshotter().snapshot().into_vec();
+    let (key, _, meaning, value) = seen.into_iter().find(|(key, ..)| key.key().name() == name).unwrap();
+    let labels = key.key().labels().map(|l| (l.key().to_owned(), l.value().to_owned())).collect();
+    (labels, meaning.map(|m| m.to_string()), value)
+}
+
+#[test]
+fn the_facade_gets_the_same_and_gauges_end_at_nothing() {
+    let (labels, meaning, value) = told("mainstem_worker_commits_total", |scope| {
+        let mut commits = scope.counter(&table::WORKER_COMMITS, &[]);
+        commits.add(2);
+        commits.follow(5);
+    });
+    let named = |name: &str, value: &str| (name.to_owned(), value.to_owned());
+    assert_eq!(labels, [named("application", "app"), named("worker", "3")]);
+    assert_eq!(meaning.as_deref(), Some(table::WORKER_COMMITS.meaning));
+    assert_eq!(value, DebugValue::Counter(5));
+    for (zeroed, left) in [(true, 0.0), (false, 4.0)] {
+        let (.., value) = told("mainstem_worker_tasks", |scope| {
+            scope.zeroed = zeroed;
+            scope.gauge(&table::WORKER_TASKS, &[]).count(4);
+        });
+        assert_eq!(value, DebugValue::Gauge(left.into()));
+    }
 }
