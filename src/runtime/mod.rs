@@ -8,6 +8,7 @@
 mod app;
 mod coordinator;
 mod fetches;
+mod figures;
 mod gaps;
 mod housekeeping;
 mod idle;
@@ -25,4 +26,5 @@ mod worker;
 mod workers;
 
 pub use app::{App, AppBuilder, AppHandle, AppState, Run};
+pub use figures::{Metric, MetricValue};
 pub use uncaught::UncaughtErrorResponse;

@@ -10,6 +10,7 @@
 //! that are still this instance's.
 
 mod commit;
+mod observe;
 mod slice;
 
 use std::cell::RefCell;
@@ -26,6 +27,7 @@ use tokio::runtime::Handle;
 use self::slice::Slice;
 use super::app::AppShared;
 use super::fetches::SharedFetcher;
+use super::figures::{Activity, Reach, TaskFigures, WorkerFigures};
 use super::gaps::Gap;
 use super::idle::Idle;
 use super::input::raw_batch;
@@ -78,6 +80,7 @@ struct Input {
     idle: Idle,
     /// What was committed last.
     committed: Option<i64>,
+    reach: Reach,
 }
 
 struct Restore {
@@ -89,6 +92,7 @@ struct Restore {
     /// Records without a key: no rows.
     keyless: u64,
     trouble: TaskTimeout,
+    progress: observe::Progress,
 }
 
 struct Owned {
@@ -104,6 +108,11 @@ struct Owned {
     isolation: Isolation,
     /// The drops that the application knows of, in the order of the task's own list.
     reported: HashMap<(String, DropReason), u64>,
+    /// The last slices went on without an input that had nothing for too long.
+    forced: bool,
+    figures: TaskFigures,
+    /// Entered while the task works.
+    span: tracing::Span,
 }
 
 /// What begins a commit, or the end.
@@ -146,6 +155,7 @@ pub(super) struct Worker {
     slice: Slice,
     /// Whose turn it is.
     turn: usize,
+    figures: WorkerFigures,
     shared: Arc<AppShared>,
 }
 
@@ -170,8 +180,12 @@ impl Worker {
             shared,
         } = parts;
         let output = Rc::new(RefCell::new(Output::new(producer, cluster, io)));
-        let next_commit = clock::monotonic() + config.commit_interval();
         let postponed = TaskTimeout::new(config.task_timeout());
+        let span = tracing::info_span!("worker", application = config.application_id(), worker = index);
+        let _worker = span.entered();
+        let now = clock::monotonic();
+        let next_commit = now + config.commit_interval();
+        let figures = WorkerFigures::new(&shared.registry, index, &config, clock.wall_ms(), now);
         let mut worker = Self {
             id,
             index,
@@ -199,6 +213,7 @@ impl Worker {
             failed: false,
             slice: Slice::new(),
             turn: 0,
+            figures,
             shared,
         };
         // Code of a topology is guarded task by task; this is for suppliers, extractors of names, and our own mistakes.
@@ -236,23 +251,32 @@ impl Worker {
             if self.is_fenced() {
                 self.give_up();
             }
-            let processed = if self.failed { 0 } else { self.process() };
+            let began = clock::monotonic();
+            let processed = if self.failed { 0 } else { self.process(began) };
             self.shared.processed.fetch_add(processed as u64, Ordering::Relaxed);
+            let slice_end = clock::monotonic();
+            self.figures.processed(processed, slice_end.saturating_duration_since(began));
+            let called = if self.failed { 0 } else { self.punctuate() };
             if !self.failed {
-                self.punctuate();
                 self.publish();
             }
             let now = clock::monotonic();
+            self.figures.punctuated(called, now.saturating_duration_since(slice_end));
             self.look_after_producer(now);
             let requested = self.owned.iter().any(|o| o.running && o.task.commit_requested());
             if (requested && self.gate.is_some()) || now >= self.next_commit {
                 self.commit_all();
             }
+            if now >= self.figures.next_fold() {
+                self.observe(now);
+            }
             if processed == 0 {
                 let wait = self.wait(now);
                 self.pulse.rest();
+                let idle = clock::monotonic();
                 let message = self.inbox.recv_timeout(wait);
                 self.pulse.beat();
+                self.figures.spent(Activity::Idle, clock::monotonic().saturating_duration_since(idle));
                 match message {
                     Ok(message) => self.take(message),
                     Err(RecvTimeoutError::Timeout) => {}
@@ -264,7 +288,8 @@ impl Worker {
 
     /// How long nothing is to be done if nothing comes.
     fn wait(&self, now: Instant) -> Duration {
-        let mut wait = self.config.poll().min(self.next_commit.saturating_duration_since(now));
+        let next = self.next_commit.min(self.figures.next_fold());
+        let mut wait = self.config.poll().min(next.saturating_duration_since(now));
         if let Some(at) = self.output.borrow().producer.next_poll() {
             wait = wait.min(at.saturating_duration_since(now));
         }
@@ -382,12 +407,23 @@ impl Worker {
             let token = self.token();
             self.tokens.insert(token, (id, restores.len()));
             let trouble = TaskTimeout::new(self.config.task_timeout());
-            restores.push(Restore { store, at: at.clone(), token, position: from, to, keyless: 0, trouble });
+            let progress = observe::Progress::new(id, &store, &at, (from, to), &self.config);
+            restores.push(Restore {
+                store,
+                at: at.clone(),
+                token,
+                position: from,
+                to,
+                keyless: 0,
+                trouble,
+                progress,
+            });
             self.bulk.assign(at, from, token, lease.epoch);
         }
         tracing::info!(task = %id, changelogs = restores.len(), "restoring");
         let share = self.cache_share(self.owned.len() + 1);
         self.owned.iter_mut().for_each(|owned| owned.task.share_cache(share));
+        let figures = self.figures.task(id, &task);
         let owned = Owned {
             task,
             lease,
@@ -398,6 +434,9 @@ impl Worker {
             starts: inputs,
             isolation,
             reported: HashMap::new(),
+            forced: false,
+            figures,
+            span: tracing::info_span!("task", task = %id),
         };
         self.owned.push(owned);
         self.begin_if_restored(id)
@@ -437,11 +476,13 @@ impl Worker {
                 reset: start.reset,
                 idle: Idle::default(),
                 committed: Some(start.offset),
+                reach: Reach::default(),
             });
             self.live.assign(start.at, start.offset, token, epoch);
         }
         let owned = &mut self.owned[at];
-        owned.task.init()?;
+        let Owned { task, span, .. } = owned;
+        span.in_scope(|| task.init())?;
         owned.running = true;
         owned.registered = Some(self.shared.queries.enter(id, owned.task.stores()));
         owned.task.publish()?;
@@ -456,6 +497,8 @@ impl Worker {
         let at = self.owned.iter().position(|o| o.lease.task == id)?;
         let mut owned = self.owned.remove(at);
         owned.report_drops(&self.shared);
+        owned.observe(clock::monotonic());
+        self.figures.closed();
         for input in &owned.inputs {
             self.live.revoke(input.at.clone(), input.token);
             self.tokens.remove(&input.token);
@@ -472,7 +515,7 @@ impl Worker {
     fn close_task(&mut self, id: TaskId) {
         if let Some(mut owned) = self.drop_task(id)
             && owned.running
-            && let Err(error) = owned.task.close()
+            && let Err(error) = owned.span.in_scope(|| owned.task.close())
         {
             tracing::warn!(task = %id, ?error, "a processor failed while it was closed");
         }
@@ -498,6 +541,7 @@ impl Worker {
         for task in self.owned.iter().map(|o| o.lease.task).collect::<Vec<_>>() {
             self.close_task(task);
         }
+        self.observe(clock::monotonic());
     }
 
     fn is_fenced(&self) -> bool {
@@ -567,7 +611,9 @@ impl Worker {
                 Ok(())
             }
             (FetchEvent::Data(fetched), None) => {
-                owned.inputs[place].heard(fetched.next_offset, fetched.log, owned.isolation);
+                let input = &mut owned.inputs[place];
+                input.reach.fetched_bytes += fetched.records.len() as u64;
+                input.heard(fetched.next_offset, fetched.log, owned.isolation);
                 owned.task.push(place, raw_batch(fetched));
                 Ok(())
             }
@@ -611,11 +657,11 @@ impl Worker {
         let (done, open): (Vec<_>, Vec<_>) = owned.restores.drain(..).partition(|r| r.position >= r.to);
         owned.restores = open;
         for restore in done {
-            tracing::info!(task = %id, changelog = %restore.at, offset = restore.position, "restored");
             if restore.keyless > 0 {
                 tracing::warn!(changelog = %restore.at, count = restore.keyless, "records without a key are no rows: passed over");
                 self.shared.dropped(&restore.at.topic, DropReason::NullKey, restore.keyless);
             }
+            restore.progress.done(restore.position);
             self.tokens.remove(&restore.token);
             self.bulk.revoke(restore.at, restore.token);
         }
@@ -658,10 +704,9 @@ impl Worker {
     }
 
     /// Processes some records of each task. Returns how many.
-    fn process(&mut self) -> usize {
+    fn process(&mut self, began: Instant) -> usize {
         let mut total = 0;
         let max_idle = self.config.max_task_idle();
-        let began = clock::monotonic();
         let mut before = began;
         for _ in 0..self.owned.len() {
             self.pulse.beat();
@@ -684,12 +729,16 @@ impl Worker {
                 let producer = &output.borrow().producer;
                 producer.has_credit() && !producer.is_fenced()
             };
-            match owned.task.process(self.slice.records(), |source| ready[source], go_on) {
+            let Owned { task, span, .. } = owned;
+            match span.in_scope(|| task.process(self.slice.records(), |source| ready[source], go_on)) {
+                Ok(0) => {}
                 Ok(processed) => {
                     total += processed;
                     let now = clock::monotonic();
-                    self.slice.took(processed, now.duration_since(before));
-                    if Slice::is_long(now.duration_since(began)) {
+                    let took = now.saturating_duration_since(before);
+                    self.slice.took(processed, took);
+                    owned.sliced(took, self.clock.wall_ms());
+                    if Slice::is_long(now.saturating_duration_since(began)) {
                         return total;
                     }
                     before = now;
@@ -717,11 +766,15 @@ impl Worker {
         }
     }
 
-    fn punctuate(&mut self) {
-        let mut failures = Vec::new();
+    /// Calls the punctuations that are due. Returns how many.
+    fn punctuate(&mut self) -> u64 {
+        let (mut failures, mut called) = (Vec::new(), 0);
         for owned in self.owned.iter_mut().filter(|o| o.running) {
+            let Owned { task, span, .. } = owned;
+            let before = task.counts().punctuations;
             let punctuated =
-                owned.task.punctuate_stream_time().and_then(|_| owned.task.punctuate_wall_clock());
+                span.in_scope(|| task.punctuate_stream_time().and_then(|_| task.punctuate_wall_clock()));
+            called += task.counts().punctuations - before;
             if let Err(error) = punctuated {
                 failures.push((owned.lease.task, error));
             }
@@ -729,6 +782,7 @@ impl Worker {
         for (task, error) in failures {
             self.fail(Some(task), error);
         }
+        called
     }
 }
 
@@ -739,6 +793,7 @@ impl Input {
             Isolation::ReadUncommitted => log.high_watermark,
         };
         self.idle.caught_up = Some(next_offset >= end);
+        self.reach.end = Some(end);
     }
 }
 
@@ -758,8 +813,14 @@ impl Owned {
     fn ready_inputs(&mut self, max_idle: Option<Duration>) -> Result<Vec<bool>> {
         let heads: Vec<bool> = self.task.heads()?.iter().map(Option::is_some).collect();
         let now = clock::monotonic();
-        let inputs = self.inputs.iter_mut().zip(heads);
-        Ok(inputs.map(|(input, has_head)| input.idle.may_be_passed_over(has_head, max_idle, now)).collect())
+        self.forced = false;
+        let forced = &mut self.forced;
+        let ready = self.inputs.iter_mut().zip(heads).map(|(input, has_head)| {
+            let over = input.idle.may_be_passed_over(has_head, max_idle, now);
+            *forced |= over && !has_head && max_idle.is_some_and(|idle| !idle.is_zero());
+            over
+        });
+        Ok(ready.collect())
     }
 }
 
@@ -770,16 +831,18 @@ fn panic_text(panic: &(dyn std::any::Any + Send)) -> String {
 }
 
 fn restore(restore: &mut Restore, fetched: Fetched) -> Result<()> {
-    let next = fetched.next_offset;
+    let (next, mut records) = (fetched.next_offset, 0);
     for record in raw_batch(fetched).records {
         let record = record?;
         // Kafka compacts by key; a record without one cannot be a row.
         if let Some(key) = record.key {
             restore.store.restore(key, record.value, record.timestamp)?;
+            records += 1;
         } else {
             restore.keyless += 1;
         }
     }
+    restore.progress.records += records;
     restore.position = next;
     restore.trouble.progress();
     Ok(())
