@@ -1,6 +1,8 @@
 //! Carries out what the membership machine says: requests to the group's coordinator, tasks to workers, leases, the gate.
 //! One async task on the I/O thread; everything that takes time runs beside it and comes back as a message.
 
+mod replace;
+
 use std::collections::{BTreeSet, HashMap};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -8,12 +10,14 @@ use std::time::{Duration, Instant};
 use tokio::sync::mpsc::{UnboundedReceiver, UnboundedSender, unbounded_channel};
 use uuid::Uuid;
 
+use self::replace::Replacements;
 use super::app::{AppShared, AppState, CLOSE_TIMEOUT};
 use super::housekeeping::Housekeeping;
 use super::message::{TaskStart, ToCoordinator, ToWorker};
 use super::prepare::Preparer;
 use super::settings;
 use super::topics::{self, TopicPlan};
+use super::uncaught::UncaughtErrorResponse;
 use super::workers::{WorkerHandle, WorkerId, Workers};
 use crate::client::Admin;
 use crate::client::Cluster;
@@ -35,6 +39,8 @@ const PROTOCOL: (&str, &str) = ("consumer", "mainstem");
 /// A task on its worker, being prepared or running.
 struct Placed {
     worker: WorkerId,
+    /// No two have the same: what was made ready for an earlier one is of no use to a later.
+    placement: u64,
     lease: Lease,
     active: ActiveTask,
     running: bool,
@@ -53,6 +59,12 @@ pub(super) struct Coordinator {
     inbox: UnboundedReceiver<ToCoordinator>,
     own: UnboundedSender<ToCoordinator>,
     workers: Workers,
+    replacements: Replacements,
+    /// The generation in which commits are accepted.
+    gate: Option<i32>,
+    /// What the instance says of itself.
+    subscription: (Vec<String>, SubscriptionData),
+    last_placement: u64,
     placed: HashMap<TaskId, Placed>,
     /// Whether the group has said what this instance has.
     assigned: bool,
@@ -121,6 +133,7 @@ impl Coordinator {
             shared.topology.inner.subtopologies.iter().map(|s| (s.id, s.fingerprint)).collect();
         data.endpoint = config.application_server().unwrap_or_default().to_owned();
         let source_topics = topics::source_topics(&shared.topology, config.application_id());
+        let subscription = (source_topics.clone(), data.clone());
         let membership = Membership::new(group_config, source_topics, data)?;
         let group = GroupClient::new(&cluster, config.application_id());
         let preparer = Preparer {
@@ -144,6 +157,10 @@ impl Coordinator {
             inbox: unbounded_channel().1,
             own,
             workers,
+            replacements: Replacements::default(),
+            gate: None,
+            subscription,
+            last_placement: 0,
             placed: HashMap::new(),
             assigned: false,
             flushing: BTreeSet::new(),
@@ -180,6 +197,7 @@ impl Coordinator {
             }
             if self.ending.is_none() {
                 self.keep_house();
+                self.look_after_workers();
             }
             if self.end_if_done() {
                 break;
@@ -197,7 +215,10 @@ impl Coordinator {
         let deadline = match &self.ending {
             Some(Ending::Workers { until, .. }) => Some(until.saturating_duration_since(clock::monotonic())),
             Some(Ending::Leaving) => None,
-            None => Some(self.housekeeping.next().saturating_duration_since(clock::monotonic())),
+            None => {
+                let next = self.housekeeping.next().min(self.next_look_after_workers());
+                Some(next.saturating_duration_since(clock::monotonic()))
+            }
         };
         timer.into_iter().chain(deadline).min().unwrap_or(Duration::from_secs(60))
     }
@@ -206,11 +227,12 @@ impl Coordinator {
 
     fn take(&mut self, message: ToCoordinator) {
         match message {
+            ToCoordinator::Says { worker, message } => self.said(worker, *message),
             ToCoordinator::Answered { id, outcome } => self.answered(id, outcome),
             ToCoordinator::Assigned { generation, outcome } => {
                 self.step(Event::Assigned { generation, outcome })
             }
-            ToCoordinator::Prepared { lease, outcome } => self.prepared(lease, outcome),
+            ToCoordinator::Prepared { task, placement, outcome } => self.prepared(task, placement, outcome),
             ToCoordinator::Running(lease) => {
                 if let Some(placed) =
                     self.placed.get_mut(&lease.task).filter(|p| p.lease.epoch == lease.epoch)
@@ -231,6 +253,7 @@ impl Coordinator {
             ToCoordinator::Purgeable(offsets) => self.housekeeping.committed(offsets),
             ToCoordinator::Purged => self.housekeeping.purged(),
             ToCoordinator::Topics(plan) => self.topics_looked_at(plan),
+            ToCoordinator::NothingToFlush => self.step(Event::Committed),
             ToCoordinator::FlushedAndCommitted { worker } => {
                 if self.flushing.remove(&worker) && self.flushing.is_empty() {
                     self.step(Event::Committed);
@@ -240,7 +263,7 @@ impl Coordinator {
                 self.commit(worker, commit, generation, offsets);
             }
             ToCoordinator::CommitRefused { generation } => self.step(Event::CommitRefused { generation }),
-            ToCoordinator::Failed { error } => self.fail(error),
+            ToCoordinator::Failed { error, .. } => self.fail(error),
             ToCoordinator::Stopped { worker } => self.workers.stopped(worker),
             ToCoordinator::Stop { within } => self.end(within),
         }
@@ -315,7 +338,8 @@ impl Coordinator {
                     }
                     Err(error) => {
                         if let Some(error) = trouble.found(error) {
-                            let _ = own.send(ToCoordinator::Failed { error });
+                            let response = UncaughtErrorResponse::ShutdownClient;
+                            let _ = own.send(ToCoordinator::Failed { error, response });
                         }
                         None
                     }
@@ -358,11 +382,14 @@ impl Coordinator {
             Action::Revoke(leases) => self.revoke(leases),
             Action::Fence(tasks) => {
                 let mut leases = Vec::new();
-                for placed in tasks.iter().filter_map(|task| self.placed.get(task)) {
-                    if let Some(worker) = self.workers.get(placed.worker) {
+                for task in tasks {
+                    let placed = self.placed.get(&task);
+                    if let Some(worker) = placed.and_then(|placed| self.workers.get(placed.worker)) {
                         worker.fence();
                     }
-                    leases.push(placed.lease);
+                    // What nobody has is released, too: the group waits for the answer.
+                    let nobody = Lease { task, generation: -1, epoch: 0 };
+                    leases.push(placed.map_or(nobody, |placed| placed.lease));
                 }
                 let _ = self.own.send(ToCoordinator::Revoked(leases));
             }
@@ -379,11 +406,21 @@ impl Coordinator {
                 self.assigned = false;
                 self.update_state();
             }
-            Action::GateOpen(generation) => self.workers.broadcast(|| ToWorker::Gate(Some(generation))),
-            Action::GateClosed => self.workers.broadcast(|| ToWorker::Gate(None)),
+            Action::GateOpen(generation) => {
+                self.gate = Some(generation);
+                self.workers.broadcast(|| ToWorker::Gate(Some(generation)));
+            }
+            Action::GateClosed => {
+                self.gate = None;
+                self.workers.broadcast(|| ToWorker::Gate(None));
+            }
             Action::FlushAndCommit => {
                 self.flushing = self.workers.alive().collect();
                 self.workers.broadcast(|| ToWorker::FlushAndCommit);
+                // Every worker may be about to be replaced.
+                if self.flushing.is_empty() {
+                    let _ = self.own.send(ToCoordinator::NothingToFlush);
+                }
             }
             Action::SetTimer(at) => self.timer = Some(at),
             Action::Fatal(error) => self.fail(error),
@@ -392,8 +429,11 @@ impl Coordinator {
     }
 
     fn revoke(&mut self, leases: Vec<Lease>) {
-        let (placed, gone): (Vec<Lease>, Vec<Lease>) =
-            leases.into_iter().partition(|lease| self.placed.contains_key(&lease.task));
+        // A task that waits for the next worker in its place is nobody's.
+        let on_worker = |lease: &Lease| {
+            self.placed.get(&lease.task).is_some_and(|placed| self.workers.get(placed.worker).is_some())
+        };
+        let (placed, gone): (Vec<Lease>, Vec<Lease>) = leases.into_iter().partition(on_worker);
         for worker in self.workers.ids() {
             let its = |lease: &&Lease| self.placed.get(&lease.task).is_some_and(|p| p.worker == worker);
             let its: Vec<Lease> = placed.iter().filter(its).copied().collect();
@@ -499,28 +539,33 @@ impl Coordinator {
         if self.ending.is_some() {
             return;
         }
-        let tasks_of = |worker: &WorkerId| self.placed.values().filter(|p| p.worker == *worker).count();
-        let Some(worker) = self.workers.ids().min_by_key(tasks_of) else { return };
+        let Some(worker) = self.worker_for_task() else { return };
         let (preparer, own, plan) = (self.preparer.clone(), self.own.clone(), self.plan.clone());
         let partitions = active.clone();
-        let placed = Placed { worker, lease, active, running: false, revoked: false };
+        self.last_placement += 1;
+        let placement = self.last_placement;
+        let placed = Placed { worker, placement, lease, active, running: false, revoked: false };
         self.placed.insert(lease.task, placed);
+        if self.workers.get(worker).is_none() {
+            // It is placed again when the place is filled.
+            return;
+        }
         self.cluster.runtime().spawn(async move {
             let outcome = preparer.prepare(lease, &partitions, &plan).await.map(Box::new);
-            let _ = own.send(ToCoordinator::Prepared { lease, outcome });
+            let _ = own.send(ToCoordinator::Prepared { task: lease.task, placement, outcome });
         });
     }
 
-    fn prepared(&mut self, lease: Lease, outcome: Result<Box<TaskStart>>) {
-        // The task may have been lost, and even come back, in the meantime: an older tenure is no longer wanted.
-        let current = |placed: &&Placed| placed.lease.epoch == lease.epoch && !placed.revoked;
-        let Some(placed) = self.placed.get(&lease.task).filter(current) else { return };
+    fn prepared(&mut self, task: TaskId, placement: u64, outcome: Result<Box<TaskStart>>) {
+        // The task may have been lost, have come back or have gone to another worker in the meantime.
+        let current = |placed: &&Placed| placed.placement == placement && !placed.revoked;
+        let Some(placed) = self.placed.get(&task).filter(current) else { return };
         match outcome {
             Ok(mut start) => {
                 start.lease = placed.lease;
                 self.workers.send(placed.worker, ToWorker::Start(start));
             }
-            Err(error) => self.fail(error),
+            Err(error) => self.ask_about(placed.worker, error),
         }
     }
 
