@@ -26,7 +26,7 @@ use crate::clock;
 use crate::error::{Error, ErrorKind, Result};
 use crate::group::{
     Action, ActiveTask, Assignment, Event, Joined, Lease, Membership, Reply, Request, RequestId, RpcError,
-    SubTopology, SubscriptionData, lead,
+    SubTopology, SubscriptionData, Terms, lead,
 };
 use crate::record::TopicPartition;
 use crate::task_id::TaskId;
@@ -265,6 +265,7 @@ impl Coordinator {
             ToCoordinator::CommitRefused { generation } => self.step(Event::CommitRefused { generation }),
             ToCoordinator::Failed { error, .. } => self.fail(error),
             ToCoordinator::Stopped { worker } => self.workers.stopped(worker),
+            ToCoordinator::StoreWanted => self.workers.broadcast(|| ToWorker::StoreWanted),
             ToCoordinator::Stop { within } => self.end(within),
         }
     }
@@ -298,6 +299,7 @@ impl Coordinator {
     }
 
     fn update_state(&self) {
+        self.shared.queries.set_placed(self.assigned, self.placed.keys().copied());
         let all = self.assigned && self.placed.values().all(|placed| placed.running);
         let state = if all { AppState::Running } else { AppState::Rebalancing };
         if self.ending.is_none() {
@@ -488,7 +490,11 @@ impl Coordinator {
                 topics::make_internal(&cluster, &shared.topology, config, &plan).await?;
                 let parts: Vec<SubTopology> =
                     topics::subtopologies(&shared.topology, config.application_id(), &plan);
-                let decision = lead(&members, &parts, &plan.counts, config.rebalance_timeout());
+                let terms = Terms {
+                    retry_moves: config.rebalance_timeout(),
+                    acceptable_lag: config.acceptable_recovery_lag(),
+                };
+                let decision = lead(&members, &parts, &plan.counts, &terms);
                 if !decision.unassigned.is_empty() {
                     tracing::warn!(tasks = ?decision.unassigned, "no instance has the shape of these tasks");
                 }
@@ -496,6 +502,13 @@ impl Coordinator {
                     tracing::error!(
                         member,
                         "cannot read what this member says of itself: does it run the same software?"
+                    );
+                }
+                for (member, subtopologies) in &decision.others {
+                    tracing::warn!(
+                        member,
+                        ?subtopologies,
+                        "this member has another topology under the same application id: it gets no tasks of these sub-topologies"
                     );
                 }
                 Ok(decision.assignments)
@@ -515,6 +528,12 @@ impl Coordinator {
         self.member.generation = assignment.generation;
         self.assigned = true;
         let mut leases: HashMap<WorkerId, Vec<Lease>> = HashMap::new();
+        self.shared.set_other_topology(assignment.other_topology);
+        let owners = assignment.instances.iter().flat_map(|instance| {
+            let endpoint: Arc<str> = instance.endpoint.as_str().into();
+            instance.active.iter().map(move |task| (*task, endpoint.clone()))
+        });
+        self.shared.queries.set_owners(owners);
         for (lease, active) in assignment.kept {
             match self.placed.get_mut(&lease.task) {
                 Some(placed) => {
