@@ -5,6 +5,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use super::topics::TopicPlan;
+use super::workers::WorkerId;
 use crate::client::admin::Isolation;
 use crate::client::fetch::FetchEvent;
 use crate::client::group::CommittedOffset;
@@ -85,9 +86,9 @@ pub(super) enum ToCoordinator {
     /// The worker was fenced: it has dropped these tasks uncommitted, and is good for new ones.
     GivenUp(Vec<Lease>),
     /// Everything is committed that could be.
-    FlushedAndCommitted { worker: usize },
+    FlushedAndCommitted { worker: WorkerId },
     /// Commit these offsets.
-    Commit { worker: usize, commit: u64, generation: i32, offsets: Vec<(TopicPartition, CommittedOffset)> },
+    Commit { worker: WorkerId, commit: u64, generation: i32, offsets: Vec<(TopicPartition, CommittedOffset)> },
     /// These offsets of repartition topics are committed: what is before them is of no more use.
     Purgeable(Vec<(TopicPartition, i64)>),
     /// A purge has ended.
@@ -99,7 +100,7 @@ pub(super) enum ToCoordinator {
     /// A task, or a whole worker, cannot go on.
     Failed { error: Error },
     /// A worker has ended.
-    Stopped { worker: usize },
+    Stopped { worker: WorkerId },
     /// Shut down, and give up what has not ended in this time.
     Stop { within: Duration },
 }

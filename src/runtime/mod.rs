@@ -19,5 +19,6 @@ mod settings;
 mod task_timeout;
 mod topics;
 mod worker;
+mod workers;
 
 pub use app::{App, AppBuilder, AppHandle, AppState, Run};

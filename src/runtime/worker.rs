@@ -30,6 +30,7 @@ use super::input::raw_batch;
 use super::message::{ChangelogStart, InputStart, TaskStart, ToCoordinator, ToWorker};
 use super::output::{Output, TaskOutput};
 use super::task_timeout::TaskTimeout;
+use super::workers::WorkerId;
 use crate::client::Cluster;
 use crate::client::admin::Isolation;
 use crate::client::fetch::{FetchEvent, Fetched, Fetcher, LogState};
@@ -49,11 +50,9 @@ use crate::topology::{AutoOffsetReset, Topology};
 /// Records of a task between two looks at the mailbox.
 const SLICE: usize = 1000;
 
-/// The worker's number in a fetch token.
-pub(super) const WORKER_SHIFT: u32 = 48;
-
 /// What a worker is made from.
 pub(super) struct WorkerParts {
+    pub(super) id: WorkerId,
     pub(super) index: usize,
     pub(super) inbox: Receiver<ToWorker>,
     pub(super) out: UnboundedSender<ToCoordinator>,
@@ -111,6 +110,7 @@ enum Control {
 }
 
 pub(super) struct Worker {
+    id: WorkerId,
     index: usize,
     inbox: Receiver<ToWorker>,
     out: UnboundedSender<ToCoordinator>,
@@ -145,6 +145,7 @@ impl Worker {
     /// Runs a worker to its end, on its own thread.
     pub(super) fn run(parts: WorkerParts) {
         let WorkerParts {
+            id,
             index,
             inbox,
             out,
@@ -163,6 +164,7 @@ impl Worker {
         let next_commit = clock::monotonic() + config.commit_interval();
         let postponed = TaskTimeout::new(config.task_timeout());
         let mut worker = Self {
+            id,
             index,
             inbox,
             out: out.clone(),
@@ -192,7 +194,7 @@ impl Worker {
             let error = Error::new(ErrorKind::Panic, "a worker panicked").because(panic_text(&*panic));
             let _ = out.send(ToCoordinator::Failed { error });
         }
-        let _ = out.send(ToCoordinator::Stopped { worker: index });
+        let _ = out.send(ToCoordinator::Stopped { worker: id });
     }
 
     fn tell(&self, message: ToCoordinator) {
@@ -210,7 +212,7 @@ impl Worker {
                     Control::Revoke(leases) => self.revoke(leases),
                     Control::FlushAndCommit => {
                         self.commit_all();
-                        self.tell(ToCoordinator::FlushedAndCommitted { worker: self.index });
+                        self.tell(ToCoordinator::FlushedAndCommitted { worker: self.id });
                     }
                     Control::Stop => return self.stop(),
                 }
@@ -323,7 +325,7 @@ impl Worker {
 
     fn token(&mut self) -> u64 {
         self.last_token += 1;
-        (self.index as u64) << WORKER_SHIFT | self.last_token
+        self.id.token(self.last_token)
     }
 
     /// A task's part of the record cache: workers share it evenly, and so do the tasks of each.

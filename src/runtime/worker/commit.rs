@@ -266,7 +266,7 @@ impl Worker {
             let commit = self.last_commit;
             self.awaited = Some((commit, None));
             self.tell(ToCoordinator::Commit {
-                worker: self.index,
+                worker: self.id,
                 commit,
                 generation,
                 offsets: offsets.to_vec(),
