@@ -95,7 +95,8 @@ fn publishing_allocates_by_changed_row_and_only_when_somebody_reads() {
     let mut run = |task: &mut BenchTask| {
         task.push("in", offset, records().into_iter()).unwrap();
         offset += RECORDS as i64;
-        let processed = allocation_counter::measure(|| assert_eq!(task.process().unwrap(), RECORDS)).count_total;
+        let processed =
+            allocation_counter::measure(|| assert_eq!(task.process().unwrap(), RECORDS)).count_total;
         (processed, allocation_counter::measure(|| task.publish().unwrap()).count_total)
     };
     run(&mut task);

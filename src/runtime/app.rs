@@ -14,6 +14,7 @@ use tokio::sync::{oneshot, watch};
 
 use super::coordinator::Coordinator;
 use super::message::ToCoordinator;
+use super::uncaught::{Uncaught, UncaughtErrorResponse};
 use crate::clock::{Clock, SystemClock};
 use crate::config::Config;
 use crate::error::{Error, ErrorKind, Result};
@@ -49,6 +50,7 @@ pub(super) struct AppShared {
     pub(super) config: Arc<Config>,
     pub(super) policies: ErrorPolicies,
     pub(super) clock: Arc<dyn Clock>,
+    pub(super) uncaught: Uncaught,
     /// Input records that have gone all the way through, added up slice by slice.
     pub(super) processed: AtomicU64,
     /// Records that went no further than a node, by node and reason.
@@ -127,6 +129,7 @@ pub struct AppBuilder {
     topology: Topology,
     config: Config,
     handler: Option<Arc<dyn ErrorHandler>>,
+    uncaught: Uncaught,
 }
 
 impl fmt::Debug for AppBuilder {
@@ -143,12 +146,38 @@ impl AppBuilder {
         self
     }
 
+    /// Lets user code decide what becomes of the application after an error that ends a worker, a panic of user code
+    /// included (`StreamsUncaughtExceptionHandler`, KIP-671). Without it the instance shuts down. The handler is called
+    /// on the thread of the worker, or on one of its own.
+    ///
+    /// ```no_run
+    /// # fn f(topology: mainstem::Topology, config: mainstem::Config) -> mainstem::Result<mainstem::App> {
+    /// use mainstem::{App, UncaughtErrorResponse};
+    ///
+    /// let app = App::builder(topology, config)
+    ///     .uncaught_error_handler(|error| match error.is_retriable() {
+    ///         true => UncaughtErrorResponse::ReplaceWorker,
+    ///         false => UncaughtErrorResponse::ShutdownApplication,
+    ///     })
+    ///     .build()?;
+    /// # Ok(app)
+    /// # }
+    /// ```
+    #[must_use]
+    pub fn uncaught_error_handler(
+        mut self,
+        handler: impl Fn(&Error) -> UncaughtErrorResponse + Send + Sync + 'static,
+    ) -> Self {
+        self.uncaught = Uncaught::new(handler);
+        self
+    }
+
     /// Makes the application.
     ///
     /// # Errors
     /// [`ErrorKind::Config`] for what cannot be done yet.
     pub fn build(self) -> Result<App> {
-        let Self { topology, config, handler } = self;
+        let Self { topology, config, handler, uncaught } = self;
         if config.is_exactly_once() {
             return Err(Error::new(
                 ErrorKind::Config,
@@ -166,6 +195,7 @@ impl AppBuilder {
             config: Arc::new(config),
             policies,
             clock: Arc::new(SystemClock),
+            uncaught,
             processed: AtomicU64::new(0),
             drops: Mutex::default(),
             queries: Arc::new(LocalStores::new({
@@ -198,7 +228,7 @@ impl App {
 
     /// An application with more settings.
     pub fn builder(topology: Topology, config: Config) -> AppBuilder {
-        AppBuilder { topology, config, handler: None }
+        AppBuilder { topology, config, handler: None, uncaught: Uncaught::default() }
     }
 
     /// A handle, for any thread: the state, and the way to stop.

@@ -7,13 +7,18 @@
 
 mod app;
 mod coordinator;
+mod fetches;
 mod housekeeping;
 mod input;
 mod message;
 mod output;
 mod prepare;
+mod pulse;
 mod settings;
 mod topics;
+mod uncaught;
 mod worker;
+mod workers;
 
 pub use app::{App, AppBuilder, AppHandle, AppState, Run};
+pub use uncaught::UncaughtErrorResponse;

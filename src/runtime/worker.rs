@@ -10,6 +10,7 @@
 //! that are still this instance's.
 
 mod commit;
+mod slice;
 
 use std::cell::RefCell;
 use std::collections::{HashMap, VecDeque};
@@ -21,15 +22,18 @@ use std::sync::mpsc::{Receiver, RecvTimeoutError};
 use std::time::{Duration, Instant};
 
 use tokio::runtime::Handle;
-use tokio::sync::mpsc::UnboundedSender;
 
+use self::slice::Slice;
 use super::app::AppShared;
+use super::fetches::SharedFetcher;
 use super::input::raw_batch;
 use super::message::{ChangelogStart, InputStart, TaskStart, ToCoordinator, ToWorker};
 use super::output::{Output, TaskOutput};
+use super::pulse::Pulse;
+use super::workers::{Mouth, WorkerId};
 use crate::client::Cluster;
 use crate::client::admin::Isolation;
-use crate::client::fetch::{FetchEvent, Fetched, Fetcher, LogState};
+use crate::client::fetch::{FetchEvent, Fetched, LogState};
 use crate::client::produce::Producer;
 use crate::clock::{self, Clock};
 use crate::config::Config;
@@ -44,20 +48,16 @@ use crate::task::{Task, TaskConfig};
 use crate::task_id::TaskId;
 use crate::topology::{AutoOffsetReset, Topology};
 
-/// Records of a task between two looks at the mailbox.
-const SLICE: usize = 1000;
-
-/// The worker's number in a fetch token.
-pub(super) const WORKER_SHIFT: u32 = 48;
-
 /// What a worker is made from.
 pub(super) struct WorkerParts {
+    pub(super) id: WorkerId,
     pub(super) index: usize,
     pub(super) inbox: Receiver<ToWorker>,
-    pub(super) out: UnboundedSender<ToCoordinator>,
+    pub(super) out: Mouth,
+    pub(super) pulse: Arc<Pulse>,
     pub(super) producer: Producer,
-    pub(super) live: Arc<Fetcher>,
-    pub(super) bulk: Arc<Fetcher>,
+    pub(super) live: Arc<SharedFetcher>,
+    pub(super) bulk: Arc<SharedFetcher>,
     pub(super) cluster: Cluster,
     pub(super) io: Handle,
     pub(super) topology: Topology,
@@ -111,12 +111,14 @@ enum Control {
 }
 
 pub(super) struct Worker {
+    id: WorkerId,
     index: usize,
     inbox: Receiver<ToWorker>,
-    out: UnboundedSender<ToCoordinator>,
+    out: Mouth,
+    pulse: Arc<Pulse>,
     output: Rc<RefCell<Output>>,
-    live: Arc<Fetcher>,
-    bulk: Arc<Fetcher>,
+    live: Arc<SharedFetcher>,
+    bulk: Arc<SharedFetcher>,
     topology: Topology,
     config: Arc<Config>,
     policies: ErrorPolicies,
@@ -136,6 +138,9 @@ pub(super) struct Worker {
     /// Counts what takes tasks away in the middle of a commit.
     losses: u64,
     failed: bool,
+    slice: Slice,
+    /// Whose turn it is.
+    turn: usize,
     shared: Arc<AppShared>,
 }
 
@@ -143,9 +148,11 @@ impl Worker {
     /// Runs a worker to its end, on its own thread.
     pub(super) fn run(parts: WorkerParts) {
         let WorkerParts {
+            id,
             index,
             inbox,
             out,
+            pulse,
             producer,
             live,
             bulk,
@@ -160,9 +167,11 @@ impl Worker {
         let output = Rc::new(RefCell::new(Output::new(producer, cluster, io)));
         let next_commit = clock::monotonic() + config.commit_interval();
         let mut worker = Self {
+            id,
             index,
             inbox,
             out: out.clone(),
+            pulse,
             output,
             live,
             bulk,
@@ -181,23 +190,29 @@ impl Worker {
             owes_commit: false,
             losses: 0,
             failed: false,
+            slice: Slice::new(),
+            turn: 0,
             shared,
         };
         // Code of a topology is guarded task by task; this is for suppliers, extractors of names, and our own mistakes.
         if let Err(panic) = catch_unwind(AssertUnwindSafe(|| worker.work())) {
             let error = Error::new(ErrorKind::Panic, "a worker panicked").because(panic_text(&*panic));
-            let _ = out.send(ToCoordinator::Failed { error });
+            let response = worker.shared.uncaught.answer(&error);
+            out.say(ToCoordinator::Failed { error, response });
         }
-        let _ = out.send(ToCoordinator::Stopped { worker: index });
+        out.say(ToCoordinator::Stopped { worker: id });
     }
 
     fn tell(&self, message: ToCoordinator) {
-        // The coordinator ends last; if it is gone there is nobody left to tell.
-        let _ = self.out.send(message);
+        self.out.say(message);
     }
 
     fn work(&mut self) {
         loop {
+            self.pulse.beat();
+            if self.pulse.is_dismissed() {
+                return self.close_all();
+            }
             while let Ok(message) = self.inbox.try_recv() {
                 self.take(message);
             }
@@ -206,7 +221,7 @@ impl Worker {
                     Control::Revoke(leases) => self.revoke(leases),
                     Control::FlushAndCommit => {
                         self.commit_all();
-                        self.tell(ToCoordinator::FlushedAndCommitted { worker: self.index });
+                        self.tell(ToCoordinator::FlushedAndCommitted { worker: self.id });
                     }
                     Control::Stop => return self.stop(),
                 }
@@ -228,7 +243,10 @@ impl Worker {
             }
             if processed == 0 {
                 let wait = self.wait(now);
-                match self.inbox.recv_timeout(wait) {
+                self.pulse.rest();
+                let message = self.inbox.recv_timeout(wait);
+                self.pulse.beat();
+                match message {
                     Ok(message) => self.take(message),
                     Err(RecvTimeoutError::Timeout) => {}
                     Err(RecvTimeoutError::Disconnected) => return,
@@ -276,10 +294,8 @@ impl Worker {
                 }
                 self.losses += 1;
                 // ORDER: nothing that was made for lost tasks is sent any more; the producer starts afresh after that.
-                let output = &mut *self.output.borrow_mut();
-                output.producer.fence();
-                output.producer.renew();
-                drop(output.producer.take_failures());
+                self.output.borrow().producer.fence();
+                self.renew();
             }
             ToWorker::Gate(gate) => {
                 self.gate = gate;
@@ -309,7 +325,10 @@ impl Worker {
 
     /// Waits for a message and takes it in.
     fn pump(&mut self) {
-        match self.inbox.recv_timeout(self.config.poll().max(Duration::from_millis(1))) {
+        self.pulse.rest();
+        let message = self.inbox.recv_timeout(self.config.poll().max(Duration::from_millis(1)));
+        self.pulse.beat();
+        match message {
             Ok(message) => self.take(message),
             Err(RecvTimeoutError::Timeout) => {}
             Err(RecvTimeoutError::Disconnected) => self.control.push_back(Control::Stop),
@@ -320,7 +339,7 @@ impl Worker {
 
     fn token(&mut self) -> u64 {
         self.last_token += 1;
-        (self.index as u64) << WORKER_SHIFT | self.last_token
+        self.id.token(self.last_token)
     }
 
     /// A task's part of the record cache: workers share it evenly, and so do the tasks of each.
@@ -333,6 +352,8 @@ impl Worker {
     fn start(&mut self, start: TaskStart) -> Result<()> {
         let TaskStart { lease, inputs, changelogs, partitions, isolation } = start;
         let id = lease.task;
+        // A tenure before this one, of which the worker has not heard the end because it was fenced.
+        self.drop_task(id);
         let mut subtopologies = self.topology.inner.subtopologies.iter();
         let subtopology = subtopologies.find(|s| s.id == id.subtopology).ok_or_else(|| {
             Error::new(ErrorKind::Topology, format!("the topology has no part for task {id}"))
@@ -354,7 +375,7 @@ impl Worker {
             let token = self.token();
             self.tokens.insert(token, (id, restores.len()));
             restores.push(Restore { store, at: at.clone(), token, position: from, to });
-            self.bulk.assign(at, from, token);
+            self.bulk.assign(at, from, token, lease.epoch);
         }
         tracing::info!(task = %id, changelogs = restores.len(), "restoring");
         let share = self.cache_share(self.owned.len() + 1);
@@ -399,6 +420,7 @@ impl Worker {
             let token = self.token();
             self.tokens.insert(token, (id, source));
             let owned = &mut self.owned[at];
+            let epoch = owned.lease.epoch;
             owned.task.start_at(source, start.offset);
             owned.task.restore_partition_time(source, start.partition_time);
             owned.inputs.push(Input {
@@ -409,12 +431,12 @@ impl Worker {
                 idle_since: None,
                 committed: Some(start.offset),
             });
-            self.live.assign(start.at, start.offset, token);
+            self.live.assign(start.at, start.offset, token, epoch);
         }
         let owned = &mut self.owned[at];
         owned.task.init()?;
         owned.running = true;
-        owned.registered = Some(self.shared.queries.enter(id, owned.task.stores()));
+        owned.registered = Some(self.shared.queries.enter(id, self.id.number(), owned.task.stores()));
         owned.task.publish()?;
         tracing::info!(task = %id, "running");
         let lease = owned.lease;
@@ -428,13 +450,13 @@ impl Worker {
         let mut owned = self.owned.remove(at);
         owned.report_drops(&self.shared);
         for input in &owned.inputs {
-            self.live.revoke(input.at.clone());
+            self.live.revoke(input.at.clone(), input.token);
             self.tokens.remove(&input.token);
         }
         let share = self.cache_share(self.owned.len());
         self.owned.iter_mut().for_each(|owned| owned.task.share_cache(share));
         for restore in &owned.restores {
-            self.bulk.revoke(restore.at.clone());
+            self.bulk.revoke(restore.at.clone(), restore.token);
             self.tokens.remove(&restore.token);
         }
         Some(owned)
@@ -462,6 +484,10 @@ impl Worker {
     /// ORDER: commit, then close the tasks; the producer is drained by the commit.
     fn stop(&mut self) {
         self.last_commit_of_all();
+        self.close_all();
+    }
+
+    fn close_all(&mut self) {
         for task in self.owned.iter().map(|o| o.lease.task).collect::<Vec<_>>() {
             self.close_task(task);
         }
@@ -483,10 +509,19 @@ impl Worker {
             self.drop_task(lease.task);
         }
         self.losses += 1;
+        self.renew();
+        self.tell(ToCoordinator::GivenUp(leases));
+    }
+
+    /// Takes the producer into use again, with nothing in it.
+    fn renew(&self) {
         let output = &mut *self.output.borrow_mut();
         output.producer.renew();
         drop(output.producer.take_failures());
-        self.tell(ToCoordinator::GivenUp(leases));
+        // ORDER: after that: who dismisses a worker says so first, and fences it then.
+        if self.pulse.is_dismissed() {
+            output.producer.fence();
+        }
     }
 
     /// A task cannot go on: it is dropped uncommitted, and the coordinator decides what becomes of the rest. Without a
@@ -502,7 +537,8 @@ impl Worker {
             Some(task) => _ = self.drop_task(task),
             None => self.failed = true,
         }
-        self.tell(ToCoordinator::Failed { error });
+        let response = self.shared.uncaught.answer(&error);
+        self.tell(ToCoordinator::Failed { error, response });
     }
 
     // ---- records ----
@@ -559,7 +595,7 @@ impl Worker {
         for restore in done {
             tracing::info!(task = %id, changelog = %restore.at, offset = restore.position, "restored");
             self.tokens.remove(&restore.token);
-            self.bulk.revoke(restore.at);
+            self.bulk.revoke(restore.at, restore.token);
         }
         self.begin_if_restored(id)
     }
@@ -593,7 +629,7 @@ impl Worker {
         let restart = RawBatch { records: Box::new(std::iter::empty()), next_offset: offset, count: 0 };
         owned.task.push(place, restart);
         self.tokens.insert(token, (id, place));
-        self.live.assign(input.at.clone(), offset, token);
+        self.live.assign(input.at.clone(), offset, token, owned.lease.epoch);
         Ok(())
     }
 
@@ -601,7 +637,12 @@ impl Worker {
     fn process(&mut self) -> usize {
         let mut total = 0;
         let max_idle = self.config.max_task_idle();
-        for at in 0..self.owned.len() {
+        let began = clock::monotonic();
+        let mut before = began;
+        for _ in 0..self.owned.len() {
+            self.pulse.beat();
+            let at = self.turn % self.owned.len();
+            self.turn = at + 1;
             let Some(owned) = self.owned.get_mut(at).filter(|o| o.running) else { continue };
             if !self.output.borrow().producer.has_credit() {
                 return total;
@@ -615,9 +656,20 @@ impl Worker {
                 }
             };
             let output = &self.output;
-            let go_on = || output.borrow().producer.has_credit();
-            match owned.task.process(SLICE, |source| ready[source], go_on) {
-                Ok(processed) => total += processed,
+            let go_on = || {
+                let producer = &output.borrow().producer;
+                producer.has_credit() && !producer.is_fenced()
+            };
+            match owned.task.process(self.slice.records(), |source| ready[source], go_on) {
+                Ok(processed) => {
+                    total += processed;
+                    let now = clock::monotonic();
+                    self.slice.took(processed, now.duration_since(before));
+                    if Slice::is_long(now.duration_since(began)) {
+                        return total;
+                    }
+                    before = now;
+                }
                 Err(error) => {
                     let id = owned.lease.task;
                     self.fail(Some(id), error);

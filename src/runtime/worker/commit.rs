@@ -160,6 +160,9 @@ impl Worker {
 
     /// Caches are flushed, the producer is drained, the offsets are committed, the layers are published.
     fn commit(&mut self) -> Result<Committed> {
+        if self.is_fenced() {
+            return Ok(Committed::Later);
+        }
         let mut failed = Vec::new();
         let any =
             self.owned.iter().any(|o| o.running && (o.task.commit_needed() || o.task.commit_requested()));
@@ -167,6 +170,7 @@ impl Worker {
             return Ok(Committed::Yes);
         }
         for owned in self.owned.iter_mut().filter(|o| o.running) {
+            self.pulse.beat();
             if let Err(error) = owned.task.flush_caches() {
                 failed.push((owned.lease.task, error));
             }
@@ -248,7 +252,7 @@ impl Worker {
             let commit = self.last_commit;
             self.awaited = Some((commit, None));
             self.tell(ToCoordinator::Commit {
-                worker: self.index,
+                worker: self.id,
                 commit,
                 generation,
                 offsets: offsets.to_vec(),
