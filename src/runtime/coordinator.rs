@@ -306,7 +306,8 @@ impl Coordinator {
     }
 
     fn update_state(&self) {
-        self.shared.queries.set_placed(self.assigned, self.placed.keys().copied());
+        let placed = |(task, p): (&TaskId, &Placed)| (*task, p.running.then(|| p.worker.number()));
+        self.shared.queries.set_placed(self.assigned, self.placed.iter().map(placed));
         let all = self.assigned && self.placed.values().all(|placed| placed.running);
         let state = if all { AppState::Running } else { AppState::Rebalancing };
         if self.ending.is_none() {

@@ -484,7 +484,7 @@ impl Worker {
         let Owned { task, span, .. } = owned;
         span.in_scope(|| task.init())?;
         owned.running = true;
-        owned.registered = Some(self.shared.queries.enter(id, owned.task.stores()));
+        owned.registered = Some(self.shared.queries.enter(id, self.id.number(), owned.task.stores()));
         owned.task.publish()?;
         tracing::info!(task = %id, "running");
         let lease = owned.lease;
