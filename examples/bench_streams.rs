@@ -132,6 +132,7 @@ async fn streams(cli: Cli) -> Result<()> {
         .workers(cli.threads)
         .cache_bytes(cli.cache)
         .commit_interval(Duration::from_millis(cli.commit))
+        .state_dir(std::env::temp_dir().join("mainstem-bench"))
         .set("processing.guarantee", &cli.guarantee)
         .build()?;
     let topology = if cli.work == Work::Count { count(&cli)? } else { filter_map(&cli)? };

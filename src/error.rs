@@ -48,6 +48,8 @@ pub enum ErrorKind {
     Closed,
     /// The file system failed.
     Io,
+    /// The application is in a state in which the call means nothing: it runs where it must not, or the other way round.
+    IllegalState,
 }
 
 /// What the caller has to do about an error.

@@ -12,7 +12,9 @@ use std::time::Duration;
 use tokio::sync::mpsc::{UnboundedSender, unbounded_channel};
 use tokio::sync::{oneshot, watch};
 
+use super::control::Control;
 use super::coordinator::Coordinator;
+use super::listener::{Listeners, News, RestoreListener};
 use super::message::ToCoordinator;
 use super::uncaught::{Uncaught, UncaughtErrorResponse};
 use crate::clock::{Clock, SystemClock};
@@ -54,9 +56,14 @@ pub(super) struct AppShared {
     /// Records that went no further than a node, by node and reason.
     pub(super) drops: Mutex<HashMap<(String, DropReason), u64>>,
     state: watch::Sender<AppState>,
+    pub(super) control: Control,
 }
 
 impl AppShared {
+    pub(super) fn state(&self) -> AppState {
+        *self.state.borrow()
+    }
+
     pub(super) fn dropped(&self, node: &str, reason: DropReason, count: u64) {
         let mut drops = self.drops.lock().unwrap_or_else(PoisonError::into_inner);
         *drops.entry((node.to_owned(), reason)).or_default() += count;
@@ -67,6 +74,7 @@ impl AppShared {
             let changed = *state != to;
             if changed {
                 tracing::info!(from = ?*state, ?to, application = self.config.application_id(), "state");
+                self.control.listeners.tell(News::State(*state, to));
                 *state = to;
             }
             changed
@@ -109,7 +117,7 @@ impl Drop for LastState {
 /// # }
 /// ```
 pub struct App {
-    shared: Arc<AppShared>,
+    pub(super) shared: Arc<AppShared>,
     mailbox: UnboundedSender<ToCoordinator>,
     inbox: tokio::sync::mpsc::UnboundedReceiver<ToCoordinator>,
     last: LastState,
@@ -120,6 +128,7 @@ pub struct AppBuilder {
     topology: Topology,
     config: Config,
     handler: Option<Arc<dyn ErrorHandler>>,
+    listeners: Listeners,
     uncaught: Uncaught,
 }
 
@@ -134,6 +143,22 @@ impl AppBuilder {
     #[must_use]
     pub fn error_handler(mut self, handler: impl ErrorHandler) -> Self {
         self.handler = Some(Arc::new(handler));
+        self
+    }
+
+    /// Hears every change of the application's state, the one before and the one after
+    /// (`KafkaStreams.StateListener`). The calls come from a thread of their own, in order; [`App::run`]'s future waits
+    /// for the last, within reason.
+    #[must_use]
+    pub fn state_listener(mut self, listener: impl Fn(AppState, AppState) + Send + Sync + 'static) -> Self {
+        self.listeners.state = Some(Arc::new(listener));
+        self
+    }
+
+    /// Hears how stores are filled from their changelogs (`KafkaStreams.setGlobalStateRestoreListener`).
+    #[must_use]
+    pub fn restore_listener(mut self, listener: impl RestoreListener) -> Self {
+        self.listeners.restore = Some(Arc::new(listener));
         self
     }
 
@@ -168,7 +193,7 @@ impl AppBuilder {
     /// # Errors
     /// [`ErrorKind::Config`] for what cannot be done yet.
     pub fn build(self) -> Result<App> {
-        let Self { topology, config, handler, uncaught } = self;
+        let Self { topology, config, handler, listeners, uncaught } = self;
         if config.is_exactly_once() {
             return Err(Error::new(
                 ErrorKind::Config,
@@ -181,6 +206,7 @@ impl AppBuilder {
             policies.handler = handler;
         }
         let (mailbox, inbox) = unbounded_channel();
+        let control = Control::new(config.workers(), listeners);
         let shared = AppShared {
             topology,
             config: Arc::new(config),
@@ -190,6 +216,7 @@ impl AppBuilder {
             processed: AtomicU64::new(0),
             drops: Mutex::default(),
             state: watch::Sender::new(AppState::Created),
+            control,
         };
         let shared = Arc::new(shared);
         let last = LastState { shared: shared.clone(), state: AppState::NotRunning };
@@ -214,7 +241,8 @@ impl App {
 
     /// An application with more settings.
     pub fn builder(topology: Topology, config: Config) -> AppBuilder {
-        AppBuilder { topology, config, handler: None, uncaught: Uncaught::default() }
+        let (listeners, uncaught) = (Listeners::default(), Uncaught::default());
+        AppBuilder { topology, config, handler: None, listeners, uncaught }
     }
 
     /// A handle, for any thread: the state, and the way to stop.
@@ -236,8 +264,8 @@ impl App {
 #[derive(Clone)]
 pub struct AppHandle {
     state: watch::Receiver<AppState>,
-    mailbox: UnboundedSender<ToCoordinator>,
-    shared: Arc<AppShared>,
+    pub(super) mailbox: UnboundedSender<ToCoordinator>,
+    pub(super) shared: Arc<AppShared>,
 }
 
 impl fmt::Debug for AppHandle {
@@ -346,7 +374,7 @@ impl IntoFuture for Run {
                 .name(format!("{}-io", shared.config.application_id()))
                 .spawn(move || {
                     let io = || match tokio::runtime::Builder::new_current_thread().enable_all().build() {
-                        Ok(runtime) => runtime.block_on(Coordinator::run(io_shared, own, inbox)),
+                        Ok(runtime) => runtime.block_on(Coordinator::run(io_shared.clone(), own, inbox)),
                         Err(error) => {
                             Err(Error::new(ErrorKind::Io, "the I/O thread cannot be started").because(error))
                         }
@@ -358,6 +386,7 @@ impl IntoFuture for Run {
                     }
                     // ORDER: whoever has the outcome sees the last state.
                     drop(last);
+                    io_shared.control.listeners.finish();
                     let _ = done.send(result);
                 })
                 .map_err(|error| {

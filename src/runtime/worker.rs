@@ -10,6 +10,7 @@
 //! that are still this instance's.
 
 mod commit;
+mod picture;
 mod slice;
 
 use std::cell::RefCell;
@@ -23,11 +24,14 @@ use std::time::{Duration, Instant};
 
 use tokio::runtime::Handle;
 
+use self::picture::Picture;
 use self::slice::Slice;
 use super::app::AppShared;
 use super::fetches::SharedFetcher;
 use super::input::raw_batch;
+use super::listener::News;
 use super::message::{ChangelogStart, InputStart, TaskStart, ToCoordinator, ToWorker};
+use super::metadata::WorkerState;
 use super::output::{Output, TaskOutput};
 use super::pulse::Pulse;
 use super::workers::{Mouth, WorkerId};
@@ -77,6 +81,8 @@ struct Input {
     idle_since: Option<Instant>,
     /// What was committed last.
     committed: Option<i64>,
+    /// One past the last record that may be read, as the broker said last.
+    end: Option<i64>,
 }
 
 struct Restore {
@@ -85,6 +91,7 @@ struct Restore {
     token: u64,
     position: i64,
     to: i64,
+    restored: u64,
 }
 
 struct Owned {
@@ -98,6 +105,8 @@ struct Owned {
     isolation: Isolation,
     /// The drops that the application knows of, in the order of the task's own list.
     reported: HashMap<(String, DropReason), u64>,
+    /// Since when there was nothing to process.
+    idle_since: Option<Instant>,
 }
 
 /// What begins a commit, or the end.
@@ -135,6 +144,9 @@ pub(super) struct Worker {
     /// Counts what takes tasks away in the middle of a commit.
     losses: u64,
     failed: bool,
+    /// To be closed after the next commit, because another worker gets them.
+    moving: Vec<Lease>,
+    picture: Picture,
     slice: Slice,
     /// Whose turn it is.
     turn: usize,
@@ -187,6 +199,8 @@ impl Worker {
             owes_commit: false,
             losses: 0,
             failed: false,
+            moving: Vec::new(),
+            picture: Picture::new(clock::monotonic()),
             slice: Slice::new(),
             turn: 0,
             shared,
@@ -237,6 +251,7 @@ impl Worker {
             if (requested && self.gate.is_some()) || now >= self.next_commit {
                 self.commit_all();
             }
+            self.show(now);
             if processed == 0 {
                 let wait = self.wait(now);
                 self.pulse.rest();
@@ -257,8 +272,12 @@ impl Worker {
         if let Some(at) = self.output.borrow().producer.next_poll() {
             wait = wait.min(at.saturating_duration_since(now));
         }
+        if let Some(at) = self.picture.due() {
+            wait = wait.min(at.saturating_duration_since(now));
+        }
         let wall = self.clock.wall_ms();
-        for owned in self.owned.iter().filter(|o| o.running) {
+        let paused = self.shared.control.is_paused();
+        for owned in self.owned.iter().filter(|o| o.running && !paused) {
             if let Some(due) = owned.task.next_wall_clock_punctuation() {
                 wait = wait.min(Duration::from_millis(u64::try_from(due - wall).unwrap_or(0)));
             }
@@ -282,6 +301,10 @@ impl Worker {
                         owned.lease = lease;
                     }
                 }
+            }
+            ToWorker::Move(leases) => {
+                self.moving.extend(leases);
+                self.next_commit = clock::monotonic();
             }
             ToWorker::Revoke(tasks) => self.control.push_back(Control::Revoke(tasks)),
             ToWorker::Lost(tasks) => {
@@ -315,6 +338,7 @@ impl Worker {
                 }
             }
             ToWorker::ProducerProgress => {}
+            ToWorker::LookAgain => self.share_cache(self.owned.len()),
             ToWorker::Stop => self.control.push_back(Control::Stop),
         }
     }
@@ -340,9 +364,15 @@ impl Worker {
 
     /// A task's part of the record cache: workers share it evenly, and so do the tasks of each.
     fn cache_share(&self, tasks: usize) -> usize {
-        let worker = self.config.cache_bytes() / self.config.workers().max(1);
+        let worker = self.config.cache_bytes() / self.shared.control.workers().max(1);
         // A share of nothing would turn the cache off.
         if worker == 0 { 0 } else { (worker / tasks.max(1)).max(1) }
+    }
+
+    /// Gives each task that is here its share, as if there were so many tasks.
+    fn share_cache(&mut self, tasks: usize) {
+        let share = self.cache_share(tasks);
+        self.owned.iter_mut().for_each(|owned| owned.task.share_cache(share));
     }
 
     fn start(&mut self, start: TaskStart) -> Result<()> {
@@ -367,15 +397,21 @@ impl Worker {
         let mut restores = Vec::new();
         for ChangelogStart { store, at, from, to } in changelogs {
             let kept = task.stores().iter().find(|s| *s.name() == store).cloned();
-            let (Some(store), true) = (kept, from < to) else { continue };
+            let Some(store) = kept else { continue };
             let token = self.token();
+            let restore = Restore { store, at: at.clone(), token, position: from, to, restored: 0 };
+            self.restoring(|| News::RestoreStart { store: restore.what(id), from, to });
+            if from >= to {
+                self.restoring(|| News::RestoreEnd { store: restore.what(id), records: 0 });
+                continue;
+            }
             self.tokens.insert(token, (id, restores.len()));
-            restores.push(Restore { store, at: at.clone(), token, position: from, to });
+            restores.push(restore);
             self.bulk.assign(at, from, token, lease.epoch);
         }
         tracing::info!(task = %id, changelogs = restores.len(), "restoring");
-        let share = self.cache_share(self.owned.len() + 1);
-        self.owned.iter_mut().for_each(|owned| owned.task.share_cache(share));
+        self.share_cache(self.owned.len() + 1);
+        self.picture.stale = true;
         let owned = Owned {
             task,
             lease,
@@ -385,6 +421,7 @@ impl Worker {
             starts: inputs,
             isolation,
             reported: HashMap::new(),
+            idle_since: None,
         };
         self.owned.push(owned);
         self.begin_if_restored(id)
@@ -425,12 +462,14 @@ impl Worker {
                 caught_up: None,
                 idle_since: None,
                 committed: Some(start.offset),
+                end: None,
             });
             self.live.assign(start.at, start.offset, token, epoch);
         }
         let owned = &mut self.owned[at];
         owned.task.init()?;
         owned.running = true;
+        self.picture.stale = true;
         tracing::info!(task = %id, "running");
         let lease = owned.lease;
         self.tell(ToCoordinator::Running(lease));
@@ -446,9 +485,11 @@ impl Worker {
             self.live.revoke(input.at.clone(), input.token);
             self.tokens.remove(&input.token);
         }
-        let share = self.cache_share(self.owned.len());
-        self.owned.iter_mut().for_each(|owned| owned.task.share_cache(share));
+        self.share_cache(self.owned.len());
+        self.picture.stale = true;
         for restore in &owned.restores {
+            let records = restore.restored;
+            self.restoring(|| News::RestoreSuspended { store: restore.what(id), records });
             self.bulk.revoke(restore.at.clone(), restore.token);
             self.tokens.remove(&restore.token);
         }
@@ -476,6 +517,7 @@ impl Worker {
 
     /// ORDER: commit, then close the tasks; the producer is drained by the commit.
     fn stop(&mut self) {
+        self.show_as(WorkerState::Stopping);
         self.last_commit_of_all();
         self.close_all();
     }
@@ -502,6 +544,8 @@ impl Worker {
             self.drop_task(lease.task);
         }
         self.losses += 1;
+        // They are given up already, and placed anew.
+        self.moving.clear();
         self.renew();
         self.tell(ToCoordinator::GivenUp(leases));
     }
@@ -545,8 +589,18 @@ impl Worker {
         let Some(&(id, place)) = self.tokens.get(&token) else { return };
         let Some(owned) = self.owned.iter_mut().find(|o| o.lease.task == id) else { return };
         let restoring = owned.restores.iter().position(|r| r.token == token);
+        let before = owned.inputs.get(place).and_then(|input| input.end);
+        self.picture.stale |= restoring.is_some();
         let outcome = match (event, restoring) {
-            (FetchEvent::Data(fetched), Some(at)) => restore(&mut owned.restores[at], fetched),
+            (FetchEvent::Data(fetched), Some(at)) => {
+                let restored = restore(&mut owned.restores[at], fetched);
+                let (restore, listeners) = (&owned.restores[at], &self.shared.control.listeners);
+                if let (Ok(records @ 1..), true) = (&restored, listeners.hear_restores()) {
+                    let (store, next_offset, records) = (restore.what(id), restore.position, *records);
+                    listeners.tell(News::BatchRestored { store, next_offset, records });
+                }
+                restored.map(drop)
+            }
             (FetchEvent::Progress { next_offset, .. }, Some(at)) => {
                 owned.restores[at].position = next_offset;
                 Ok(())
@@ -571,10 +625,15 @@ impl Worker {
                     .because(error))
             }
         };
+        self.picture.stale |= self.end_of(id, place) != before;
         let outcome = outcome.and_then(|()| self.restored(id));
         if let Err(error) = outcome {
             self.fail(Some(id), error);
         }
+    }
+
+    fn end_of(&self, id: TaskId, place: usize) -> Option<i64> {
+        self.owned.iter().find(|o| o.lease.task == id)?.inputs.get(place)?.end
     }
 
     /// Ends the restores of a task that are complete.
@@ -588,6 +647,7 @@ impl Worker {
         for restore in done {
             tracing::info!(task = %id, changelog = %restore.at, offset = restore.position, "restored");
             self.tokens.remove(&restore.token);
+            self.restoring(|| News::RestoreEnd { store: restore.what(id), records: restore.restored });
             self.bulk.revoke(restore.at, restore.token);
         }
         self.begin_if_restored(id)
@@ -629,6 +689,9 @@ impl Worker {
     /// Processes some records of each task. Returns how many.
     fn process(&mut self) -> usize {
         let mut total = 0;
+        if self.shared.control.is_paused() {
+            return total;
+        }
         let max_idle = self.config.max_task_idle();
         let began = clock::monotonic();
         let mut before = began;
@@ -649,13 +712,15 @@ impl Worker {
                 }
             };
             let output = &self.output;
+            let control = &self.shared.control;
             let go_on = || {
                 let producer = &output.borrow().producer;
-                producer.has_credit() && !producer.is_fenced()
+                producer.has_credit() && !producer.is_fenced() && !control.is_paused()
             };
             match owned.task.process(self.slice.records(), |source| ready[source], go_on) {
                 Ok(processed) => {
                     total += processed;
+                    self.picture.stale |= owned.idles(processed == 0);
                     let now = clock::monotonic();
                     self.slice.took(processed, now.duration_since(before));
                     if Slice::is_long(now.duration_since(began)) {
@@ -674,6 +739,9 @@ impl Worker {
     }
 
     fn punctuate(&mut self) {
+        if self.shared.control.is_paused() {
+            return;
+        }
         let mut failures = Vec::new();
         for owned in self.owned.iter_mut().filter(|o| o.running) {
             let punctuated =
@@ -695,6 +763,7 @@ impl Input {
             Isolation::ReadUncommitted => log.high_watermark,
         };
         self.caught_up = Some(next_offset >= end);
+        self.end = Some(end);
     }
 }
 
@@ -708,6 +777,15 @@ impl Owned {
                 *known = count;
             }
         }
+    }
+
+    /// Notes whether there was nothing to process; says whether that is news.
+    fn idles(&mut self, idle: bool) -> bool {
+        let news = idle != self.idle_since.is_some();
+        if news {
+            self.idle_since = idle.then(clock::monotonic);
+        }
+        news
     }
 
     /// Which inputs may be passed over when their queues are empty (`PartitionGroup.readyToProcess`, KIP-695): those
@@ -737,15 +815,18 @@ fn panic_text(panic: &(dyn std::any::Any + Send)) -> String {
         .unwrap_or_else(|| "a panic without a text".to_owned())
 }
 
-fn restore(restore: &mut Restore, fetched: Fetched) -> Result<()> {
+/// Returns how many records were restored.
+fn restore(restore: &mut Restore, fetched: Fetched) -> Result<u64> {
+    let before = restore.restored;
     let next = fetched.next_offset;
     for record in raw_batch(fetched).records {
         let record = record?;
         // Kafka compacts by key; a record without one cannot be a row.
         if let Some(key) = record.key {
             restore.store.restore(key, record.value, record.timestamp)?;
+            restore.restored += 1;
         }
     }
     restore.position = next;
-    Ok(())
+    Ok(restore.restored - before)
 }

@@ -134,7 +134,12 @@ impl Worker {
         let outcome = self.commit();
         self.next_commit = clock::monotonic() + self.config.commit_interval();
         match outcome {
-            Ok(Committed::Yes) => self.owes_commit = false,
+            Ok(Committed::Yes) => {
+                self.owes_commit = false;
+                self.picture.stale = true;
+                // ORDER: now nothing of the tasks is open.
+                self.hand_over();
+            }
             Ok(Committed::Later) => {
                 tracing::debug!(worker = self.index, "commit postponed");
                 self.owes_commit = true;
