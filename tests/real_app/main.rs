@@ -14,6 +14,7 @@ mod common;
 mod data;
 mod errors;
 mod faults;
+mod handover;
 mod input;
 mod lifecycle;
 mod refusals;
