@@ -388,6 +388,8 @@ impl Coordinator {
         for action in self.membership.step(event, now) {
             self.carry_out(action);
         }
+        let until = self.origin + self.membership.session_until();
+        self.workers.permit_until(until);
     }
 
     fn carry_out(&mut self, action: Action) {

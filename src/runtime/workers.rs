@@ -118,6 +118,8 @@ pub(super) struct Workers {
     left: HashSet<WorkerId>,
     watch: Watch,
     last: u32,
+    /// When the right to write ends, if the group has said so.
+    permit: Option<Instant>,
 }
 
 impl Workers {
@@ -154,6 +156,7 @@ impl Workers {
             left: HashSet::new(),
             watch: Watch::new(config.max_processing_time(), clock::monotonic()),
             last: 0,
+            permit: None,
         };
         for index in 0..config.workers() {
             workers.add(index, None)?;
@@ -174,6 +177,9 @@ impl Workers {
         });
         let (producer, outbox) = Producer::new(settings::producer(config), progress)?;
         let fence = producer.fence_handle();
+        if let Some(until) = self.permit {
+            fence.permit_until(until);
+        }
         let sender = Sender::new(outbox, Arc::new(cluster.clone()));
         cluster.runtime().spawn(sender.run());
         let pulse = Arc::new(Pulse::default());
@@ -296,6 +302,12 @@ impl Workers {
 
     pub(super) fn broadcast(&self, message: impl Fn() -> ToWorker) {
         self.running.values().for_each(|worker| worker.send(message()));
+    }
+
+    /// Nothing is written from this time on, until a later one is given.
+    pub(super) fn permit_until(&mut self, until: Instant) {
+        self.permit = Some(until);
+        self.running.values().for_each(|worker| worker.fence.permit_until(until));
     }
 
     pub(super) fn fence_all(&self) {

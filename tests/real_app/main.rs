@@ -15,6 +15,7 @@ mod control;
 mod data;
 mod errors;
 mod faults;
+mod handover;
 mod input;
 mod instances_on_one_host;
 mod lifecycle;

@@ -180,6 +180,9 @@ impl<T: ProduceTransport> Sender<T> {
         // ORDER: the last look at the send epoch before the bytes leave.
         let done = self.partitions[place].fence(self.shared.send_epoch());
         self.finish(place, done);
+        if !self.shared.permits(now) {
+            return;
+        }
         let partition = &mut self.partitions[place];
         if !partition.is_ready(now) {
             return;

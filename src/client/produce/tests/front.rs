@@ -237,3 +237,22 @@ fn transactions_are_refused_not_ignored() {
     let config = ProducerConfig { transactional_id: Some("x".into()), ..config() };
     assert_eq!(Producer::new(config, Arc::new(|| ())).unwrap_err().kind(), ErrorKind::Config);
 }
+
+#[tokio::test(start_paused = true)]
+async fn nothing_is_sent_past_the_permit_until_there_is_a_later_one() {
+    let cluster = FakeCluster::new(&[("t", 1)]);
+    let mut rig = Rig::new(&cluster, config());
+    let topic = rig.topic("t", 1);
+    let fence = rig.producer.fence_handle();
+    fence.permit_until(now() + Duration::from_secs(3));
+    rig.batch(topic, 0, 0, 5);
+    assert!(rig.drained().await.is_empty());
+    // As if the process had been frozen: what it had in hand waits.
+    tokio::time::advance(Duration::from_secs(3)).await;
+    rig.batch(topic, 0, 5, 9);
+    tokio::time::sleep(Duration::from_secs(20)).await;
+    assert_eq!((cluster.log("t", 0), rig.producer.is_drained()), (numbers(0..5), false));
+    fence.permit_until(now() + Duration::from_secs(3));
+    assert!(rig.drained().await.is_empty());
+    assert_eq!(cluster.log("t", 0), numbers(0..9));
+}
