@@ -26,7 +26,7 @@ use std::time::Duration;
 use super::config::GroupConfig;
 use super::event::{Action, Assignment, Event, Lease, Request, RequestId};
 use super::protocol::{write_assignment, write_subscription};
-use super::user_data::{ActiveTask, AssignmentData, Instance, SubscriptionData};
+use super::user_data::{ActiveTask, AssignmentData, AssignmentError, Instance, SubscriptionData};
 use crate::{Error, Result, TaskId};
 
 /// The membership of one instance. See the module.
@@ -415,6 +415,7 @@ impl Membership {
             warm_up: data.warm_up,
             instances: data.instances,
             departed,
+            other_topology: data.error == Some(AssignmentError::OtherTopology),
         }));
         self.gate_open = true;
         self.out.push(Action::GateOpen(generation));

@@ -27,7 +27,7 @@ use crate::clock;
 use crate::error::{Error, ErrorKind, Result};
 use crate::group::{
     Action, ActiveTask, Assignment, Event, Joined, Lease, Membership, Reply, Request, RequestId, RpcError,
-    SubTopology, SubscriptionData, lead,
+    SubTopology, SubscriptionData, Terms, lead,
 };
 use crate::record::TopicPartition;
 use crate::task_id::TaskId;
@@ -283,6 +283,7 @@ impl Coordinator {
             ToCoordinator::RemoveWorker { answer } => self.remove_worker(answer),
             ToCoordinator::Resumed => self.workers.broadcast(|| ToWorker::LookAgain),
             ToCoordinator::Lags { answer } => self.lags(answer),
+            ToCoordinator::StoreWanted => self.workers.broadcast(|| ToWorker::StoreWanted),
             ToCoordinator::Stop { within } => self.end(within),
         }
     }
@@ -316,6 +317,7 @@ impl Coordinator {
     }
 
     fn update_state(&self) {
+        self.shared.queries.set_placed(self.assigned, self.placed.keys().copied());
         let all = self.assigned && self.placed.values().all(|placed| placed.running);
         let state = if all { AppState::Running } else { AppState::Rebalancing };
         if self.ending.is_none() {
@@ -505,7 +507,11 @@ impl Coordinator {
                 topics::make_internal(&cluster, &shared.topology, config, &plan).await?;
                 let parts: Vec<SubTopology> =
                     topics::subtopologies(&shared.topology, config.application_id(), &plan);
-                let decision = lead(&members, &parts, &plan.counts, config.rebalance_timeout());
+                let terms = Terms {
+                    retry_moves: config.rebalance_timeout(),
+                    acceptable_lag: config.acceptable_recovery_lag(),
+                };
+                let decision = lead(&members, &parts, &plan.counts, &terms);
                 if !decision.unassigned.is_empty() {
                     tracing::warn!(tasks = ?decision.unassigned, "no instance has the shape of these tasks");
                 }
@@ -513,6 +519,13 @@ impl Coordinator {
                     tracing::error!(
                         member,
                         "cannot read what this member says of itself: does it run the same software?"
+                    );
+                }
+                for (member, subtopologies) in &decision.others {
+                    tracing::warn!(
+                        member,
+                        ?subtopologies,
+                        "this member has another topology under the same application id: it gets no tasks of these sub-topologies"
                     );
                 }
                 Ok(decision.assignments)
@@ -533,6 +546,12 @@ impl Coordinator {
         self.assigned = true;
         self.shared.control.metadata.assigned(&assignment.instances);
         let mut leases: HashMap<WorkerId, Vec<Lease>> = HashMap::new();
+        self.shared.set_other_topology(assignment.other_topology);
+        let owners = assignment.instances.iter().flat_map(|instance| {
+            let endpoint: Arc<str> = instance.endpoint.as_str().into();
+            instance.active.iter().map(move |task| (*task, endpoint.clone()))
+        });
+        self.shared.queries.set_owners(owners);
         for (lease, active) in assignment.kept {
             match self.placed.get_mut(&lease.task) {
                 Some(placed) => {

@@ -28,12 +28,15 @@ use self::picture::Picture;
 use self::slice::Slice;
 use super::app::AppShared;
 use super::fetches::SharedFetcher;
+use super::gaps::Gap;
+use super::idle::Idle;
 use super::input::raw_batch;
 use super::listener::News;
 use super::message::{ChangelogStart, InputStart, TaskStart, ToCoordinator, ToWorker};
 use super::metadata::WorkerState;
 use super::output::{Output, TaskOutput};
 use super::pulse::Pulse;
+use super::task_timeout::TaskTimeout;
 use super::workers::{Mouth, WorkerId};
 use crate::client::Cluster;
 use crate::client::admin::Isolation;
@@ -43,6 +46,7 @@ use crate::clock::{self, Clock};
 use crate::config::Config;
 use crate::error::{Error, ErrorClass, ErrorKind, Result};
 use crate::group::Lease;
+use crate::query::Registered;
 use crate::record::TopicPartition;
 use crate::store::AnyStore;
 use crate::task::errors::{DropReason, ErrorPolicies};
@@ -75,10 +79,7 @@ struct Input {
     at: TopicPartition,
     token: u64,
     reset: Option<AutoOffsetReset>,
-    /// Whether everything that the broker has is here; `None` before its first word.
-    caught_up: Option<bool>,
-    /// Since when the queue is empty while the broker has nothing either.
-    idle_since: Option<Instant>,
+    idle: Idle,
     /// What was committed last.
     committed: Option<i64>,
     /// One past the last record that may be read, as the broker said last.
@@ -91,7 +92,11 @@ struct Restore {
     token: u64,
     position: i64,
     to: i64,
+    /// Records with a key: rows, or deletions of rows.
     restored: u64,
+    /// Records without a key: no rows.
+    keyless: u64,
+    trouble: TaskTimeout,
 }
 
 struct Owned {
@@ -101,6 +106,8 @@ struct Owned {
     /// Not empty while stores are being restored.
     restores: Vec<Restore>,
     running: bool,
+    /// Since it runs.
+    registered: Option<Registered>,
     starts: Vec<InputStart>,
     isolation: Isolation,
     /// The drops that the application knows of, in the order of the task's own list.
@@ -141,6 +148,8 @@ pub(super) struct Worker {
     next_commit: Instant,
     /// A commit was refused, or not possible: it follows as soon as the gate opens.
     owes_commit: bool,
+    /// Commits that are not refused for good and do not pass either.
+    postponed: TaskTimeout,
     /// Counts what takes tasks away in the middle of a commit.
     losses: u64,
     failed: bool,
@@ -175,6 +184,7 @@ impl Worker {
         } = parts;
         let output = Rc::new(RefCell::new(Output::new(producer, cluster, io)));
         let next_commit = clock::monotonic() + config.commit_interval();
+        let postponed = TaskTimeout::new(config.task_timeout());
         let mut worker = Self {
             id,
             index,
@@ -197,6 +207,7 @@ impl Worker {
             last_commit: 0,
             next_commit,
             owes_commit: false,
+            postponed,
             losses: 0,
             failed: false,
             moving: Vec::new(),
@@ -244,6 +255,7 @@ impl Worker {
             self.shared.processed.fetch_add(processed as u64, Ordering::Relaxed);
             if !self.failed {
                 self.punctuate();
+                self.publish();
             }
             let now = clock::monotonic();
             self.look_after_producer(now);
@@ -337,7 +349,7 @@ impl Worker {
                     self.fail(None, error);
                 }
             }
-            ToWorker::ProducerProgress => {}
+            ToWorker::ProducerProgress | ToWorker::StoreWanted => {}
             ToWorker::LookAgain => self.share_cache(self.owned.len()),
             ToWorker::Stop => self.control.push_back(Control::Stop),
         }
@@ -399,7 +411,10 @@ impl Worker {
             let kept = task.stores().iter().find(|s| *s.name() == store).cloned();
             let Some(store) = kept else { continue };
             let token = self.token();
-            let restore = Restore { store, at: at.clone(), token, position: from, to, restored: 0 };
+            let trouble = TaskTimeout::new(self.config.task_timeout());
+            let (restored, keyless) = (0, 0);
+            let restore =
+                Restore { store, at: at.clone(), token, position: from, to, restored, keyless, trouble };
             self.restoring(|| News::RestoreStart { store: restore.what(id), from, to });
             if from >= to {
                 self.restoring(|| News::RestoreEnd { store: restore.what(id), records: 0 });
@@ -418,6 +433,7 @@ impl Worker {
             inputs: Vec::new(),
             restores,
             running: false,
+            registered: None,
             starts: inputs,
             isolation,
             reported: HashMap::new(),
@@ -459,8 +475,7 @@ impl Worker {
                 at: start.at.clone(),
                 token,
                 reset: start.reset,
-                caught_up: None,
-                idle_since: None,
+                idle: Idle::default(),
                 committed: Some(start.offset),
                 end: None,
             });
@@ -470,6 +485,8 @@ impl Worker {
         owned.task.init()?;
         owned.running = true;
         self.picture.stale = true;
+        owned.registered = Some(self.shared.queries.enter(id, owned.task.stores()));
+        owned.task.publish()?;
         tracing::info!(task = %id, "running");
         let lease = owned.lease;
         self.tell(ToCoordinator::Running(lease));
@@ -603,6 +620,7 @@ impl Worker {
             }
             (FetchEvent::Progress { next_offset, .. }, Some(at)) => {
                 owned.restores[at].position = next_offset;
+                owned.restores[at].trouble.progress();
                 Ok(())
             }
             (FetchEvent::Data(fetched), None) => {
@@ -614,11 +632,21 @@ impl Worker {
                 owned.inputs[place].heard(next_offset, log, owned.isolation);
                 Ok(())
             }
-            (FetchEvent::Error { error, .. }, _) if error.is_retriable() => {
+            (FetchEvent::Error { error, .. }, restoring) if error.is_retriable() => {
                 tracing::warn!(task = %id, ?error, "cannot fetch yet");
-                Ok(())
+                let trouble = restoring.map(|at| &mut owned.restores[at].trouble);
+                match trouble.map(|trouble| (trouble.failed(clock::monotonic()), trouble)) {
+                    Some((true, trouble)) => {
+                        Err(trouble.error(format_args!("task {id}"), "its changelog cannot be read", error))
+                    }
+                    _ => Ok(()),
+                }
             }
             (FetchEvent::Error { error, range, .. }, None) => self.out_of_range(id, place, error, range),
+            (FetchEvent::Error { error, range: Some(range), .. }, Some(at)) => {
+                let Restore { at, position: wanted, .. } = &owned.restores[at];
+                Err(Gap { task: id, at, wanted: *wanted, range, cause: error }.in_changelog())
+            }
             (FetchEvent::Error { error, .. }, Some(_)) => {
                 Err(Error::new(ErrorKind::Store, "a changelog cannot be read: the state cannot be restored")
                     .with_class(ErrorClass::CorruptTask)
@@ -646,6 +674,10 @@ impl Worker {
         owned.restores = open;
         for restore in done {
             tracing::info!(task = %id, changelog = %restore.at, offset = restore.position, "restored");
+            if restore.keyless > 0 {
+                tracing::warn!(changelog = %restore.at, count = restore.keyless, "records without a key are no rows: passed over");
+                self.shared.dropped(&restore.at.topic, DropReason::NullKey, restore.keyless);
+            }
             self.tokens.remove(&restore.token);
             self.restoring(|| News::RestoreEnd { store: restore.what(id), records: restore.restored });
             self.bulk.revoke(restore.at, restore.token);
@@ -664,17 +696,19 @@ impl Worker {
         let token = self.token();
         let Some(owned) = self.owned.iter_mut().find(|o| o.lease.task == id) else { return Ok(()) };
         let input = &mut owned.inputs[place];
-        let (Some((start, end)), Some(reset)) = (range, input.reset) else { return Err(error) };
+        let Some((start, end)) = range else { return Err(error) };
+        let wanted = error.offset().unwrap_or(-1);
+        let gap = |cause| Gap { task: id, at: &input.at, wanted, range: (start, end), cause };
+        let Some(reset) = input.reset else { return Err(gap(error).in_repartition_topic()) };
         let offset = match reset {
             AutoOffsetReset::Earliest | AutoOffsetReset::ByDuration(_) => start,
             AutoOffsetReset::Latest => end,
-            AutoOffsetReset::None => return Err(error),
+            AutoOffsetReset::None => return Err(gap(error).in_source_topic()),
         };
         tracing::error!(partition = %input.at, ?error, offset, "records are gone: going on elsewhere, as auto.offset.reset says");
         self.tokens.remove(&input.token);
         input.token = token;
-        input.caught_up = None;
-        input.idle_since = None;
+        input.idle = Idle::default();
         // The log is another one than that of the offset committed last, even if the numbers agree.
         input.committed = None;
         // ORDER: what waits in the queue goes first; then the position is the new one, which may lie before the old, and
@@ -738,6 +772,19 @@ impl Worker {
         total
     }
 
+    /// ORDER: between slices, so that readers never see half of one.
+    fn publish(&mut self) {
+        for at in (0..self.owned.len()).rev() {
+            let owned = &self.owned[at];
+            if owned.running
+                && let Err(error) = owned.task.publish()
+            {
+                let task = owned.lease.task;
+                self.fail(Some(task), error);
+            }
+        }
+    }
+
     fn punctuate(&mut self) {
         if self.shared.control.is_paused() {
             return;
@@ -762,7 +809,7 @@ impl Input {
             Isolation::ReadCommitted => log.last_stable_offset,
             Isolation::ReadUncommitted => log.high_watermark,
         };
-        self.caught_up = Some(next_offset >= end);
+        self.idle.caught_up = Some(next_offset >= end);
         self.end = Some(end);
     }
 }
@@ -788,24 +835,12 @@ impl Owned {
         news
     }
 
-    /// Which inputs may be passed over when their queues are empty (`PartitionGroup.readyToProcess`, KIP-695): those
-    /// that are known to have nothing at the broker either, for long enough; all of them if `max.task.idle.ms` is -1.
+    /// Which inputs may be passed over when their queues are empty.
     fn ready_inputs(&mut self, max_idle: Option<Duration>) -> Result<Vec<bool>> {
-        let Some(max_idle) = max_idle else { return Ok(vec![true; self.inputs.len()]) };
         let heads: Vec<bool> = self.task.heads()?.iter().map(Option::is_some).collect();
         let now = clock::monotonic();
-        let ready = self.inputs.iter_mut().zip(heads).map(|(input, has_head)| {
-            if has_head {
-                input.idle_since = None;
-                // It may run dry in the middle of the slice: then the same question is open again.
-                return input.caught_up == Some(true) && max_idle.is_zero();
-            }
-            if input.caught_up != Some(true) {
-                return false;
-            }
-            now.duration_since(*input.idle_since.get_or_insert(now)) >= max_idle
-        });
-        Ok(ready.collect())
+        let inputs = self.inputs.iter_mut().zip(heads);
+        Ok(inputs.map(|(input, has_head)| input.idle.may_be_passed_over(has_head, max_idle, now)).collect())
     }
 }
 
@@ -825,8 +860,11 @@ fn restore(restore: &mut Restore, fetched: Fetched) -> Result<u64> {
         if let Some(key) = record.key {
             restore.store.restore(key, record.value, record.timestamp)?;
             restore.restored += 1;
+        } else {
+            restore.keyless += 1;
         }
     }
     restore.position = next;
+    restore.trouble.progress();
     Ok(restore.restored - before)
 }

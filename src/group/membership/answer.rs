@@ -133,7 +133,7 @@ impl Membership {
         self.beat_at = now + self.config.heartbeat_interval;
         match read_assignment(&assignment) {
             Ok(data) => match data.error {
-                None => self.deliver(data, now),
+                None | Some(AssignmentError::OtherTopology) => self.deliver(data, now),
                 Some(error) => self.fail(refusal(error, &self.config.group_id)),
             },
             Err(error) => {
@@ -265,11 +265,15 @@ fn refusal(error: AssignmentError, group: &str) -> Error {
         AssignmentError::IncompatibleVersions => (
             ErrorKind::Config,
             format!(
-                "the instances of group {group} run releases that are too far apart: upgrade in smaller steps"
+                "the leader of group {group} cannot read what this instance says of itself: they run releases that are too far \
+                 apart; upgrade in smaller steps"
             ),
         ),
         AssignmentError::ShutdownRequested => {
             (ErrorKind::Closed, format!("an instance asked for the whole application {group} to stop"))
+        }
+        AssignmentError::OtherTopology => {
+            (ErrorKind::Topology, format!("the leader of group {group} runs another topology"))
         }
         AssignmentError::Other(code) => {
             (ErrorKind::Broker, format!("the leader of group {group} assigns nothing, for reason {code}"))

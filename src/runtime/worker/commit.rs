@@ -16,6 +16,7 @@ use crate::error::{BoxError, Error, ErrorClass, ErrorKind, Result};
 use crate::group::OffsetMetadata;
 use crate::record::TopicPartition;
 use crate::runtime::message::ToCoordinator;
+use crate::runtime::task_timeout::TaskTimeout;
 use crate::task::Partition;
 use crate::task::errors::{
     DropReason, ErrorContext, ErrorResponse, ErrorStage, dead_letter_headers, java_exception,
@@ -136,6 +137,7 @@ impl Worker {
         match outcome {
             Ok(Committed::Yes) => {
                 self.owes_commit = false;
+                self.postponed.progress();
                 self.picture.stale = true;
                 // ORDER: now nothing of the tasks is open.
                 self.hand_over();
@@ -143,6 +145,20 @@ impl Worker {
             Ok(Committed::Later) => {
                 tracing::debug!(worker = self.index, "commit postponed");
                 self.owes_commit = true;
+                // A rebalance that never ends, or a coordinator that refuses commits and nothing else. Without a limit of
+                // its own a single refusal would do.
+                if !self.config.task_timeout().is_zero() && self.postponed.failed(clock::monotonic()) {
+                    let tasks: Vec<String> = self.owned.iter().map(|o| o.lease.task.to_string()).collect();
+                    let who = format!("each of the tasks {}", tasks.join(", "));
+                    let cause = Error::new(
+                        ErrorKind::Timeout,
+                        "every commit was refused or postponed: the group rebalances",
+                    );
+                    let what =
+                        "no commit has passed; look at the group (kafka-consumer-groups --describe --state)";
+                    let error = self.postponed.error(who, what, cause);
+                    self.fail(None, error);
+                }
             }
             Err(error) => self.fail(None, error),
         }
@@ -250,7 +266,7 @@ impl Worker {
         let losses = self.losses;
         let config = self.config.clone();
         let connection = config.consumer(Role::Main).connection();
-        let deadline = clock::monotonic() + config.task_timeout();
+        let mut trouble = TaskTimeout::new(config.task_timeout());
         let mut pause = connection.retry_backoff();
         loop {
             self.last_commit += 1;
@@ -283,7 +299,13 @@ impl Worker {
                     self.tell(ToCoordinator::CommitRefused { generation });
                     return Ok(Committed::Later);
                 }
-                Some(Err(error)) if error.is_retriable() && clock::monotonic() < deadline => {
+                Some(Err(error)) if error.is_retriable() => {
+                    if trouble.failed(clock::monotonic()) {
+                        let tasks: Vec<String> =
+                            self.owned.iter().map(|o| o.lease.task.to_string()).collect();
+                        let who = format!("each of the tasks {}", tasks.join(", "));
+                        return Err(trouble.error(who, "their offsets cannot be committed", error));
+                    }
                     tracing::warn!(?error, "the commit is tried again");
                     let again = clock::monotonic() + pause;
                     while clock::monotonic() < again && self.gate == Some(generation) && !self.is_fenced() {
