@@ -41,13 +41,17 @@ pub(crate) fn lead(
             Err(_) => decision.unreadable.push(member.id.clone()),
         }
     }
-    let refuse =
-        |error| AssignmentData { error: Some(error), next_rebalance_ms: -1, ..AssignmentData::default() };
+    let refuse = |error, reason| AssignmentData {
+        error: Some(error),
+        reason,
+        next_rebalance_ms: -1,
+        ..Default::default()
+    };
     for id in &decision.unreadable {
-        decision.assignments.push((id.clone(), refuse(AssignmentError::IncompatibleVersions)));
+        decision.assignments.push((id.clone(), refuse(AssignmentError::IncompatibleVersions, String::new())));
     }
-    if let Some(error) = common_error(&readable) {
-        decision.assignments.extend(readable.keys().map(|id| ((*id).clone(), refuse(error))));
+    if let Some((error, reason)) = common_error(&readable) {
+        decision.assignments.extend(readable.keys().map(|id| ((*id).clone(), refuse(error, reason.clone()))));
         return decision;
     }
 
@@ -85,17 +89,15 @@ pub(crate) fn lead(
 }
 
 /// Why nobody gets anything.
-fn common_error(members: &BTreeMap<&String, &Subscription>) -> Option<AssignmentError> {
+fn common_error(members: &BTreeMap<&String, &Subscription>) -> Option<(AssignmentError, String)> {
     let versions = || members.values().map(|subscription| subscription.data.versions);
     let oldest = versions().map(|(oldest, _)| oldest).max()?;
     let newest = versions().map(|(_, newest)| newest).min()?;
     if oldest > newest {
-        return Some(AssignmentError::IncompatibleVersions);
+        return Some((AssignmentError::IncompatibleVersions, String::new()));
     }
-    members
-        .values()
-        .any(|subscription| subscription.data.shutdown)
-        .then_some(AssignmentError::ShutdownRequested)
+    let (member, asks) = members.iter().find(|(_, subscription)| subscription.data.shutdown)?;
+    Some((AssignmentError::ShutdownRequested, format!("member {member}: {}", asks.data.shutdown_reason)))
 }
 
 fn candidate(subscription: &Subscription) -> Candidate {
@@ -209,7 +211,7 @@ mod tests {
     fn a_wish_to_stop_or_versions_without_an_overlap_reach_everybody() {
         for (change, error) in [
             ((|data| data.shutdown = true) as fn(&mut SubscriptionData), AssignmentError::ShutdownRequested),
-            (|data| data.versions = (2, 3), AssignmentError::IncompatibleVersions),
+            (|data| data.versions = (3, 4), AssignmentError::IncompatibleVersions),
         ] {
             let decision = run(&[member("a", change), member("bb", |_| {})]);
             assert_eq!(decision.assignments.len(), 2);
