@@ -6,17 +6,24 @@ use std::future::{Future, IntoFuture};
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::pin::Pin;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex, OnceLock, PoisonError};
 use std::time::Duration;
 
 use tokio::sync::mpsc::{UnboundedSender, unbounded_channel};
 use tokio::sync::{oneshot, watch};
+use tracing::Instrument;
 
+use super::control::Control;
 use super::coordinator::Coordinator;
+use super::figures::{ClientFigures, Metric, Registry};
+use super::listener::{Listeners, News, RestoreListener};
 use super::message::ToCoordinator;
+use super::uncaught::{Uncaught, UncaughtErrorResponse};
 use crate::clock::{Clock, SystemClock};
 use crate::config::Config;
 use crate::error::{Error, ErrorKind, Result};
+use crate::query::{Asked, LocalStores, Phase, ReadOnlyKeyValueStore};
+use crate::store::{StoreBlueprint, ValueAndTimestamp};
 use crate::task::errors::{DropReason, ErrorHandler, ErrorPolicies};
 use crate::topology::{Topology, refuse_optimizations};
 
@@ -47,16 +54,26 @@ pub(super) struct AppShared {
     pub(super) config: Arc<Config>,
     pub(super) policies: ErrorPolicies,
     pub(super) clock: Arc<dyn Clock>,
+    pub(super) uncaught: Uncaught,
     /// Input records that have gone all the way through, added up slice by slice.
     pub(super) processed: AtomicU64,
     /// Records that went no further than a node, by node and reason.
     pub(super) drops: Mutex<HashMap<(String, DropReason), u64>>,
     /// See [`AppHandle::has_other_topology`].
     other_topology: AtomicBool,
+    /// The stores of this instance's tasks, for queries.
+    pub(super) queries: Arc<LocalStores>,
+    pub(super) registry: Arc<Registry>,
+    client: OnceLock<ClientFigures>,
     state: watch::Sender<AppState>,
+    pub(super) control: Control,
 }
 
 impl AppShared {
+    pub(super) fn state(&self) -> AppState {
+        *self.state.borrow()
+    }
+
     pub(super) fn set_other_topology(&self, other: bool) {
         let before = self.other_topology.swap(other, Ordering::Relaxed);
         if other {
@@ -71,9 +88,15 @@ impl AppShared {
         }
     }
 
+    /// The figures of the application as a whole. The recorder that they go to is the one that the process has by now.
+    pub(super) fn figures(&self) -> &ClientFigures {
+        self.client.get_or_init(|| ClientFigures::new(&self.registry))
+    }
+
     pub(super) fn dropped(&self, node: &str, reason: DropReason, count: u64) {
         let mut drops = self.drops.lock().unwrap_or_else(PoisonError::into_inner);
         *drops.entry((node.to_owned(), reason)).or_default() += count;
+        self.figures().dropped(node, reason, count);
     }
 
     pub(super) fn set_state(&self, to: AppState) {
@@ -81,7 +104,14 @@ impl AppShared {
             let changed = *state != to;
             if changed {
                 tracing::info!(from = ?*state, ?to, application = self.config.application_id(), "state");
+                self.control.listeners.tell(News::State(*state, to));
                 *state = to;
+                self.queries.set_phase(match to {
+                    AppState::Created => Phase::Created,
+                    AppState::PendingShutdown | AppState::NotRunning | AppState::Error => Phase::Ended,
+                    _ => Phase::Started,
+                });
+                self.figures().state(to as u8);
             }
             changed
         });
@@ -123,7 +153,7 @@ impl Drop for LastState {
 /// # }
 /// ```
 pub struct App {
-    shared: Arc<AppShared>,
+    pub(super) shared: Arc<AppShared>,
     mailbox: UnboundedSender<ToCoordinator>,
     inbox: tokio::sync::mpsc::UnboundedReceiver<ToCoordinator>,
     last: LastState,
@@ -134,6 +164,8 @@ pub struct AppBuilder {
     topology: Topology,
     config: Config,
     handler: Option<Arc<dyn ErrorHandler>>,
+    listeners: Listeners,
+    uncaught: Uncaught,
 }
 
 impl fmt::Debug for AppBuilder {
@@ -150,12 +182,54 @@ impl AppBuilder {
         self
     }
 
+    /// Hears every change of the application's state, the one before and the one after
+    /// (`KafkaStreams.StateListener`). The calls come from a thread of their own, in order; [`App::run`]'s future waits
+    /// for the last, within reason.
+    #[must_use]
+    pub fn state_listener(mut self, listener: impl Fn(AppState, AppState) + Send + Sync + 'static) -> Self {
+        self.listeners.state = Some(Arc::new(listener));
+        self
+    }
+
+    /// Hears how stores are filled from their changelogs (`KafkaStreams.setGlobalStateRestoreListener`).
+    #[must_use]
+    pub fn restore_listener(mut self, listener: impl RestoreListener) -> Self {
+        self.listeners.restore = Some(Arc::new(listener));
+        self
+    }
+
+    /// Lets user code decide what becomes of the application after an error that ends a worker, a panic of user code
+    /// included (`StreamsUncaughtExceptionHandler`, KIP-671). Without it the instance shuts down. The handler is called
+    /// on the thread of the worker, or on one of its own.
+    ///
+    /// ```no_run
+    /// # fn f(topology: mainstem::Topology, config: mainstem::Config) -> mainstem::Result<mainstem::App> {
+    /// use mainstem::{App, UncaughtErrorResponse};
+    ///
+    /// let app = App::builder(topology, config)
+    ///     .uncaught_error_handler(|error| match error.is_retriable() {
+    ///         true => UncaughtErrorResponse::ReplaceWorker,
+    ///         false => UncaughtErrorResponse::ShutdownApplication,
+    ///     })
+    ///     .build()?;
+    /// # Ok(app)
+    /// # }
+    /// ```
+    #[must_use]
+    pub fn uncaught_error_handler(
+        mut self,
+        handler: impl Fn(&Error) -> UncaughtErrorResponse + Send + Sync + 'static,
+    ) -> Self {
+        self.uncaught = Uncaught::new(handler);
+        self
+    }
+
     /// Makes the application.
     ///
     /// # Errors
     /// [`ErrorKind::Config`] for what cannot be done yet.
     pub fn build(self) -> Result<App> {
-        let Self { topology, config, handler } = self;
+        let Self { topology, config, handler, listeners, uncaught } = self;
         if config.is_exactly_once() {
             return Err(Error::new(
                 ErrorKind::Config,
@@ -169,15 +243,25 @@ impl AppBuilder {
             policies.handler = handler;
         }
         let (mailbox, inbox) = unbounded_channel();
+        let control = Control::new(config.workers(), listeners);
         let shared = AppShared {
             topology,
+            registry: Arc::new(Registry::new(&config)),
+            client: OnceLock::new(),
             config: Arc::new(config),
             policies,
             clock: Arc::new(SystemClock),
+            uncaught,
             processed: AtomicU64::new(0),
             drops: Mutex::default(),
             other_topology: AtomicBool::new(false),
+            queries: Arc::new(LocalStores::new({
+                // An application that does not run has no workers to tell.
+                let mailbox = mailbox.clone();
+                move || _ = mailbox.send(ToCoordinator::StoreWanted)
+            })),
             state: watch::Sender::new(AppState::Created),
+            control,
         };
         let shared = Arc::new(shared);
         let last = LastState { shared: shared.clone(), state: AppState::NotRunning };
@@ -202,7 +286,8 @@ impl App {
 
     /// An application with more settings.
     pub fn builder(topology: Topology, config: Config) -> AppBuilder {
-        AppBuilder { topology, config, handler: None }
+        let (listeners, uncaught) = (Listeners::default(), Uncaught::default());
+        AppBuilder { topology, config, handler: None, listeners, uncaught }
     }
 
     /// A handle, for any thread: the state, and the way to stop.
@@ -224,8 +309,8 @@ impl App {
 #[derive(Clone)]
 pub struct AppHandle {
     state: watch::Receiver<AppState>,
-    mailbox: UnboundedSender<ToCoordinator>,
-    shared: Arc<AppShared>,
+    pub(super) mailbox: UnboundedSender<ToCoordinator>,
+    pub(super) shared: Arc<AppShared>,
 }
 
 impl fmt::Debug for AppHandle {
@@ -263,6 +348,60 @@ impl AppHandle {
     /// `application.id`: stop one of them, or give it an id of its own.
     pub fn has_other_topology(&self) -> bool {
         self.shared.other_topology.load(Ordering::Relaxed)
+    }
+
+    /// A handle that reads a key-value store of this instance's tasks, from any thread; timestamps are left out. It may
+    /// be made before the application runs. `K` and `V` are the types of the store.
+    ///
+    /// ```no_run
+    /// # use mainstem::prelude::*;
+    /// # async fn f(app: mainstem::App) -> mainstem::Result<()> {
+    /// let counts = app.handle().key_value_store::<String, i64>("counts")?;
+    /// tokio::spawn(app.run().into_future());
+    /// match counts.get(&"kafka".to_owned()) {
+    ///     Ok(count) => println!("{count:?}"),
+    ///     Err(error) if error.is_retriable() => println!("in a moment: {error}"),
+    ///     Err(error) if error.kind() == ErrorKind::Moved => println!("elsewhere: {error}"),
+    ///     Err(error) => return Err(error),
+    /// }
+    /// # Ok(())
+    /// # }
+    /// ```
+    ///
+    /// # Errors
+    /// [`ErrorKind::UnknownStore`] if the topology has no such store, [`ErrorKind::StoreType`] if it has other types.
+    pub fn key_value_store<K: 'static, V: 'static>(&self, name: &str) -> Result<ReadOnlyKeyValueStore<K, V>> {
+        self.asked(name).key_value_store(self.stores(), false, |(value, _)| value)
+    }
+
+    /// A handle that reads a key-value store with its timestamps: those of tables and aggregations have them.
+    ///
+    /// # Errors
+    /// As [`key_value_store`](Self::key_value_store).
+    pub fn timestamped_key_value_store<K: 'static, V: 'static>(
+        &self,
+        name: &str,
+    ) -> Result<ReadOnlyKeyValueStore<K, V, ValueAndTimestamp<V>>> {
+        let row = |(value, timestamp)| ValueAndTimestamp { value, timestamp };
+        self.asked(name).key_value_store(self.stores(), true, row)
+    }
+
+    fn asked<'a>(&'a self, name: &'a str) -> Asked<'a> {
+        Asked { stores: &self.shared.queries, application_id: self.shared.config.application_id(), name }
+    }
+
+    fn stores(&self) -> impl Iterator<Item = (i32, &Arc<dyn StoreBlueprint>)> + Clone {
+        let subtopologies = self.shared.topology.inner.subtopologies.iter();
+        subtopologies.flat_map(|s| s.stores().iter().map(move |store| (s.id, store)))
+    }
+
+    /// What the application counts, as of the last second or commit: the figures of docs/METRICS.md that
+    /// `metrics.recording.level` keeps. Those of a task or a worker are there as long as it is on this instance.
+    ///
+    /// The same figures go to the recorder of the [`metrics`](https://docs.rs/metrics) facade, if the process has installed
+    /// one before the application runs.
+    pub fn metrics(&self) -> Vec<Metric> {
+        self.shared.registry.snapshot()
     }
 
     /// Waits until the application is in a state, or has ended. Says whether it got there.
@@ -344,7 +483,11 @@ impl IntoFuture for Run {
                 .name(format!("{}-io", shared.config.application_id()))
                 .spawn(move || {
                     let io = || match tokio::runtime::Builder::new_current_thread().enable_all().build() {
-                        Ok(runtime) => runtime.block_on(Coordinator::run(io_shared, own, inbox)),
+                        Ok(runtime) => {
+                            let application = io_shared.config.application_id().to_owned();
+                            let span = tracing::info_span!("coordinator", application);
+                            runtime.block_on(Coordinator::run(io_shared.clone(), own, inbox).instrument(span))
+                        }
                         Err(error) => {
                             Err(Error::new(ErrorKind::Io, "the I/O thread cannot be started").because(error))
                         }
@@ -356,6 +499,7 @@ impl IntoFuture for Run {
                     }
                     // ORDER: whoever has the outcome sees the last state.
                     drop(last);
+                    io_shared.control.listeners.finish();
                     let _ = done.send(result);
                 })
                 .map_err(|error| {

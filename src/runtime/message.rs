@@ -4,7 +4,11 @@ use std::collections::HashMap;
 use std::sync::Arc;
 use std::time::Duration;
 
+use tokio::sync::oneshot;
+
+use super::metadata::StoreLag;
 use super::topics::TopicPlan;
+use super::uncaught::UncaughtErrorResponse;
 use super::workers::WorkerId;
 use crate::client::admin::Isolation;
 use crate::client::fetch::FetchEvent;
@@ -23,6 +27,8 @@ pub(super) enum ToWorker {
     Leases(Vec<Lease>),
     /// Commit and close these tasks, and say so.
     Revoke(Vec<Lease>),
+    /// Close these tasks after the next commit, and say so: another worker gets them.
+    Move(Vec<Lease>),
     /// These tasks are somebody else's by now: drop them without a commit.
     Lost(Vec<TaskId>),
     /// Commits are accepted in this generation only, or not at all.
@@ -35,8 +41,12 @@ pub(super) enum ToWorker {
     Committed { commit: u64, outcome: Result<()> },
     /// Topics have other partition counts than before, by the topics' names in the cluster.
     Counts(HashMap<String, i32>),
+    /// Look again: the application is paused no more, or the cache is shared by another number of workers.
+    LookAgain,
     /// The producer has credit again, has written everything, or has failed at something.
     ProducerProgress,
+    /// Somebody has asked for a store: publish it without waiting for the next record.
+    StoreWanted,
     /// Commit, close everything, end.
     Stop,
 }
@@ -73,12 +83,14 @@ pub(super) struct ChangelogStart {
 
 /// To the coordinator.
 pub(super) enum ToCoordinator {
+    /// A worker says something.
+    Says { worker: WorkerId, message: Box<ToCoordinator> },
     /// The answer to a request of the membership machine.
     Answered { id: RequestId, outcome: Result<Reply, RpcError> },
     /// What the leader decided, or why it could not.
     Assigned { generation: i32, outcome: Result<Vec<(String, crate::group::AssignmentData)>> },
     /// A task is ready to be started, or cannot be.
-    Prepared { lease: Lease, outcome: Result<Box<TaskStart>> },
+    Prepared { task: TaskId, placement: u64, outcome: Result<Box<TaskStart>> },
     /// A task has restored its stores and runs.
     Running(Lease),
     /// The tasks are closed.
@@ -87,6 +99,8 @@ pub(super) enum ToCoordinator {
     GivenUp(Vec<Lease>),
     /// Everything is committed that could be.
     FlushedAndCommitted { worker: WorkerId },
+    /// There is no worker that could commit anything.
+    NothingToFlush,
     /// Commit these offsets.
     Commit { worker: WorkerId, commit: u64, generation: i32, offsets: Vec<(TopicPartition, CommittedOffset)> },
     /// These offsets of repartition topics are committed: what is before them is of no more use.
@@ -97,10 +111,20 @@ pub(super) enum ToCoordinator {
     Topics(Option<Box<TopicPlan>>),
     /// A commit was refused for the member's sake.
     CommitRefused { generation: i32 },
-    /// A task, or a whole worker, cannot go on.
-    Failed { error: Error },
+    /// A task, or a whole worker, cannot go on; and what the application answers to that.
+    Failed { error: Error, response: UncaughtErrorResponse },
+    /// Somebody has asked for a store: workers look which.
+    StoreWanted,
     /// A worker has ended.
     Stopped { worker: WorkerId },
+    /// Paused no more.
+    Resumed,
+    /// One worker more. The answer is its number.
+    AddWorker { answer: oneshot::Sender<Result<usize>> },
+    /// One worker fewer. The answer comes when it has ended.
+    RemoveWorker { answer: oneshot::Sender<Result<Option<usize>>> },
+    /// How far the stores are behind their changelogs.
+    Lags { answer: oneshot::Sender<Result<Vec<StoreLag>>> },
     /// Shut down, and give up what has not ended in this time.
     Stop { within: Duration },
 }
