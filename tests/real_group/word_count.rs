@@ -63,6 +63,7 @@ impl WordCount {
             .args(["--lines", &self.lines, "--counts", &self.output])
             .args(["--set", "commit.interval.ms=200", "--set", "heartbeat.interval.ms=300"])
             .args(["--set", &format!("session.timeout.ms={}", SESSION.as_millis())])
+            .args(["--set", &format!("state.dir={}", self.logs.path().join("state").display())])
             .args(arguments)
             .env("RUST_LOG", "info")
             .env("NO_COLOR", "1")
@@ -257,7 +258,8 @@ impl Process {
             rest.split(' ').next().unwrap().parse::<usize>().unwrap()
         };
         let said = self.said();
-        let assigned = said.lines().filter(|line| line.contains(" assigned generation="));
+        // What comes before it may name the generation too.
+        let assigned = said.lines().filter_map(|line| line.split_once(": assigned ")).map(|(_, said)| said);
         assigned
             .map(|line| (number(line, "generation") as i32, number(line, "kept"), number(line, "added")))
             .collect()
