@@ -6,14 +6,16 @@ use std::future::{Future, IntoFuture};
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::pin::Pin;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex, OnceLock, PoisonError};
 use std::time::Duration;
 
 use tokio::sync::mpsc::{UnboundedSender, unbounded_channel};
 use tokio::sync::{oneshot, watch};
+use tracing::Instrument;
 
 use super::control::Control;
 use super::coordinator::Coordinator;
+use super::figures::{ClientFigures, Metric, Registry};
 use super::listener::{Listeners, News, RestoreListener};
 use super::message::ToCoordinator;
 use super::uncaught::{Uncaught, UncaughtErrorResponse};
@@ -61,6 +63,8 @@ pub(super) struct AppShared {
     other_topology: AtomicBool,
     /// The stores of this instance's tasks, for queries.
     pub(super) queries: Arc<LocalStores>,
+    pub(super) registry: Arc<Registry>,
+    client: OnceLock<ClientFigures>,
     state: watch::Sender<AppState>,
     pub(super) control: Control,
 }
@@ -84,9 +88,15 @@ impl AppShared {
         }
     }
 
+    /// The figures of the application as a whole. The recorder that they go to is the one that the process has by now.
+    pub(super) fn figures(&self) -> &ClientFigures {
+        self.client.get_or_init(|| ClientFigures::new(&self.registry))
+    }
+
     pub(super) fn dropped(&self, node: &str, reason: DropReason, count: u64) {
         let mut drops = self.drops.lock().unwrap_or_else(PoisonError::into_inner);
         *drops.entry((node.to_owned(), reason)).or_default() += count;
+        self.figures().dropped(node, reason, count);
     }
 
     pub(super) fn set_state(&self, to: AppState) {
@@ -101,6 +111,7 @@ impl AppShared {
                     AppState::PendingShutdown | AppState::NotRunning | AppState::Error => Phase::Ended,
                     _ => Phase::Started,
                 });
+                self.figures().state(to as u8);
             }
             changed
         });
@@ -235,6 +246,8 @@ impl AppBuilder {
         let control = Control::new(config.workers(), listeners);
         let shared = AppShared {
             topology,
+            registry: Arc::new(Registry::new(&config)),
+            client: OnceLock::new(),
             config: Arc::new(config),
             policies,
             clock: Arc::new(SystemClock),
@@ -382,6 +395,15 @@ impl AppHandle {
         subtopologies.flat_map(|s| s.stores().iter().map(move |store| (s.id, store)))
     }
 
+    /// What the application counts, as of the last second or commit: the figures of docs/METRICS.md that
+    /// `metrics.recording.level` keeps. Those of a task or a worker are there as long as it is on this instance.
+    ///
+    /// The same figures go to the recorder of the [`metrics`](https://docs.rs/metrics) facade, if the process has installed
+    /// one before the application runs.
+    pub fn metrics(&self) -> Vec<Metric> {
+        self.shared.registry.snapshot()
+    }
+
     /// Waits until the application is in a state, or has ended. Says whether it got there.
     pub async fn wait_for(&self, state: AppState) -> bool {
         let ended = |s: &AppState| matches!(s, AppState::NotRunning | AppState::Error);
@@ -461,7 +483,11 @@ impl IntoFuture for Run {
                 .name(format!("{}-io", shared.config.application_id()))
                 .spawn(move || {
                     let io = || match tokio::runtime::Builder::new_current_thread().enable_all().build() {
-                        Ok(runtime) => runtime.block_on(Coordinator::run(io_shared.clone(), own, inbox)),
+                        Ok(runtime) => {
+                            let application = io_shared.config.application_id().to_owned();
+                            let span = tracing::info_span!("coordinator", application);
+                            runtime.block_on(Coordinator::run(io_shared.clone(), own, inbox).instrument(span))
+                        }
                         Err(error) => {
                             Err(Error::new(ErrorKind::Io, "the I/O thread cannot be started").because(error))
                         }

@@ -81,6 +81,8 @@ pub(super) struct Coordinator {
     origin: Instant,
     timer: Option<Duration>,
     join: Join,
+    /// A rebalance under way: since when, and its span.
+    rebalance: Option<(Instant, tracing::Span)>,
     failure: Option<Error>,
     ending: Option<Ending>,
     /// The folder is this instance's until its tasks are closed.
@@ -153,6 +155,7 @@ impl Coordinator {
         };
         let repartition_topics = topics::repartition_topics(&shared.topology, config.application_id());
         let workers = Workers::start(shared, &cluster, &own)?;
+        shared.figures().workers(workers.alive().count());
         Ok(Self {
             shared: shared.clone(),
             cluster,
@@ -176,6 +179,7 @@ impl Coordinator {
             origin: clock::monotonic(),
             timer: None,
             join,
+            rebalance: None,
             failure: None,
             ending: None,
             _identity: identity,
@@ -278,6 +282,7 @@ impl Coordinator {
             ToCoordinator::Stopped { worker } => {
                 self.workers.stopped(worker);
                 self.removed(worker);
+                self.shared.figures().workers(self.workers.alive().count());
             }
             ToCoordinator::AddWorker { answer } => self.add_worker(answer),
             ToCoordinator::RemoveWorker { answer } => self.remove_worker(answer),
@@ -317,7 +322,8 @@ impl Coordinator {
     }
 
     fn update_state(&self) {
-        self.shared.queries.set_placed(self.assigned, self.placed.keys().copied());
+        let placed = |(task, p): (&TaskId, &Placed)| (*task, p.running.then(|| p.worker.number()));
+        self.shared.queries.set_placed(self.assigned, self.placed.iter().map(placed));
         let all = self.assigned && self.placed.values().all(|placed| placed.running);
         let state = if all { AppState::Running } else { AppState::Rebalancing };
         if self.ending.is_none() {
@@ -415,6 +421,7 @@ impl Coordinator {
             }
             Action::Lost { tasks, reason } => {
                 tracing::warn!(reason, count = tasks.len(), "the tasks are lost");
+                self.shared.figures().tasks_lost(tasks.len());
                 for worker in self.workers.ids() {
                     let its = |task: &&TaskId| self.placed.get(task).is_some_and(|p| p.worker == worker);
                     let its: Vec<TaskId> = tasks.iter().filter(its).copied().collect();
@@ -471,6 +478,10 @@ impl Coordinator {
     }
 
     fn send_request(&mut self, id: RequestId, request: Request, timeout: Duration) {
+        if matches!(request, Request::Join { .. }) {
+            let span = || tracing::info_span!("rebalance", generation = tracing::field::Empty);
+            self.rebalance.get_or_insert_with(|| (clock::monotonic(), span()));
+        }
         let (group, own, join) = (self.group.clone(), self.own.clone(), self.join.clone());
         let member = MemberId { instance_id: self.member.instance_id.clone(), ..MemberId::default() };
         self.cluster.runtime().spawn(async move {
@@ -536,6 +547,13 @@ impl Coordinator {
     }
 
     fn deliver(&mut self, assignment: Assignment) {
+        let rebalance = self.rebalance.take();
+        let span = rebalance.as_ref().map_or_else(tracing::Span::none, |(_, span)| span.clone());
+        span.record("generation", assignment.generation);
+        let _rebalance = span.entered();
+        if let Some((since, _)) = rebalance {
+            self.shared.figures().rebalanced(clock::monotonic().saturating_duration_since(since));
+        }
         tracing::info!(
             generation = assignment.generation,
             kept = assignment.kept.len(),
@@ -650,6 +668,7 @@ impl Coordinator {
 
     /// An error that nobody handles shuts the client down (Kafka Streams' default, `SHUTDOWN_CLIENT`).
     fn fail(&mut self, error: Error) {
+        self.shared.figures().failed();
         if self.failure.is_none() {
             tracing::error!(?error, "the application shuts down");
             self.failure = Some(error);

@@ -9,6 +9,7 @@ mod app;
 mod control;
 mod coordinator;
 mod fetches;
+mod figures;
 mod gaps;
 mod housekeeping;
 mod idle;
@@ -29,6 +30,7 @@ mod worker;
 mod workers;
 
 pub use app::{App, AppBuilder, AppHandle, AppState, Run};
+pub use figures::{Metric, MetricValue};
 pub use listener::{RestoreListener, RestoringStore};
 pub use metadata::{
     InputMetadata, InstanceMetadata, RestoreMetadata, StoreLag, TaskMetadata, WorkerMetadata, WorkerState,

@@ -10,6 +10,7 @@
 //! that are still this instance's.
 
 mod commit;
+mod observe;
 mod picture;
 mod slice;
 
@@ -28,6 +29,7 @@ use self::picture::Picture;
 use self::slice::Slice;
 use super::app::AppShared;
 use super::fetches::SharedFetcher;
+use super::figures::{Activity, Reach, TaskFigures, WorkerFigures};
 use super::gaps::Gap;
 use super::idle::Idle;
 use super::input::raw_batch;
@@ -82,8 +84,7 @@ struct Input {
     idle: Idle,
     /// What was committed last.
     committed: Option<i64>,
-    /// One past the last record that may be read, as the broker said last.
-    end: Option<i64>,
+    reach: Reach,
 }
 
 struct Restore {
@@ -92,11 +93,10 @@ struct Restore {
     token: u64,
     position: i64,
     to: i64,
-    /// Records with a key: rows, or deletions of rows.
-    restored: u64,
     /// Records without a key: no rows.
     keyless: u64,
     trouble: TaskTimeout,
+    progress: observe::Progress,
 }
 
 struct Owned {
@@ -112,6 +112,11 @@ struct Owned {
     isolation: Isolation,
     /// The drops that the application knows of, in the order of the task's own list.
     reported: HashMap<(String, DropReason), u64>,
+    /// The last slices went on without an input that had nothing for too long.
+    forced: bool,
+    figures: TaskFigures,
+    /// Entered while the task works.
+    span: tracing::Span,
     /// Since when there was nothing to process.
     idle_since: Option<Instant>,
 }
@@ -159,6 +164,7 @@ pub(super) struct Worker {
     slice: Slice,
     /// Whose turn it is.
     turn: usize,
+    figures: WorkerFigures,
     shared: Arc<AppShared>,
 }
 
@@ -183,8 +189,12 @@ impl Worker {
             shared,
         } = parts;
         let output = Rc::new(RefCell::new(Output::new(producer, cluster, io)));
-        let next_commit = clock::monotonic() + config.commit_interval();
         let postponed = TaskTimeout::new(config.task_timeout());
+        let span = tracing::info_span!("worker", application = config.application_id(), worker = index);
+        let _worker = span.entered();
+        let now = clock::monotonic();
+        let next_commit = now + config.commit_interval();
+        let figures = WorkerFigures::new(&shared.registry, index, &config, clock.wall_ms(), now);
         let mut worker = Self {
             id,
             index,
@@ -214,6 +224,7 @@ impl Worker {
             picture: Picture::new(clock::monotonic()),
             slice: Slice::new(),
             turn: 0,
+            figures,
             shared,
         };
         // Code of a topology is guarded task by task; this is for suppliers, extractors of names, and our own mistakes.
@@ -251,24 +262,33 @@ impl Worker {
             if self.is_fenced() {
                 self.give_up();
             }
-            let processed = if self.failed { 0 } else { self.process() };
+            let began = clock::monotonic();
+            let processed = if self.failed { 0 } else { self.process(began) };
             self.shared.processed.fetch_add(processed as u64, Ordering::Relaxed);
+            let slice_end = clock::monotonic();
+            self.figures.processed(processed, slice_end.saturating_duration_since(began));
+            let called = if self.failed { 0 } else { self.punctuate() };
             if !self.failed {
-                self.punctuate();
                 self.publish();
             }
             let now = clock::monotonic();
+            self.figures.punctuated(called, now.saturating_duration_since(slice_end));
             self.look_after_producer(now);
             let requested = self.owned.iter().any(|o| o.running && o.task.commit_requested());
             if (requested && self.gate.is_some()) || now >= self.next_commit {
                 self.commit_all();
             }
+            if now >= self.figures.next_fold() {
+                self.observe(now);
+            }
             self.show(now);
             if processed == 0 {
                 let wait = self.wait(now);
                 self.pulse.rest();
+                let idle = clock::monotonic();
                 let message = self.inbox.recv_timeout(wait);
                 self.pulse.beat();
+                self.figures.spent(Activity::Idle, clock::monotonic().saturating_duration_since(idle));
                 match message {
                     Ok(message) => self.take(message),
                     Err(RecvTimeoutError::Timeout) => {}
@@ -280,7 +300,8 @@ impl Worker {
 
     /// How long nothing is to be done if nothing comes.
     fn wait(&self, now: Instant) -> Duration {
-        let mut wait = self.config.poll().min(self.next_commit.saturating_duration_since(now));
+        let next = self.next_commit.min(self.figures.next_fold());
+        let mut wait = self.config.poll().min(next.saturating_duration_since(now));
         if let Some(at) = self.output.borrow().producer.next_poll() {
             wait = wait.min(at.saturating_duration_since(now));
         }
@@ -412,9 +433,9 @@ impl Worker {
             let Some(store) = kept else { continue };
             let token = self.token();
             let trouble = TaskTimeout::new(self.config.task_timeout());
-            let (restored, keyless) = (0, 0);
+            let progress = observe::Progress::new(id, &store, &at, (from, to), &self.config);
             let restore =
-                Restore { store, at: at.clone(), token, position: from, to, restored, keyless, trouble };
+                Restore { store, at: at.clone(), token, position: from, to, keyless: 0, trouble, progress };
             self.restoring(|| News::RestoreStart { store: restore.what(id), from, to });
             if from >= to {
                 self.restoring(|| News::RestoreEnd { store: restore.what(id), records: 0 });
@@ -427,6 +448,7 @@ impl Worker {
         tracing::info!(task = %id, changelogs = restores.len(), "restoring");
         self.share_cache(self.owned.len() + 1);
         self.picture.stale = true;
+        let figures = self.figures.task(id, &task);
         let owned = Owned {
             task,
             lease,
@@ -437,6 +459,9 @@ impl Worker {
             starts: inputs,
             isolation,
             reported: HashMap::new(),
+            forced: false,
+            figures,
+            span: tracing::info_span!("task", task = %id),
             idle_since: None,
         };
         self.owned.push(owned);
@@ -477,15 +502,16 @@ impl Worker {
                 reset: start.reset,
                 idle: Idle::default(),
                 committed: Some(start.offset),
-                end: None,
+                reach: Reach::default(),
             });
             self.live.assign(start.at, start.offset, token, epoch);
         }
         let owned = &mut self.owned[at];
-        owned.task.init()?;
+        let Owned { task, span, .. } = owned;
+        span.in_scope(|| task.init())?;
         owned.running = true;
+        owned.registered = Some(self.shared.queries.enter(id, self.id.number(), owned.task.stores()));
         self.picture.stale = true;
-        owned.registered = Some(self.shared.queries.enter(id, owned.task.stores()));
         owned.task.publish()?;
         tracing::info!(task = %id, "running");
         let lease = owned.lease;
@@ -498,6 +524,8 @@ impl Worker {
         let at = self.owned.iter().position(|o| o.lease.task == id)?;
         let mut owned = self.owned.remove(at);
         owned.report_drops(&self.shared);
+        owned.observe(clock::monotonic());
+        self.figures.closed();
         for input in &owned.inputs {
             self.live.revoke(input.at.clone(), input.token);
             self.tokens.remove(&input.token);
@@ -505,7 +533,7 @@ impl Worker {
         self.share_cache(self.owned.len());
         self.picture.stale = true;
         for restore in &owned.restores {
-            let records = restore.restored;
+            let records = restore.progress.records;
             self.restoring(|| News::RestoreSuspended { store: restore.what(id), records });
             self.bulk.revoke(restore.at.clone(), restore.token);
             self.tokens.remove(&restore.token);
@@ -516,7 +544,7 @@ impl Worker {
     fn close_task(&mut self, id: TaskId) {
         if let Some(mut owned) = self.drop_task(id)
             && owned.running
-            && let Err(error) = owned.task.close()
+            && let Err(error) = owned.span.in_scope(|| owned.task.close())
         {
             tracing::warn!(task = %id, ?error, "a processor failed while it was closed");
         }
@@ -543,6 +571,7 @@ impl Worker {
         for task in self.owned.iter().map(|o| o.lease.task).collect::<Vec<_>>() {
             self.close_task(task);
         }
+        self.observe(clock::monotonic());
     }
 
     fn is_fenced(&self) -> bool {
@@ -606,7 +635,7 @@ impl Worker {
         let Some(&(id, place)) = self.tokens.get(&token) else { return };
         let Some(owned) = self.owned.iter_mut().find(|o| o.lease.task == id) else { return };
         let restoring = owned.restores.iter().position(|r| r.token == token);
-        let before = owned.inputs.get(place).and_then(|input| input.end);
+        let before = owned.inputs.get(place).and_then(|input| input.reach.end);
         self.picture.stale |= restoring.is_some();
         let outcome = match (event, restoring) {
             (FetchEvent::Data(fetched), Some(at)) => {
@@ -624,7 +653,9 @@ impl Worker {
                 Ok(())
             }
             (FetchEvent::Data(fetched), None) => {
-                owned.inputs[place].heard(fetched.next_offset, fetched.log, owned.isolation);
+                let input = &mut owned.inputs[place];
+                input.reach.fetched_bytes += fetched.records.len() as u64;
+                input.heard(fetched.next_offset, fetched.log, owned.isolation);
                 owned.task.push(place, raw_batch(fetched));
                 Ok(())
             }
@@ -661,7 +692,7 @@ impl Worker {
     }
 
     fn end_of(&self, id: TaskId, place: usize) -> Option<i64> {
-        self.owned.iter().find(|o| o.lease.task == id)?.inputs.get(place)?.end
+        self.owned.iter().find(|o| o.lease.task == id)?.inputs.get(place)?.reach.end
     }
 
     /// Ends the restores of a task that are complete.
@@ -673,13 +704,16 @@ impl Worker {
         let (done, open): (Vec<_>, Vec<_>) = owned.restores.drain(..).partition(|r| r.position >= r.to);
         owned.restores = open;
         for restore in done {
-            tracing::info!(task = %id, changelog = %restore.at, offset = restore.position, "restored");
             if restore.keyless > 0 {
                 tracing::warn!(changelog = %restore.at, count = restore.keyless, "records without a key are no rows: passed over");
                 self.shared.dropped(&restore.at.topic, DropReason::NullKey, restore.keyless);
             }
+            restore.progress.done(restore.position);
             self.tokens.remove(&restore.token);
-            self.restoring(|| News::RestoreEnd { store: restore.what(id), records: restore.restored });
+            self.restoring(|| News::RestoreEnd {
+                store: restore.what(id),
+                records: restore.progress.records,
+            });
             self.bulk.revoke(restore.at, restore.token);
         }
         self.begin_if_restored(id)
@@ -721,13 +755,12 @@ impl Worker {
     }
 
     /// Processes some records of each task. Returns how many.
-    fn process(&mut self) -> usize {
+    fn process(&mut self, began: Instant) -> usize {
         let mut total = 0;
         if self.shared.control.is_paused() {
             return total;
         }
         let max_idle = self.config.max_task_idle();
-        let began = clock::monotonic();
         let mut before = began;
         for _ in 0..self.owned.len() {
             self.pulse.beat();
@@ -751,13 +784,17 @@ impl Worker {
                 let producer = &output.borrow().producer;
                 producer.has_credit() && !producer.is_fenced() && !control.is_paused()
             };
-            match owned.task.process(self.slice.records(), |source| ready[source], go_on) {
+            let Owned { task, span, .. } = owned;
+            match span.in_scope(|| task.process(self.slice.records(), |source| ready[source], go_on)) {
+                Ok(0) => self.picture.stale |= owned.idles(true),
                 Ok(processed) => {
                     total += processed;
-                    self.picture.stale |= owned.idles(processed == 0);
+                    self.picture.stale |= owned.idles(false);
                     let now = clock::monotonic();
-                    self.slice.took(processed, now.duration_since(before));
-                    if Slice::is_long(now.duration_since(began)) {
+                    let took = now.saturating_duration_since(before);
+                    self.slice.took(processed, took);
+                    owned.sliced(took, self.clock.wall_ms());
+                    if Slice::is_long(now.saturating_duration_since(began)) {
                         return total;
                     }
                     before = now;
@@ -785,14 +822,18 @@ impl Worker {
         }
     }
 
-    fn punctuate(&mut self) {
+    /// Calls the punctuations that are due. Returns how many.
+    fn punctuate(&mut self) -> u64 {
+        let (mut failures, mut called) = (Vec::new(), 0);
         if self.shared.control.is_paused() {
-            return;
+            return called;
         }
-        let mut failures = Vec::new();
         for owned in self.owned.iter_mut().filter(|o| o.running) {
+            let Owned { task, span, .. } = owned;
+            let before = task.counts().punctuations;
             let punctuated =
-                owned.task.punctuate_stream_time().and_then(|_| owned.task.punctuate_wall_clock());
+                span.in_scope(|| task.punctuate_stream_time().and_then(|_| task.punctuate_wall_clock()));
+            called += task.counts().punctuations - before;
             if let Err(error) = punctuated {
                 failures.push((owned.lease.task, error));
             }
@@ -800,6 +841,7 @@ impl Worker {
         for (task, error) in failures {
             self.fail(Some(task), error);
         }
+        called
     }
 }
 
@@ -810,7 +852,7 @@ impl Input {
             Isolation::ReadUncommitted => log.high_watermark,
         };
         self.idle.caught_up = Some(next_offset >= end);
-        self.end = Some(end);
+        self.reach.end = Some(end);
     }
 }
 
@@ -839,8 +881,14 @@ impl Owned {
     fn ready_inputs(&mut self, max_idle: Option<Duration>) -> Result<Vec<bool>> {
         let heads: Vec<bool> = self.task.heads()?.iter().map(Option::is_some).collect();
         let now = clock::monotonic();
-        let inputs = self.inputs.iter_mut().zip(heads);
-        Ok(inputs.map(|(input, has_head)| input.idle.may_be_passed_over(has_head, max_idle, now)).collect())
+        self.forced = false;
+        let forced = &mut self.forced;
+        let ready = self.inputs.iter_mut().zip(heads).map(|(input, has_head)| {
+            let over = input.idle.may_be_passed_over(has_head, max_idle, now);
+            *forced |= over && !has_head && max_idle.is_some_and(|idle| !idle.is_zero());
+            over
+        });
+        Ok(ready.collect())
     }
 }
 
@@ -852,19 +900,19 @@ fn panic_text(panic: &(dyn std::any::Any + Send)) -> String {
 
 /// Returns how many records were restored.
 fn restore(restore: &mut Restore, fetched: Fetched) -> Result<u64> {
-    let before = restore.restored;
-    let next = fetched.next_offset;
+    let (next, mut records) = (fetched.next_offset, 0);
     for record in raw_batch(fetched).records {
         let record = record?;
         // Kafka compacts by key; a record without one cannot be a row.
         if let Some(key) = record.key {
             restore.store.restore(key, record.value, record.timestamp)?;
-            restore.restored += 1;
+            records += 1;
         } else {
             restore.keyless += 1;
         }
     }
+    restore.progress.records += records;
     restore.position = next;
     restore.trouble.progress();
-    Ok(restore.restored - before)
+    Ok(records)
 }

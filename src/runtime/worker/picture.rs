@@ -79,7 +79,7 @@ impl Owned {
         let inputs = self.inputs.iter().map(|input| InputMetadata {
             partition: input.at.clone(),
             committed: input.committed,
-            end: input.end,
+            end: input.reach.end,
         });
         let restores = self.restores.iter().map(|restore| RestoreMetadata {
             store: restore.store.name().to_string(),
