@@ -68,14 +68,16 @@ async fn two_applications_in_one_process_do_not_know_of_each_other() {
         start(App::new(counting(&input, &second), rig.config().build().unwrap()).unwrap()).running().await;
     send(&rig, &input, 0, 3).await;
     send(&rig, &input, 1, 4).await;
-    rig.wait_committed(&input, 1, 4).await;
-    rig.wait_committed(&input, 0, 3).await;
+    let table = |k0, k1| BTreeMap::from([("k0".to_owned(), k0), ("k1".to_owned(), k1)]);
+    eventually("both have counted", async || {
+        rig.counts(&first).await == table(3, 4) && rig.counts(&second).await == table(3, 4)
+    })
+    .await;
     assert_eq!((a.handle.instances().len(), b.handle.instances().len()), (1, 1));
     a.stop().await;
     send(&rig, &input, 0, 1).await;
     rig.wait_committed(&input, 0, 4).await;
     b.stop().await;
-    let table = |k0, k1| BTreeMap::from([("k0".to_owned(), k0), ("k1".to_owned(), k1)]);
     assert_eq!(rig.counts(&first).await, table(3, 4));
     assert_eq!(rig.counts(&second).await, table(4, 4));
     for app_id in [&name, &rig.app_id] {
