@@ -138,7 +138,10 @@ impl Worker {
         self.figures.spent(Activity::Commit, now.saturating_duration_since(began));
         self.next_commit = now + self.config.commit_interval();
         match outcome {
-            Ok(Committed::Yes) => self.owes_commit = false,
+            Ok(Committed::Yes) => {
+                self.owes_commit = false;
+                self.observe(now);
+            }
             Ok(Committed::Later) => {
                 tracing::debug!(worker = self.index, "commit postponed");
                 self.figures.postponed();
@@ -209,9 +212,7 @@ impl Worker {
         if outcome == Committed::Yes {
             self.observe_commit();
             self.published(&offsets)?;
-            let now = clock::monotonic();
-            self.figures.committed(now.saturating_duration_since(began));
-            self.observe(now);
+            self.figures.committed(clock::monotonic().saturating_duration_since(began));
         }
         Ok(outcome)
     }
