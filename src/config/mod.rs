@@ -23,7 +23,7 @@ use crate::Result;
 
 mod builder;
 mod check;
-mod nearest;
+pub(crate) mod nearest;
 mod properties;
 mod section;
 mod text;

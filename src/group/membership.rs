@@ -26,7 +26,7 @@ use std::time::Duration;
 use super::config::GroupConfig;
 use super::event::{Action, Assignment, Event, Lease, Request, RequestId};
 use super::protocol::{write_assignment, write_subscription};
-use super::user_data::{ActiveTask, AssignmentData, Instance, SubscriptionData};
+use super::user_data::{ActiveTask, AssignmentData, AssignmentError, Instance, SubscriptionData};
 use crate::{Error, Result, TaskId};
 
 /// The membership of one instance. See the module.
@@ -59,6 +59,8 @@ pub(crate) struct Membership {
     /// When the next request may be sent that is no heartbeat.
     retry_at: Duration,
     failures: u32,
+    /// How often the coordinator has turned the member away since the last assignment. See `Membership::refused`.
+    refusals: u32,
     /// Why to join again as soon as the group is stable.
     rejoin: Option<&'static str>,
     /// When to join again even if nothing happens.
@@ -146,6 +148,7 @@ impl Membership {
             session_until: Duration::ZERO,
             retry_at: Duration::ZERO,
             failures: 0,
+            refusals: 0,
             rejoin: None,
             rejoin_at: None,
             instances: Vec::new(),
@@ -160,9 +163,33 @@ impl Membership {
     /// Takes in what happened at `now`, a time since any fixed origin, and says what to do, in this order.
     #[must_use]
     pub(crate) fn step(&mut self, event: Event, now: Duration) -> Vec<Action> {
+        self.notice_freeze(now);
         self.handle(event, now);
         self.advance(now);
         std::mem::take(&mut self.out)
+    }
+
+    /// Until when the tasks are this instance's if the coordinator says nothing more: after that nothing may be written
+    /// for them either, because they may be somebody else's.
+    pub(crate) fn session_until(&self) -> Duration {
+        self.session_until
+    }
+
+    /// While JoinGroup or SyncGroup waits there are no heartbeats, and the machine hears of the time at least three times
+    /// a session instead. If it does not, the process was frozen or the machine asleep, and the answer that is there by
+    /// now may be as old as that: the group may have gone on without this member.
+    fn notice_freeze(&mut self, now: Duration) {
+        if !self.waits_for_group() || now < self.session_until {
+            return;
+        }
+        self.lose("this process stood still for the session timeout");
+        if matches!(self.phase, Phase::Syncing(_)) {
+            self.phase = Phase::Rejoining;
+        }
+    }
+
+    fn waits_for_group(&self) -> bool {
+        matches!(self.phase, Phase::Joining(_) | Phase::Syncing(_)) && !self.owned.is_empty()
     }
 
     fn handle(&mut self, event: Event, now: Duration) {
@@ -247,7 +274,10 @@ impl Membership {
                 _ => {}
             }
         }
-        self.set_timer();
+        if self.waits_for_group() {
+            self.session_until = self.session_until.max(now + self.config.session_timeout);
+        }
+        self.set_timer(now);
     }
 
     /// Whether a silent coordinator means that the member is dead. It keeps members alive that wait for their JoinGroup or
@@ -256,7 +286,7 @@ impl Membership {
         self.phase.beats() || matches!(self.phase, Phase::Rejoining)
     }
 
-    fn set_timer(&mut self) {
+    fn set_timer(&mut self, now: Duration) {
         let phase = match self.phase {
             Phase::Committing { until } | Phase::Revoking { until, .. } | Phase::Leaving { until, .. } => {
                 Some(until)
@@ -265,11 +295,16 @@ impl Membership {
             _ => None,
         };
         let session = (!self.owned.is_empty() && self.watches_session()).then_some(self.session_until);
+        // Often enough to know that the process runs; see `notice_freeze`.
+        let pulse = self.waits_for_group().then(|| match self.timer {
+            Some(at) if at > now => at,
+            _ => now + self.config.session_timeout / 3,
+        });
         let known = self.coordinator == Coordinator::Known;
         let beat = (known && self.phase.beats() && self.beating.is_none()).then_some(self.beat_at);
         let waits = matches!(self.phase, Phase::Rejoining | Phase::Leaving { request: None, .. });
         let retry = (self.coordinator == Coordinator::Unknown || (known && waits)).then_some(self.retry_at);
-        let next = [phase, session, beat, retry].into_iter().flatten().min();
+        let next = [phase, session, pulse, beat, retry].into_iter().flatten().min();
         if next != self.timer {
             self.timer = next;
             self.out.extend(next.map(Action::SetTimer));
@@ -380,6 +415,7 @@ impl Membership {
             warm_up: data.warm_up,
             instances: data.instances,
             departed,
+            other_topology: data.error == Some(AssignmentError::OtherTopology),
         }));
         self.gate_open = true;
         self.out.push(Action::GateOpen(generation));
@@ -405,6 +441,10 @@ impl Membership {
     fn back_off(&mut self, now: Duration) {
         self.failures = self.failures.saturating_add(1);
         self.retry_at = now + self.config.backoff(self.failures);
+        if self.failures.is_multiple_of(20) {
+            let (group, failures) = (&self.config.group_id, self.failures);
+            tracing::warn!(group, failures, "still no success with the group's coordinator");
+        }
     }
 
     fn close_gate(&mut self) {
@@ -451,5 +491,7 @@ impl Membership {
     }
 }
 
+#[cfg(test)]
+mod hostile_tests;
 #[cfg(test)]
 mod tests;

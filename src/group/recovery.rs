@@ -54,10 +54,20 @@ pub(super) fn recovery(call: Call, code: i16, group: &str) -> Recovery {
         },
         // Another member of this generation has not joined it with us, or we missed one: what we have may be given away.
         Code::IllegalGeneration => Recovery::LostGeneration,
-        Code::UnknownMemberId => Recovery::LostMember,
+        // A group that was deleted, or expired, has forgotten its members. JoinGroup would make it anew, so that there is
+        // another kind of group under the name (KIP-848, KIP-932, KIP-1071).
+        Code::GroupIdNotFound if call == Call::Join => fatal(
+            ErrorKind::Config,
+            format!("group {group} exists and is not of the classic kind: delete it (kafka-groups) or choose another application id"),
+        ),
+        Code::UnknownMemberId | Code::MemberIdRequired | Code::GroupIdNotFound => Recovery::LostMember,
         Code::FencedInstanceId => fatal(
             ErrorKind::Fenced,
             format!("another process has joined group {group} with the same group.instance.id: give each its own"),
+        ),
+        Code::UnreleasedInstanceId => fatal(
+            ErrorKind::Fenced,
+            format!("a member of group {group} still has this group.instance.id: stop it, wait for its session.timeout.ms, or give each process its own"),
         ),
         Code::InconsistentGroupProtocol => fatal(
             ErrorKind::Config,
@@ -65,10 +75,12 @@ pub(super) fn recovery(call: Call, code: i16, group: &str) -> Recovery {
         ),
         Code::InvalidSessionTimeout => fatal(
             ErrorKind::Config,
-            "session.timeout.ms is outside the broker's group.min.session.timeout.ms and group.max.session.timeout.ms".into(),
+            "the broker refuses session.timeout.ms: set it between the broker's group.min.session.timeout.ms and \
+             group.max.session.timeout.ms (6 s and 30 min unless changed)"
+                .into(),
         ),
         Code::GroupMaxSizeReached => {
-            fatal(ErrorKind::Broker, format!("group {group} has as many members as the broker's group.max.size allows"))
+            fatal(ErrorKind::Broker, format!("group {group} has as many members as the broker's group.max.size allows: run fewer instances, each with more workers, or raise it"))
         }
         Code::GroupAuthorizationFailed => fatal(
             ErrorKind::Broker,
@@ -78,6 +90,8 @@ pub(super) fn recovery(call: Call, code: i16, group: &str) -> Recovery {
         Code::UnsupportedVersion => {
             fatal(ErrorKind::Broker, format!("the broker is too old for group {group}: 2.5 is the oldest that works"))
         }
+        // What other calls use, and no broker sends here today.
+        other if other.is_retriable() => Recovery::Retry,
         other => fatal(ErrorKind::Broker, format!("the coordinator of group {group} refused {call:?}: {other}")),
     }
 }

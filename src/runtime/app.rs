@@ -5,7 +5,7 @@ use std::fmt;
 use std::future::{Future, IntoFuture};
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::pin::Pin;
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, OnceLock, PoisonError};
 use std::time::Duration;
 
@@ -16,9 +16,12 @@ use tracing::Instrument;
 use super::coordinator::Coordinator;
 use super::figures::{ClientFigures, Metric, Registry};
 use super::message::ToCoordinator;
+use super::uncaught::{Uncaught, UncaughtErrorResponse};
 use crate::clock::{Clock, SystemClock};
 use crate::config::Config;
 use crate::error::{Error, ErrorKind, Result};
+use crate::query::{Asked, LocalStores, Phase, ReadOnlyKeyValueStore};
+use crate::store::{StoreBlueprint, ValueAndTimestamp};
 use crate::task::errors::{DropReason, ErrorHandler, ErrorPolicies};
 use crate::topology::{Topology, refuse_optimizations};
 
@@ -49,12 +52,17 @@ pub(super) struct AppShared {
     pub(super) config: Arc<Config>,
     pub(super) policies: ErrorPolicies,
     pub(super) clock: Arc<dyn Clock>,
+    pub(super) uncaught: Uncaught,
     /// Input records that have gone all the way through, added up slice by slice.
     pub(super) processed: AtomicU64,
     /// Records that went no further than a node, by node and reason.
     pub(super) drops: Mutex<HashMap<(String, DropReason), u64>>,
     pub(super) registry: Arc<Registry>,
     client: OnceLock<ClientFigures>,
+    /// See [`AppHandle::has_other_topology`].
+    other_topology: AtomicBool,
+    /// The stores of this instance's tasks, for queries.
+    pub(super) queries: Arc<LocalStores>,
     state: watch::Sender<AppState>,
 }
 
@@ -62,6 +70,20 @@ impl AppShared {
     /// The figures of the application as a whole. The recorder that they go to is the one that the process has by now.
     pub(super) fn figures(&self) -> &ClientFigures {
         self.client.get_or_init(|| ClientFigures::new(&self.registry))
+    }
+
+    pub(super) fn set_other_topology(&self, other: bool) {
+        let before = self.other_topology.swap(other, Ordering::Relaxed);
+        if other {
+            tracing::error!(
+                application = self.config.application_id(),
+                "no tasks for this instance: the group's leader runs another topology under the same application.id, and \
+                 nothing of this one is in it. In a rolling deploy that ends with the old instances; if there is none, two \
+                 applications share an application.id: stop one of them or give it its own"
+            );
+        } else if before {
+            tracing::info!("the group's leader runs this instance's topology");
+        }
     }
 
     pub(super) fn dropped(&self, node: &str, reason: DropReason, count: u64) {
@@ -77,6 +99,11 @@ impl AppShared {
                 tracing::info!(from = ?*state, ?to, application = self.config.application_id(), "state");
                 *state = to;
                 self.figures().state(to as u8);
+                self.queries.set_phase(match to {
+                    AppState::Created => Phase::Created,
+                    AppState::PendingShutdown | AppState::NotRunning | AppState::Error => Phase::Ended,
+                    _ => Phase::Started,
+                });
             }
             changed
         });
@@ -129,6 +156,7 @@ pub struct AppBuilder {
     topology: Topology,
     config: Config,
     handler: Option<Arc<dyn ErrorHandler>>,
+    uncaught: Uncaught,
 }
 
 impl fmt::Debug for AppBuilder {
@@ -145,12 +173,38 @@ impl AppBuilder {
         self
     }
 
+    /// Lets user code decide what becomes of the application after an error that ends a worker, a panic of user code
+    /// included (`StreamsUncaughtExceptionHandler`, KIP-671). Without it the instance shuts down. The handler is called
+    /// on the thread of the worker, or on one of its own.
+    ///
+    /// ```no_run
+    /// # fn f(topology: mainstem::Topology, config: mainstem::Config) -> mainstem::Result<mainstem::App> {
+    /// use mainstem::{App, UncaughtErrorResponse};
+    ///
+    /// let app = App::builder(topology, config)
+    ///     .uncaught_error_handler(|error| match error.is_retriable() {
+    ///         true => UncaughtErrorResponse::ReplaceWorker,
+    ///         false => UncaughtErrorResponse::ShutdownApplication,
+    ///     })
+    ///     .build()?;
+    /// # Ok(app)
+    /// # }
+    /// ```
+    #[must_use]
+    pub fn uncaught_error_handler(
+        mut self,
+        handler: impl Fn(&Error) -> UncaughtErrorResponse + Send + Sync + 'static,
+    ) -> Self {
+        self.uncaught = Uncaught::new(handler);
+        self
+    }
+
     /// Makes the application.
     ///
     /// # Errors
     /// [`ErrorKind::Config`] for what cannot be done yet.
     pub fn build(self) -> Result<App> {
-        let Self { topology, config, handler } = self;
+        let Self { topology, config, handler, uncaught } = self;
         if config.is_exactly_once() {
             return Err(Error::new(
                 ErrorKind::Config,
@@ -158,6 +212,7 @@ impl AppBuilder {
             ));
         }
         refuse_optimizations(&config)?;
+        super::topics::check_names(&topology, config.application_id())?;
         let mut policies = ErrorPolicies::of(&config);
         if let Some(handler) = handler {
             policies.handler = handler;
@@ -170,8 +225,15 @@ impl AppBuilder {
             config: Arc::new(config),
             policies,
             clock: Arc::new(SystemClock),
+            uncaught,
             processed: AtomicU64::new(0),
             drops: Mutex::default(),
+            other_topology: AtomicBool::new(false),
+            queries: Arc::new(LocalStores::new({
+                // An application that does not run has no workers to tell.
+                let mailbox = mailbox.clone();
+                move || _ = mailbox.send(ToCoordinator::StoreWanted)
+            })),
             state: watch::Sender::new(AppState::Created),
         };
         let shared = Arc::new(shared);
@@ -197,7 +259,7 @@ impl App {
 
     /// An application with more settings.
     pub fn builder(topology: Topology, config: Config) -> AppBuilder {
-        AppBuilder { topology, config, handler: None }
+        AppBuilder { topology, config, handler: None, uncaught: Uncaught::default() }
     }
 
     /// A handle, for any thread: the state, and the way to stop.
@@ -257,6 +319,61 @@ impl AppHandle {
     /// one before the application runs.
     pub fn metrics(&self) -> Vec<Metric> {
         self.shared.registry.snapshot()
+    }
+
+    /// Whether this instance has no tasks because the group's leader runs another topology under the same
+    /// `application.id`, one that has no sub-topology in common with this one.
+    ///
+    /// In a rolling deploy of a topology that changes altogether, the instances of one kind wait until one of them leads,
+    /// at the latest when the last of the other kind has gone. Outside of a deploy two applications share an
+    /// `application.id`: stop one of them, or give it an id of its own.
+    pub fn has_other_topology(&self) -> bool {
+        self.shared.other_topology.load(Ordering::Relaxed)
+    }
+
+    /// A handle that reads a key-value store of this instance's tasks, from any thread; timestamps are left out. It may
+    /// be made before the application runs. `K` and `V` are the types of the store.
+    ///
+    /// ```no_run
+    /// # use mainstem::prelude::*;
+    /// # async fn f(app: mainstem::App) -> mainstem::Result<()> {
+    /// let counts = app.handle().key_value_store::<String, i64>("counts")?;
+    /// tokio::spawn(app.run().into_future());
+    /// match counts.get(&"kafka".to_owned()) {
+    ///     Ok(count) => println!("{count:?}"),
+    ///     Err(error) if error.is_retriable() => println!("in a moment: {error}"),
+    ///     Err(error) if error.kind() == ErrorKind::Moved => println!("elsewhere: {error}"),
+    ///     Err(error) => return Err(error),
+    /// }
+    /// # Ok(())
+    /// # }
+    /// ```
+    ///
+    /// # Errors
+    /// [`ErrorKind::UnknownStore`] if the topology has no such store, [`ErrorKind::StoreType`] if it has other types.
+    pub fn key_value_store<K: 'static, V: 'static>(&self, name: &str) -> Result<ReadOnlyKeyValueStore<K, V>> {
+        self.asked(name).key_value_store(self.stores(), false, |(value, _)| value)
+    }
+
+    /// A handle that reads a key-value store with its timestamps: those of tables and aggregations have them.
+    ///
+    /// # Errors
+    /// As [`key_value_store`](Self::key_value_store).
+    pub fn timestamped_key_value_store<K: 'static, V: 'static>(
+        &self,
+        name: &str,
+    ) -> Result<ReadOnlyKeyValueStore<K, V, ValueAndTimestamp<V>>> {
+        let row = |(value, timestamp)| ValueAndTimestamp { value, timestamp };
+        self.asked(name).key_value_store(self.stores(), true, row)
+    }
+
+    fn asked<'a>(&'a self, name: &'a str) -> Asked<'a> {
+        Asked { stores: &self.shared.queries, application_id: self.shared.config.application_id(), name }
+    }
+
+    fn stores(&self) -> impl Iterator<Item = (i32, &Arc<dyn StoreBlueprint>)> + Clone {
+        let subtopologies = self.shared.topology.inner.subtopologies.iter();
+        subtopologies.flat_map(|s| s.stores().iter().map(move |store| (s.id, store)))
     }
 
     /// Waits until the application is in a state, or has ended. Says whether it got there.
@@ -384,6 +501,27 @@ mod tests {
         builder.stream::<String, String>("in").to("out");
         let config = Config::builder("never-started", "localhost:1").build().unwrap();
         App::new(builder.build().unwrap(), config).unwrap()
+    }
+
+    #[test]
+    fn a_name_that_is_too_long_for_a_topic_is_refused_before_anything_is_asked() {
+        for (id, long) in [(150, 100), (200, 30)] {
+            let builder = StreamsBuilder::new();
+            builder.stream::<String, String>("in").group_by("g", |_, v| v.clone()).count(&*"s".repeat(long));
+            let config = Config::builder(&"a".repeat(id), "localhost:1").build().unwrap();
+            let length = id + 1 + long + "-changelog".len();
+            let app = App::new(builder.build().unwrap(), config);
+            if length > 249 {
+                let text = app.unwrap_err().to_string();
+                assert!(
+                    text.contains(&format!("{length} characters")) && text.contains("-changelog"),
+                    "{text}"
+                );
+                assert!(text.contains("application.id"), "{text}");
+            } else {
+                app.unwrap();
+            }
+        }
     }
 
     async fn has_ended(handle: &AppHandle) {

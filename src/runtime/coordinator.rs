@@ -1,31 +1,32 @@
 //! Carries out what the membership machine says: requests to the group's coordinator, tasks to workers, leases, the gate.
 //! One async task on the I/O thread; everything that takes time runs beside it and comes back as a message.
 
+mod replace;
+
 use std::collections::{BTreeSet, HashMap};
 use std::sync::Arc;
-use std::sync::mpsc as std_mpsc;
 use std::time::{Duration, Instant};
 
 use tokio::sync::mpsc::{UnboundedReceiver, UnboundedSender, unbounded_channel};
 use uuid::Uuid;
 
+use self::replace::Replacements;
 use super::app::{AppShared, AppState, CLOSE_TIMEOUT};
 use super::housekeeping::Housekeeping;
 use super::message::{TaskStart, ToCoordinator, ToWorker};
 use super::prepare::Preparer;
 use super::settings;
 use super::topics::{self, TopicPlan};
-use super::worker::{WORKER_SHIFT, Worker, WorkerParts};
+use super::uncaught::UncaughtErrorResponse;
+use super::workers::{WorkerHandle, WorkerId, Workers};
 use crate::client::Admin;
 use crate::client::Cluster;
-use crate::client::fetch::{FetchEvent, Fetcher};
 use crate::client::group::{CommittedOffset, GroupClient, Join, Joined as ClientJoined, MemberId};
-use crate::client::produce::{Fence, Producer, Sender};
 use crate::clock;
 use crate::error::{Error, ErrorKind, Result};
 use crate::group::{
     Action, ActiveTask, Assignment, Event, Joined, Lease, Membership, Reply, Request, RequestId, RpcError,
-    SubTopology, SubscriptionData, lead,
+    SubTopology, SubscriptionData, Terms, lead,
 };
 use crate::record::TopicPartition;
 use crate::task_id::TaskId;
@@ -35,29 +36,11 @@ const LAST_WORD: Duration = Duration::from_secs(5);
 
 const PROTOCOL: (&str, &str) = ("consumer", "mainstem");
 
-struct WorkerHandle {
-    inbox: std_mpsc::Sender<ToWorker>,
-    thread: Option<std::thread::JoinHandle<()>>,
-    fence: Fence,
-    stopped: bool,
-}
-
-impl Drop for WorkerHandle {
-    /// A worker outlives its handle only when the I/O thread panics or cannot start all workers, or when the worker was
-    /// left behind. It would wait for ever: its fetchers and its producer keep its inbox open.
-    fn drop(&mut self) {
-        if !self.stopped {
-            // ORDER: nobody writes its records or answers its commits any more, so that it must not begin a last one.
-            self.fence.fence();
-            send(self, ToWorker::Gate(None));
-            send(self, ToWorker::Stop);
-        }
-    }
-}
-
 /// A task on its worker, being prepared or running.
 struct Placed {
-    worker: usize,
+    worker: WorkerId,
+    /// No two have the same: what was made ready for an earlier one is of no use to a later.
+    placement: u64,
     lease: Lease,
     active: ActiveTask,
     running: bool,
@@ -75,11 +58,17 @@ pub(super) struct Coordinator {
     plan: TopicPlan,
     inbox: UnboundedReceiver<ToCoordinator>,
     own: UnboundedSender<ToCoordinator>,
-    workers: Vec<WorkerHandle>,
+    workers: Workers,
+    replacements: Replacements,
+    /// The generation in which commits are accepted.
+    gate: Option<i32>,
+    /// What the instance says of itself.
+    subscription: (Vec<String>, SubscriptionData),
+    last_placement: u64,
     placed: HashMap<TaskId, Placed>,
     /// Whether the group has said what this instance has.
     assigned: bool,
-    flushing: BTreeSet<usize>,
+    flushing: BTreeSet<WorkerId>,
     housekeeping: Housekeeping,
     origin: Instant,
     timer: Option<Duration>,
@@ -94,11 +83,6 @@ pub(super) struct Coordinator {
 enum Ending {
     Workers { until: Instant, fenced: bool },
     Leaving,
-}
-
-fn send(worker: &WorkerHandle, message: ToWorker) {
-    // A worker that has ended takes no more messages, and needs none.
-    let _ = worker.inbox.send(message);
 }
 
 impl Coordinator {
@@ -151,6 +135,7 @@ impl Coordinator {
             shared.topology.inner.subtopologies.iter().map(|s| (s.id, s.fingerprint)).collect();
         data.endpoint = config.application_server().unwrap_or_default().to_owned();
         let source_topics = topics::source_topics(&shared.topology, config.application_id());
+        let subscription = (source_topics.clone(), data.clone());
         let membership = Membership::new(group_config, source_topics, data)?;
         let group = GroupClient::new(&cluster, config.application_id());
         let preparer = Preparer {
@@ -162,8 +147,7 @@ impl Coordinator {
             isolation: settings::live_fetch(config).isolation,
         };
         let repartition_topics = topics::repartition_topics(&shared.topology, config.application_id());
-        let workers = Self::start_workers(shared, &cluster, &own)?;
-        shared.figures().workers(workers.len());
+        let workers = Workers::start(shared, &cluster, &own)?;
         Ok(Self {
             shared: shared.clone(),
             cluster,
@@ -175,6 +159,10 @@ impl Coordinator {
             inbox: unbounded_channel().1,
             own,
             workers,
+            replacements: Replacements::default(),
+            gate: None,
+            subscription,
+            last_placement: 0,
             placed: HashMap::new(),
             assigned: false,
             flushing: BTreeSet::new(),
@@ -191,63 +179,6 @@ impl Coordinator {
     fn with_inbox(mut self, inbox: UnboundedReceiver<ToCoordinator>) -> Self {
         self.inbox = inbox;
         self
-    }
-
-    fn start_workers(
-        shared: &Arc<AppShared>,
-        cluster: &Cluster,
-        own: &UnboundedSender<ToCoordinator>,
-    ) -> Result<Vec<WorkerHandle>> {
-        let config = &shared.config;
-        let (inboxes, receivers): (Vec<_>, Vec<_>) =
-            (0..config.workers()).map(|_| std_mpsc::channel()).unzip();
-        let routes: Vec<std_mpsc::Sender<ToWorker>> = inboxes.clone();
-        let on_event = Arc::new(move |event: FetchEvent| {
-            let token = match &event {
-                FetchEvent::Data(fetched) => fetched.token,
-                FetchEvent::Progress { token, .. } | FetchEvent::Error { token, .. } => *token,
-            };
-            if let Some(route) = routes.get((token >> WORKER_SHIFT) as usize) {
-                // A worker that has ended wants nothing more.
-                let _ = route.send(ToWorker::Fetched(event));
-            }
-        });
-        let live = Arc::new(Fetcher::new(cluster, settings::live_fetch(config), on_event.clone()));
-        let bulk = Arc::new(Fetcher::new(cluster, settings::bulk_fetch(config), on_event));
-        let mut workers = Vec::with_capacity(inboxes.len());
-        for (index, (inbox, receiver)) in inboxes.into_iter().zip(receivers).enumerate() {
-            let wake = inbox.clone();
-            let progress = Arc::new(move || {
-                let _ = wake.send(ToWorker::ProducerProgress);
-            });
-            let (producer, outbox) = Producer::new(settings::producer(config), progress)?;
-            let fence = producer.fence_handle();
-            let sender = Sender::new(outbox, Arc::new(cluster.clone()));
-            cluster.runtime().spawn(sender.run());
-            let parts = WorkerParts {
-                index,
-                inbox: receiver,
-                out: own.clone(),
-                producer,
-                live: live.clone(),
-                bulk: bulk.clone(),
-                cluster: cluster.clone(),
-                io: cluster.runtime().clone(),
-                topology: shared.topology.clone(),
-                config: config.clone(),
-                policies: shared.policies.clone(),
-                clock: shared.clock.clone(),
-                shared: shared.clone(),
-            };
-            let thread = std::thread::Builder::new()
-                .name(format!("{}-worker-{index}", config.application_id()))
-                .spawn(move || Worker::run(parts))
-                .map_err(|error| {
-                    Error::new(ErrorKind::Io, "a worker's thread cannot be started").because(error)
-                })?;
-            workers.push(WorkerHandle { inbox, thread: Some(thread), fence, stopped: false });
-        }
-        Ok(workers)
     }
 
     fn now(&self) -> Duration {
@@ -269,6 +200,7 @@ impl Coordinator {
             }
             if self.ending.is_none() {
                 self.keep_house();
+                self.look_after_workers();
             }
             if self.end_if_done() {
                 break;
@@ -286,7 +218,10 @@ impl Coordinator {
         let deadline = match &self.ending {
             Some(Ending::Workers { until, .. }) => Some(until.saturating_duration_since(clock::monotonic())),
             Some(Ending::Leaving) => None,
-            None => Some(self.housekeeping.next().saturating_duration_since(clock::monotonic())),
+            None => {
+                let next = self.housekeeping.next().min(self.next_look_after_workers());
+                Some(next.saturating_duration_since(clock::monotonic()))
+            }
         };
         timer.into_iter().chain(deadline).min().unwrap_or(Duration::from_secs(60))
     }
@@ -295,11 +230,12 @@ impl Coordinator {
 
     fn take(&mut self, message: ToCoordinator) {
         match message {
+            ToCoordinator::Says { worker, message } => self.said(worker, *message),
             ToCoordinator::Answered { id, outcome } => self.answered(id, outcome),
             ToCoordinator::Assigned { generation, outcome } => {
                 self.step(Event::Assigned { generation, outcome })
             }
-            ToCoordinator::Prepared { lease, outcome } => self.prepared(lease, outcome),
+            ToCoordinator::Prepared { task, placement, outcome } => self.prepared(task, placement, outcome),
             ToCoordinator::Running(lease) => {
                 if let Some(placed) =
                     self.placed.get_mut(&lease.task).filter(|p| p.lease.epoch == lease.epoch)
@@ -320,6 +256,7 @@ impl Coordinator {
             ToCoordinator::Purgeable(offsets) => self.housekeeping.committed(offsets),
             ToCoordinator::Purged => self.housekeeping.purged(),
             ToCoordinator::Topics(plan) => self.topics_looked_at(plan),
+            ToCoordinator::NothingToFlush => self.step(Event::Committed),
             ToCoordinator::FlushedAndCommitted { worker } => {
                 if self.flushing.remove(&worker) && self.flushing.is_empty() {
                     self.step(Event::Committed);
@@ -329,11 +266,9 @@ impl Coordinator {
                 self.commit(worker, commit, generation, offsets);
             }
             ToCoordinator::CommitRefused { generation } => self.step(Event::CommitRefused { generation }),
-            ToCoordinator::Failed { error } => self.fail(error),
-            ToCoordinator::Stopped { worker } => {
-                self.workers[worker].stopped = true;
-                self.shared.figures().workers(self.workers.iter().filter(|w| !w.stopped).count());
-            }
+            ToCoordinator::Failed { error, .. } => self.fail(error),
+            ToCoordinator::Stopped { worker } => self.workers.stopped(worker),
+            ToCoordinator::StoreWanted => self.workers.broadcast(|| ToWorker::StoreWanted),
             ToCoordinator::Stop { within } => self.end(within),
         }
     }
@@ -367,6 +302,7 @@ impl Coordinator {
     }
 
     fn update_state(&self) {
+        self.shared.queries.set_placed(self.assigned, self.placed.keys().copied());
         let all = self.assigned && self.placed.values().all(|placed| placed.running);
         let state = if all { AppState::Running } else { AppState::Rebalancing };
         if self.ending.is_none() {
@@ -407,7 +343,8 @@ impl Coordinator {
                     }
                     Err(error) => {
                         if let Some(error) = trouble.found(error) {
-                            let _ = own.send(ToCoordinator::Failed { error });
+                            let response = UncaughtErrorResponse::ShutdownClient;
+                            let _ = own.send(ToCoordinator::Failed { error, response });
                         }
                         None
                     }
@@ -426,7 +363,7 @@ impl Coordinator {
             self.plan = *plan;
             let counts =
                 || self.plan.counts.iter().map(|(topic, count)| (topic.to_string(), *count)).collect();
-            self.broadcast(|| ToWorker::Counts(counts()));
+            self.workers.broadcast(|| ToWorker::Counts(counts()));
             self.step(Event::Rejoin);
         }
     }
@@ -438,6 +375,8 @@ impl Coordinator {
         for action in self.membership.step(event, now) {
             self.carry_out(action);
         }
+        let until = self.origin + self.membership.session_until();
+        self.workers.permit_until(until);
     }
 
     fn carry_out(&mut self, action: Action) {
@@ -448,32 +387,46 @@ impl Coordinator {
             Action::Revoke(leases) => self.revoke(leases),
             Action::Fence(tasks) => {
                 let mut leases = Vec::new();
-                for placed in tasks.iter().filter_map(|task| self.placed.get(task)) {
-                    self.workers[placed.worker].fence.fence();
-                    leases.push(placed.lease);
+                for task in tasks {
+                    let placed = self.placed.get(&task);
+                    if let Some(worker) = placed.and_then(|placed| self.workers.get(placed.worker)) {
+                        worker.fence();
+                    }
+                    // What nobody has is released, too: the group waits for the answer.
+                    let nobody = Lease { task, generation: -1, epoch: 0 };
+                    leases.push(placed.map_or(nobody, |placed| placed.lease));
                 }
                 let _ = self.own.send(ToCoordinator::Revoked(leases));
             }
             Action::Lost { tasks, reason } => {
                 tracing::warn!(reason, count = tasks.len(), "the tasks are lost");
                 self.shared.figures().tasks_lost(tasks.len());
-                for (index, worker) in self.workers.iter().enumerate() {
-                    let its = |task: &&TaskId| self.placed.get(task).is_some_and(|p| p.worker == index);
+                for worker in self.workers.ids() {
+                    let its = |task: &&TaskId| self.placed.get(task).is_some_and(|p| p.worker == worker);
                     let its: Vec<TaskId> = tasks.iter().filter(its).copied().collect();
                     if !its.is_empty() {
-                        send(worker, ToWorker::Lost(its));
+                        self.workers.send(worker, ToWorker::Lost(its));
                     }
                 }
                 self.placed.retain(|task, _| !tasks.contains(task));
                 self.assigned = false;
                 self.update_state();
             }
-            Action::GateOpen(generation) => self.broadcast(|| ToWorker::Gate(Some(generation))),
-            Action::GateClosed => self.broadcast(|| ToWorker::Gate(None)),
+            Action::GateOpen(generation) => {
+                self.gate = Some(generation);
+                self.workers.broadcast(|| ToWorker::Gate(Some(generation)));
+            }
+            Action::GateClosed => {
+                self.gate = None;
+                self.workers.broadcast(|| ToWorker::Gate(None));
+            }
             Action::FlushAndCommit => {
-                self.flushing =
-                    self.workers.iter().enumerate().filter(|(_, w)| !w.stopped).map(|(i, _)| i).collect();
-                self.broadcast(|| ToWorker::FlushAndCommit);
+                self.flushing = self.workers.alive().collect();
+                self.workers.broadcast(|| ToWorker::FlushAndCommit);
+                // Every worker may be about to be replaced.
+                if self.flushing.is_empty() {
+                    let _ = self.own.send(ToCoordinator::NothingToFlush);
+                }
             }
             Action::SetTimer(at) => self.timer = Some(at),
             Action::Fatal(error) => self.fail(error),
@@ -482,13 +435,16 @@ impl Coordinator {
     }
 
     fn revoke(&mut self, leases: Vec<Lease>) {
-        let (placed, gone): (Vec<Lease>, Vec<Lease>) =
-            leases.into_iter().partition(|lease| self.placed.contains_key(&lease.task));
-        for (index, worker) in self.workers.iter().enumerate() {
-            let its = |lease: &&Lease| self.placed.get(&lease.task).is_some_and(|p| p.worker == index);
+        // A task that waits for the next worker in its place is nobody's.
+        let on_worker = |lease: &Lease| {
+            self.placed.get(&lease.task).is_some_and(|placed| self.workers.get(placed.worker).is_some())
+        };
+        let (placed, gone): (Vec<Lease>, Vec<Lease>) = leases.into_iter().partition(on_worker);
+        for worker in self.workers.ids() {
+            let its = |lease: &&Lease| self.placed.get(&lease.task).is_some_and(|p| p.worker == worker);
             let its: Vec<Lease> = placed.iter().filter(its).copied().collect();
             if !its.is_empty() {
-                send(worker, ToWorker::Revoke(its));
+                self.workers.send(worker, ToWorker::Revoke(its));
             }
         }
         for lease in &placed {
@@ -499,10 +455,6 @@ impl Coordinator {
         if !gone.is_empty() {
             let _ = self.own.send(ToCoordinator::Revoked(gone));
         }
-    }
-
-    fn broadcast(&self, message: impl Fn() -> ToWorker) {
-        self.workers.iter().for_each(|worker| send(worker, message()));
     }
 
     fn send_request(&mut self, id: RequestId, request: Request, timeout: Duration) {
@@ -546,7 +498,11 @@ impl Coordinator {
                 topics::make_internal(&cluster, &shared.topology, config, &plan).await?;
                 let parts: Vec<SubTopology> =
                     topics::subtopologies(&shared.topology, config.application_id(), &plan);
-                let decision = lead(&members, &parts, &plan.counts, config.rebalance_timeout());
+                let terms = Terms {
+                    retry_moves: config.rebalance_timeout(),
+                    acceptable_lag: config.acceptable_recovery_lag(),
+                };
+                let decision = lead(&members, &parts, &plan.counts, &terms);
                 if !decision.unassigned.is_empty() {
                     tracing::warn!(tasks = ?decision.unassigned, "no instance has the shape of these tasks");
                 }
@@ -554,6 +510,13 @@ impl Coordinator {
                     tracing::error!(
                         member,
                         "cannot read what this member says of itself: does it run the same software?"
+                    );
+                }
+                for (member, subtopologies) in &decision.others {
+                    tracing::warn!(
+                        member,
+                        ?subtopologies,
+                        "this member has another topology under the same application id: it gets no tasks of these sub-topologies"
                     );
                 }
                 Ok(decision.assignments)
@@ -579,7 +542,13 @@ impl Coordinator {
         );
         self.member.generation = assignment.generation;
         self.assigned = true;
-        let mut leases: HashMap<usize, Vec<Lease>> = HashMap::new();
+        let mut leases: HashMap<WorkerId, Vec<Lease>> = HashMap::new();
+        self.shared.set_other_topology(assignment.other_topology);
+        let owners = assignment.instances.iter().flat_map(|instance| {
+            let endpoint: Arc<str> = instance.endpoint.as_str().into();
+            instance.active.iter().map(move |task| (*task, endpoint.clone()))
+        });
+        self.shared.queries.set_owners(owners);
         for (lease, active) in assignment.kept {
             match self.placed.get_mut(&lease.task) {
                 Some(placed) => {
@@ -591,7 +560,7 @@ impl Coordinator {
             }
         }
         for (worker, leases) in leases {
-            send(&self.workers[worker], ToWorker::Leases(leases));
+            self.workers.send(worker, ToWorker::Leases(leases));
         }
         for (lease, active) in assignment.added {
             self.place(lease, active);
@@ -604,40 +573,46 @@ impl Coordinator {
         if self.ending.is_some() {
             return;
         }
-        let tasks_of = |worker: &usize| self.placed.values().filter(|p| p.worker == *worker).count();
-        let Some(worker) = (0..self.workers.len()).min_by_key(tasks_of) else { return };
+        let Some(worker) = self.worker_for_task() else { return };
         let (preparer, own, plan) = (self.preparer.clone(), self.own.clone(), self.plan.clone());
         let partitions = active.clone();
-        let placed = Placed { worker, lease, active, running: false, revoked: false };
+        self.last_placement += 1;
+        let placement = self.last_placement;
+        let placed = Placed { worker, placement, lease, active, running: false, revoked: false };
         self.placed.insert(lease.task, placed);
+        if self.workers.get(worker).is_none() {
+            // It is placed again when the place is filled.
+            return;
+        }
         self.cluster.runtime().spawn(async move {
             let outcome = preparer.prepare(lease, &partitions, &plan).await.map(Box::new);
-            let _ = own.send(ToCoordinator::Prepared { lease, outcome });
+            let _ = own.send(ToCoordinator::Prepared { task: lease.task, placement, outcome });
         });
     }
 
-    fn prepared(&mut self, lease: Lease, outcome: Result<Box<TaskStart>>) {
-        // The task may have been lost, and even come back, in the meantime: an older tenure is no longer wanted.
-        let current = |placed: &&Placed| placed.lease.epoch == lease.epoch && !placed.revoked;
-        let Some(placed) = self.placed.get(&lease.task).filter(current) else { return };
+    fn prepared(&mut self, task: TaskId, placement: u64, outcome: Result<Box<TaskStart>>) {
+        // The task may have been lost, have come back or have gone to another worker in the meantime.
+        let current = |placed: &&Placed| placed.placement == placement && !placed.revoked;
+        let Some(placed) = self.placed.get(&task).filter(current) else { return };
         match outcome {
             Ok(mut start) => {
                 start.lease = placed.lease;
-                send(&self.workers[placed.worker], ToWorker::Start(start));
+                self.workers.send(placed.worker, ToWorker::Start(start));
             }
-            Err(error) => self.fail(error),
+            Err(error) => self.ask_about(placed.worker, error),
         }
     }
 
     fn commit(
         &self,
-        worker: usize,
+        worker: WorkerId,
         commit: u64,
         generation: i32,
         offsets: Vec<(TopicPartition, CommittedOffset)>,
     ) {
+        let Some(inbox) = self.workers.get(worker).map(WorkerHandle::inbox) else { return };
         let member = MemberId { generation, ..self.member.clone() };
-        let (group, inbox) = (self.group.clone(), self.workers[worker].inbox.clone());
+        let group = self.group.clone();
         let (own, repartition) = (self.own.clone(), self.housekeeping.repartition_topics.clone());
         self.cluster.runtime().spawn(async move {
             let outcome = match group.commit(&member, &offsets).await {
@@ -677,7 +652,7 @@ impl Coordinator {
         }
         self.shared.set_state(AppState::PendingShutdown);
         self.ending = Some(Ending::Workers { until: latest, fenced: false });
-        self.broadcast(|| ToWorker::Stop);
+        self.workers.broadcast(|| ToWorker::Stop);
     }
 
     /// Goes on with the shutdown; `true` when it is over.
@@ -685,19 +660,12 @@ impl Coordinator {
         match &mut self.ending {
             None => false,
             Some(Ending::Leaving) => {
-                for worker in &mut self.workers {
-                    // A worker that was given up is not waited for: it may be stuck in user code for ever.
-                    if let Some(thread) =
-                        worker.thread.take_if(|thread| worker.stopped || thread.is_finished())
-                    {
-                        let _ = thread.join();
-                    }
-                }
+                self.workers.join();
                 true
             }
             Some(Ending::Workers { until, fenced }) => {
                 let (until, fenced) = (*until, *fenced);
-                if self.workers.iter().all(|worker| worker.stopped) {
+                if self.workers.alive().next().is_none() {
                     // ORDER: the member leaves when every task is committed and closed, and not before.
                     return self.leave();
                 }
@@ -717,8 +685,8 @@ impl Coordinator {
                 });
                 self.ending = Some(Ending::Workers { until: until + LAST_WORD, fenced: true });
                 // Whoever waits for its records to be written waits no longer.
-                self.workers.iter().for_each(|worker| worker.fence.fence());
-                self.broadcast(|| ToWorker::Gate(None));
+                self.workers.fence_all();
+                self.workers.broadcast(|| ToWorker::Gate(None));
                 false
             }
         }
@@ -797,28 +765,4 @@ async fn ask(
         Some(code) => RpcError::Code(code),
         None => RpcError::Failed(error),
     })
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-    use crate::config::Config;
-
-    #[test]
-    fn a_panic_of_the_io_thread_ends_its_workers() {
-        let config = Config::builder("panics", "localhost:1").build().unwrap();
-        let (producer, _outbox) = Producer::new(settings::producer(&config), Arc::new(|| {})).unwrap();
-        let (inbox, messages) = std_mpsc::channel();
-        // As the fetchers and the producer do.
-        let _open = inbox.clone();
-        let handle = WorkerHandle { inbox, thread: None, fence: producer.fence_handle(), stopped: false };
-        let io = std::thread::spawn(move || {
-            let _workers = [handle];
-            panic!("on purpose");
-        });
-        assert!(io.join().is_err());
-        assert!(producer.is_fenced());
-        let told: Vec<ToWorker> = messages.try_iter().collect();
-        assert!(matches!(told[..], [ToWorker::Gate(None), ToWorker::Stop]));
-    }
 }

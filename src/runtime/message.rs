@@ -5,6 +5,8 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use super::topics::TopicPlan;
+use super::uncaught::UncaughtErrorResponse;
+use super::workers::WorkerId;
 use crate::client::admin::Isolation;
 use crate::client::fetch::FetchEvent;
 use crate::client::group::CommittedOffset;
@@ -36,6 +38,8 @@ pub(super) enum ToWorker {
     Counts(HashMap<String, i32>),
     /// The producer has credit again, has written everything, or has failed at something.
     ProducerProgress,
+    /// Somebody has asked for a store: publish it without waiting for the next record.
+    StoreWanted,
     /// Commit, close everything, end.
     Stop,
 }
@@ -72,12 +76,14 @@ pub(super) struct ChangelogStart {
 
 /// To the coordinator.
 pub(super) enum ToCoordinator {
+    /// A worker says something.
+    Says { worker: WorkerId, message: Box<ToCoordinator> },
     /// The answer to a request of the membership machine.
     Answered { id: RequestId, outcome: Result<Reply, RpcError> },
     /// What the leader decided, or why it could not.
     Assigned { generation: i32, outcome: Result<Vec<(String, crate::group::AssignmentData)>> },
     /// A task is ready to be started, or cannot be.
-    Prepared { lease: Lease, outcome: Result<Box<TaskStart>> },
+    Prepared { task: TaskId, placement: u64, outcome: Result<Box<TaskStart>> },
     /// A task has restored its stores and runs.
     Running(Lease),
     /// The tasks are closed.
@@ -85,9 +91,11 @@ pub(super) enum ToCoordinator {
     /// The worker was fenced: it has dropped these tasks uncommitted, and is good for new ones.
     GivenUp(Vec<Lease>),
     /// Everything is committed that could be.
-    FlushedAndCommitted { worker: usize },
+    FlushedAndCommitted { worker: WorkerId },
+    /// There is no worker that could commit anything.
+    NothingToFlush,
     /// Commit these offsets.
-    Commit { worker: usize, commit: u64, generation: i32, offsets: Vec<(TopicPartition, CommittedOffset)> },
+    Commit { worker: WorkerId, commit: u64, generation: i32, offsets: Vec<(TopicPartition, CommittedOffset)> },
     /// These offsets of repartition topics are committed: what is before them is of no more use.
     Purgeable(Vec<(TopicPartition, i64)>),
     /// A purge has ended.
@@ -96,10 +104,12 @@ pub(super) enum ToCoordinator {
     Topics(Option<Box<TopicPlan>>),
     /// A commit was refused for the member's sake.
     CommitRefused { generation: i32 },
-    /// A task, or a whole worker, cannot go on.
-    Failed { error: Error },
+    /// A task, or a whole worker, cannot go on; and what the application answers to that.
+    Failed { error: Error, response: UncaughtErrorResponse },
+    /// Somebody has asked for a store: workers look which.
+    StoreWanted,
     /// A worker has ended.
-    Stopped { worker: usize },
+    Stopped { worker: WorkerId },
     /// Shut down, and give up what has not ended in this time.
     Stop { within: Duration },
 }

@@ -11,6 +11,7 @@
 
 mod commit;
 mod observe;
+mod slice;
 
 use std::cell::RefCell;
 use std::collections::{HashMap, VecDeque};
@@ -22,21 +23,28 @@ use std::sync::mpsc::{Receiver, RecvTimeoutError};
 use std::time::{Duration, Instant};
 
 use tokio::runtime::Handle;
-use tokio::sync::mpsc::UnboundedSender;
 
+use self::slice::Slice;
 use super::app::AppShared;
+use super::fetches::SharedFetcher;
 use super::figures::{Activity, Reach, TaskFigures, WorkerFigures};
+use super::gaps::Gap;
+use super::idle::Idle;
 use super::input::raw_batch;
 use super::message::{ChangelogStart, InputStart, TaskStart, ToCoordinator, ToWorker};
 use super::output::{Output, TaskOutput};
+use super::pulse::Pulse;
+use super::task_timeout::TaskTimeout;
+use super::workers::{Mouth, WorkerId};
 use crate::client::Cluster;
 use crate::client::admin::Isolation;
-use crate::client::fetch::{FetchEvent, Fetched, Fetcher, LogState};
+use crate::client::fetch::{FetchEvent, Fetched, LogState};
 use crate::client::produce::Producer;
 use crate::clock::{self, Clock};
 use crate::config::Config;
 use crate::error::{Error, ErrorClass, ErrorKind, Result};
 use crate::group::Lease;
+use crate::query::Registered;
 use crate::record::TopicPartition;
 use crate::store::AnyStore;
 use crate::task::errors::{DropReason, ErrorPolicies};
@@ -45,20 +53,16 @@ use crate::task::{Task, TaskConfig};
 use crate::task_id::TaskId;
 use crate::topology::{AutoOffsetReset, Topology};
 
-/// Records of a task between two looks at the mailbox.
-const SLICE: usize = 1000;
-
-/// The worker's number in a fetch token.
-pub(super) const WORKER_SHIFT: u32 = 48;
-
 /// What a worker is made from.
 pub(super) struct WorkerParts {
+    pub(super) id: WorkerId,
     pub(super) index: usize,
     pub(super) inbox: Receiver<ToWorker>,
-    pub(super) out: UnboundedSender<ToCoordinator>,
+    pub(super) out: Mouth,
+    pub(super) pulse: Arc<Pulse>,
     pub(super) producer: Producer,
-    pub(super) live: Arc<Fetcher>,
-    pub(super) bulk: Arc<Fetcher>,
+    pub(super) live: Arc<SharedFetcher>,
+    pub(super) bulk: Arc<SharedFetcher>,
     pub(super) cluster: Cluster,
     pub(super) io: Handle,
     pub(super) topology: Topology,
@@ -73,10 +77,7 @@ struct Input {
     at: TopicPartition,
     token: u64,
     reset: Option<AutoOffsetReset>,
-    /// Whether everything that the broker has is here; `None` before its first word.
-    caught_up: Option<bool>,
-    /// Since when the queue is empty while the broker has nothing either.
-    idle_since: Option<Instant>,
+    idle: Idle,
     /// What was committed last.
     committed: Option<i64>,
     reach: Reach,
@@ -89,6 +90,9 @@ struct Restore {
     position: i64,
     to: i64,
     progress: observe::Progress,
+    /// Records without a key: no rows.
+    keyless: u64,
+    trouble: TaskTimeout,
 }
 
 struct Owned {
@@ -98,6 +102,8 @@ struct Owned {
     /// Not empty while stores are being restored.
     restores: Vec<Restore>,
     running: bool,
+    /// Since it runs.
+    registered: Option<Registered>,
     starts: Vec<InputStart>,
     isolation: Isolation,
     /// The drops that the application knows of, in the order of the task's own list.
@@ -117,12 +123,14 @@ enum Control {
 }
 
 pub(super) struct Worker {
+    id: WorkerId,
     index: usize,
     inbox: Receiver<ToWorker>,
-    out: UnboundedSender<ToCoordinator>,
+    out: Mouth,
+    pulse: Arc<Pulse>,
     output: Rc<RefCell<Output>>,
-    live: Arc<Fetcher>,
-    bulk: Arc<Fetcher>,
+    live: Arc<SharedFetcher>,
+    bulk: Arc<SharedFetcher>,
     topology: Topology,
     config: Arc<Config>,
     policies: ErrorPolicies,
@@ -139,10 +147,15 @@ pub(super) struct Worker {
     next_commit: Instant,
     /// A commit was refused, or not possible: it follows as soon as the gate opens.
     owes_commit: bool,
+    /// Commits that are not refused for good and do not pass either.
+    postponed: TaskTimeout,
     /// Counts what takes tasks away in the middle of a commit.
     losses: u64,
     failed: bool,
     figures: WorkerFigures,
+    slice: Slice,
+    /// Whose turn it is.
+    turn: usize,
     shared: Arc<AppShared>,
 }
 
@@ -150,9 +163,11 @@ impl Worker {
     /// Runs a worker to its end, on its own thread.
     pub(super) fn run(parts: WorkerParts) {
         let WorkerParts {
+            id,
             index,
             inbox,
             out,
+            pulse,
             producer,
             live,
             bulk,
@@ -170,10 +185,13 @@ impl Worker {
         let now = clock::monotonic();
         let next_commit = now + config.commit_interval();
         let figures = WorkerFigures::new(&shared.registry, index, &config, clock.wall_ms(), now);
+        let postponed = TaskTimeout::new(config.task_timeout());
         let mut worker = Self {
+            id,
             index,
             inbox,
             out: out.clone(),
+            pulse,
             output,
             live,
             bulk,
@@ -190,26 +208,33 @@ impl Worker {
             last_commit: 0,
             next_commit,
             owes_commit: false,
+            postponed,
             losses: 0,
             failed: false,
             figures,
+            slice: Slice::new(),
+            turn: 0,
             shared,
         };
         // Code of a topology is guarded task by task; this is for suppliers, extractors of names, and our own mistakes.
         if let Err(panic) = catch_unwind(AssertUnwindSafe(|| worker.work())) {
             let error = Error::new(ErrorKind::Panic, "a worker panicked").because(panic_text(&*panic));
-            let _ = out.send(ToCoordinator::Failed { error });
+            let response = worker.shared.uncaught.answer(&error);
+            out.say(ToCoordinator::Failed { error, response });
         }
-        let _ = out.send(ToCoordinator::Stopped { worker: index });
+        out.say(ToCoordinator::Stopped { worker: id });
     }
 
     fn tell(&self, message: ToCoordinator) {
-        // The coordinator ends last; if it is gone there is nobody left to tell.
-        let _ = self.out.send(message);
+        self.out.say(message);
     }
 
     fn work(&mut self) {
         loop {
+            self.pulse.beat();
+            if self.pulse.is_dismissed() {
+                return self.close_all();
+            }
             while let Ok(message) = self.inbox.try_recv() {
                 self.take(message);
             }
@@ -218,7 +243,7 @@ impl Worker {
                     Control::Revoke(leases) => self.revoke(leases),
                     Control::FlushAndCommit => {
                         self.commit_all();
-                        self.tell(ToCoordinator::FlushedAndCommitted { worker: self.index });
+                        self.tell(ToCoordinator::FlushedAndCommitted { worker: self.id });
                     }
                     Control::Stop => return self.stop(),
                 }
@@ -232,6 +257,9 @@ impl Worker {
             let slice_end = clock::monotonic();
             self.figures.processed(processed, slice_end.saturating_duration_since(began));
             let called = if self.failed { 0 } else { self.punctuate() };
+            if !self.failed {
+                self.publish();
+            }
             let now = clock::monotonic();
             self.figures.punctuated(called, now.saturating_duration_since(slice_end));
             self.look_after_producer(now);
@@ -245,7 +273,9 @@ impl Worker {
             if processed == 0 {
                 let wait = self.wait(now);
                 let idle = clock::monotonic();
+                self.pulse.rest();
                 let message = self.inbox.recv_timeout(wait);
+                self.pulse.beat();
                 self.figures.spent(Activity::Idle, clock::monotonic().saturating_duration_since(idle));
                 match message {
                     Ok(message) => self.take(message),
@@ -296,10 +326,8 @@ impl Worker {
                 }
                 self.losses += 1;
                 // ORDER: nothing that was made for lost tasks is sent any more; the producer starts afresh after that.
-                let output = &mut *self.output.borrow_mut();
-                output.producer.fence();
-                output.producer.renew();
-                drop(output.producer.take_failures());
+                self.output.borrow().producer.fence();
+                self.renew();
             }
             ToWorker::Gate(gate) => {
                 self.gate = gate;
@@ -322,14 +350,17 @@ impl Worker {
                     self.fail(None, error);
                 }
             }
-            ToWorker::ProducerProgress => {}
+            ToWorker::ProducerProgress | ToWorker::StoreWanted => {}
             ToWorker::Stop => self.control.push_back(Control::Stop),
         }
     }
 
     /// Waits for a message and takes it in.
     fn pump(&mut self) {
-        match self.inbox.recv_timeout(self.config.poll().max(Duration::from_millis(1))) {
+        self.pulse.rest();
+        let message = self.inbox.recv_timeout(self.config.poll().max(Duration::from_millis(1)));
+        self.pulse.beat();
+        match message {
             Ok(message) => self.take(message),
             Err(RecvTimeoutError::Timeout) => {}
             Err(RecvTimeoutError::Disconnected) => self.control.push_back(Control::Stop),
@@ -340,7 +371,7 @@ impl Worker {
 
     fn token(&mut self) -> u64 {
         self.last_token += 1;
-        (self.index as u64) << WORKER_SHIFT | self.last_token
+        self.id.token(self.last_token)
     }
 
     /// A task's part of the record cache: workers share it evenly, and so do the tasks of each.
@@ -353,6 +384,8 @@ impl Worker {
     fn start(&mut self, start: TaskStart) -> Result<()> {
         let TaskStart { lease, inputs, changelogs, partitions, isolation } = start;
         let id = lease.task;
+        // A tenure before this one, of which the worker has not heard the end because it was fenced.
+        self.drop_task(id);
         let mut subtopologies = self.topology.inner.subtopologies.iter();
         let subtopology = subtopologies.find(|s| s.id == id.subtopology).ok_or_else(|| {
             Error::new(ErrorKind::Topology, format!("the topology has no part for task {id}"))
@@ -374,8 +407,18 @@ impl Worker {
             let token = self.token();
             self.tokens.insert(token, (id, restores.len()));
             let progress = observe::Progress::new(id, &store, &at, (from, to), &self.config);
-            restores.push(Restore { store, at: at.clone(), token, position: from, to, progress });
-            self.bulk.assign(at, from, token);
+            let trouble = TaskTimeout::new(self.config.task_timeout());
+            restores.push(Restore {
+                store,
+                at: at.clone(),
+                token,
+                position: from,
+                to,
+                keyless: 0,
+                trouble,
+                progress,
+            });
+            self.bulk.assign(at, from, token, lease.epoch);
         }
         tracing::info!(task = %id, changelogs = restores.len(), "restoring");
         let share = self.cache_share(self.owned.len() + 1);
@@ -387,6 +430,7 @@ impl Worker {
             inputs: Vec::new(),
             restores,
             running: false,
+            registered: None,
             starts: inputs,
             isolation,
             reported: HashMap::new(),
@@ -423,23 +467,25 @@ impl Worker {
             let token = self.token();
             self.tokens.insert(token, (id, source));
             let owned = &mut self.owned[at];
+            let epoch = owned.lease.epoch;
             owned.task.start_at(source, start.offset);
             owned.task.restore_partition_time(source, start.partition_time);
             owned.inputs.push(Input {
                 at: start.at.clone(),
                 token,
                 reset: start.reset,
-                caught_up: None,
-                idle_since: None,
+                idle: Idle::default(),
                 committed: Some(start.offset),
                 reach: Reach::default(),
             });
-            self.live.assign(start.at, start.offset, token);
+            self.live.assign(start.at, start.offset, token, epoch);
         }
         let owned = &mut self.owned[at];
         let Owned { task, span, .. } = owned;
         span.in_scope(|| task.init())?;
         owned.running = true;
+        owned.registered = Some(self.shared.queries.enter(id, owned.task.stores()));
+        owned.task.publish()?;
         tracing::info!(task = %id, "running");
         let lease = owned.lease;
         self.tell(ToCoordinator::Running(lease));
@@ -454,13 +500,13 @@ impl Worker {
         owned.observe(clock::monotonic());
         self.figures.closed();
         for input in &owned.inputs {
-            self.live.revoke(input.at.clone());
+            self.live.revoke(input.at.clone(), input.token);
             self.tokens.remove(&input.token);
         }
         let share = self.cache_share(self.owned.len());
         self.owned.iter_mut().for_each(|owned| owned.task.share_cache(share));
         for restore in &owned.restores {
-            self.bulk.revoke(restore.at.clone());
+            self.bulk.revoke(restore.at.clone(), restore.token);
             self.tokens.remove(&restore.token);
         }
         Some(owned)
@@ -488,6 +534,10 @@ impl Worker {
     /// ORDER: commit, then close the tasks; the producer is drained by the commit.
     fn stop(&mut self) {
         self.last_commit_of_all();
+        self.close_all();
+    }
+
+    fn close_all(&mut self) {
         for task in self.owned.iter().map(|o| o.lease.task).collect::<Vec<_>>() {
             self.close_task(task);
         }
@@ -510,10 +560,19 @@ impl Worker {
             self.drop_task(lease.task);
         }
         self.losses += 1;
+        self.renew();
+        self.tell(ToCoordinator::GivenUp(leases));
+    }
+
+    /// Takes the producer into use again, with nothing in it.
+    fn renew(&self) {
         let output = &mut *self.output.borrow_mut();
         output.producer.renew();
         drop(output.producer.take_failures());
-        self.tell(ToCoordinator::GivenUp(leases));
+        // ORDER: after that: who dismisses a worker says so first, and fences it then.
+        if self.pulse.is_dismissed() {
+            output.producer.fence();
+        }
     }
 
     /// A task cannot go on: it is dropped uncommitted, and the coordinator decides what becomes of the rest. Without a
@@ -529,7 +588,8 @@ impl Worker {
             Some(task) => _ = self.drop_task(task),
             None => self.failed = true,
         }
-        self.tell(ToCoordinator::Failed { error });
+        let response = self.shared.uncaught.answer(&error);
+        self.tell(ToCoordinator::Failed { error, response });
     }
 
     // ---- records ----
@@ -547,6 +607,7 @@ impl Worker {
             (FetchEvent::Data(fetched), Some(at)) => restore(&mut owned.restores[at], fetched),
             (FetchEvent::Progress { next_offset, .. }, Some(at)) => {
                 owned.restores[at].position = next_offset;
+                owned.restores[at].trouble.progress();
                 Ok(())
             }
             (FetchEvent::Data(fetched), None) => {
@@ -560,11 +621,21 @@ impl Worker {
                 owned.inputs[place].heard(next_offset, log, owned.isolation);
                 Ok(())
             }
-            (FetchEvent::Error { error, .. }, _) if error.is_retriable() => {
+            (FetchEvent::Error { error, .. }, restoring) if error.is_retriable() => {
                 tracing::warn!(task = %id, ?error, "cannot fetch yet");
-                Ok(())
+                let trouble = restoring.map(|at| &mut owned.restores[at].trouble);
+                match trouble.map(|trouble| (trouble.failed(clock::monotonic()), trouble)) {
+                    Some((true, trouble)) => {
+                        Err(trouble.error(format_args!("task {id}"), "its changelog cannot be read", error))
+                    }
+                    _ => Ok(()),
+                }
             }
             (FetchEvent::Error { error, range, .. }, None) => self.out_of_range(id, place, error, range),
+            (FetchEvent::Error { error, range: Some(range), .. }, Some(at)) => {
+                let Restore { at, position: wanted, .. } = &owned.restores[at];
+                Err(Gap { task: id, at, wanted: *wanted, range, cause: error }.in_changelog())
+            }
             (FetchEvent::Error { error, .. }, Some(_)) => {
                 Err(Error::new(ErrorKind::Store, "a changelog cannot be read: the state cannot be restored")
                     .with_class(ErrorClass::CorruptTask)
@@ -587,8 +658,12 @@ impl Worker {
         owned.restores = open;
         for restore in done {
             restore.progress.done(restore.position);
+            if restore.keyless > 0 {
+                tracing::warn!(changelog = %restore.at, count = restore.keyless, "records without a key are no rows: passed over");
+                self.shared.dropped(&restore.at.topic, DropReason::NullKey, restore.keyless);
+            }
             self.tokens.remove(&restore.token);
-            self.bulk.revoke(restore.at);
+            self.bulk.revoke(restore.at, restore.token);
         }
         self.begin_if_restored(id)
     }
@@ -604,17 +679,19 @@ impl Worker {
         let token = self.token();
         let Some(owned) = self.owned.iter_mut().find(|o| o.lease.task == id) else { return Ok(()) };
         let input = &mut owned.inputs[place];
-        let (Some((start, end)), Some(reset)) = (range, input.reset) else { return Err(error) };
+        let Some((start, end)) = range else { return Err(error) };
+        let wanted = error.offset().unwrap_or(-1);
+        let gap = |cause| Gap { task: id, at: &input.at, wanted, range: (start, end), cause };
+        let Some(reset) = input.reset else { return Err(gap(error).in_repartition_topic()) };
         let offset = match reset {
             AutoOffsetReset::Earliest | AutoOffsetReset::ByDuration(_) => start,
             AutoOffsetReset::Latest => end,
-            AutoOffsetReset::None => return Err(error),
+            AutoOffsetReset::None => return Err(gap(error).in_source_topic()),
         };
         tracing::error!(partition = %input.at, ?error, offset, "records are gone: going on elsewhere, as auto.offset.reset says");
         self.tokens.remove(&input.token);
         input.token = token;
-        input.caught_up = None;
-        input.idle_since = None;
+        input.idle = Idle::default();
         // The log is another one than that of the offset committed last, even if the numbers agree.
         input.committed = None;
         // ORDER: what waits in the queue goes first; then the position is the new one, which may lie before the old, and
@@ -622,15 +699,19 @@ impl Worker {
         let restart = RawBatch { records: Box::new(std::iter::empty()), next_offset: offset, count: 0 };
         owned.task.push(place, restart);
         self.tokens.insert(token, (id, place));
-        self.live.assign(input.at.clone(), offset, token);
+        self.live.assign(input.at.clone(), offset, token, owned.lease.epoch);
         Ok(())
     }
 
     /// Processes some records of each task. Returns how many.
     fn process(&mut self, began: Instant) -> usize {
-        let (mut total, mut at_time) = (0, began);
+        let mut total = 0;
         let max_idle = self.config.max_task_idle();
-        for at in 0..self.owned.len() {
+        let mut before = began;
+        for _ in 0..self.owned.len() {
+            self.pulse.beat();
+            let at = self.turn % self.owned.len();
+            self.turn = at + 1;
             let Some(owned) = self.owned.get_mut(at).filter(|o| o.running) else { continue };
             if !self.output.borrow().producer.has_credit() {
                 return total;
@@ -644,15 +725,22 @@ impl Worker {
                 }
             };
             let output = &self.output;
-            let go_on = || output.borrow().producer.has_credit();
+            let go_on = || {
+                let producer = &output.borrow().producer;
+                producer.has_credit() && !producer.is_fenced()
+            };
             let Owned { task, span, .. } = owned;
-            match span.in_scope(|| task.process(SLICE, |source| ready[source], go_on)) {
+            match span.in_scope(|| task.process(self.slice.records(), |source| ready[source], go_on)) {
                 Ok(0) => {}
                 Ok(processed) => {
                     total += processed;
                     let now = clock::monotonic();
-                    owned.sliced(now.saturating_duration_since(at_time), self.clock.wall_ms());
-                    at_time = now;
+                    owned.sliced(now.duration_since(before), self.clock.wall_ms());
+                    self.slice.took(processed, now.duration_since(before));
+                    if Slice::is_long(now.duration_since(began)) {
+                        return total;
+                    }
+                    before = now;
                 }
                 Err(error) => {
                     let id = owned.lease.task;
@@ -662,6 +750,19 @@ impl Worker {
             }
         }
         total
+    }
+
+    /// ORDER: between slices, so that readers never see half of one.
+    fn publish(&mut self) {
+        for at in (0..self.owned.len()).rev() {
+            let owned = &self.owned[at];
+            if owned.running
+                && let Err(error) = owned.task.publish()
+            {
+                let task = owned.lease.task;
+                self.fail(Some(task), error);
+            }
+        }
     }
 
     /// Calls the punctuations that are due. Returns how many.
@@ -690,7 +791,7 @@ impl Input {
             Isolation::ReadCommitted => log.last_stable_offset,
             Isolation::ReadUncommitted => log.high_watermark,
         };
-        self.caught_up = Some(next_offset >= end);
+        self.idle.caught_up = Some(next_offset >= end);
         self.reach.end = Some(end);
     }
 }
@@ -707,28 +808,15 @@ impl Owned {
         }
     }
 
-    /// Which inputs may be passed over when their queues are empty (`PartitionGroup.readyToProcess`, KIP-695): those
-    /// that are known to have nothing at the broker either, for long enough; all of them if `max.task.idle.ms` is -1.
+    /// Which inputs may be passed over when their queues are empty.
     fn ready_inputs(&mut self, max_idle: Option<Duration>) -> Result<Vec<bool>> {
-        let Some(max_idle) = max_idle else { return Ok(vec![true; self.inputs.len()]) };
         let heads: Vec<bool> = self.task.heads()?.iter().map(Option::is_some).collect();
         let now = clock::monotonic();
-        self.forced = false;
-        let forced = &mut self.forced;
-        let ready = self.inputs.iter_mut().zip(heads).map(|(input, has_head)| {
-            if has_head {
-                input.idle_since = None;
-                // It may run dry in the middle of the slice: then the same question is open again.
-                return input.caught_up == Some(true) && max_idle.is_zero();
-            }
-            if input.caught_up != Some(true) {
-                return false;
-            }
-            let over = now.duration_since(*input.idle_since.get_or_insert(now)) >= max_idle;
-            *forced |= over && !max_idle.is_zero();
-            over
-        });
-        Ok(ready.collect())
+        let inputs = self.inputs.iter_mut().zip(heads);
+        let ready: Vec<bool> =
+            inputs.map(|(input, has_head)| input.idle.may_be_passed_over(has_head, max_idle, now)).collect();
+        self.forced = self.inputs.iter().any(|input| input.idle.is_over());
+        Ok(ready)
     }
 }
 
@@ -746,9 +834,12 @@ fn restore(restore: &mut Restore, fetched: Fetched) -> Result<()> {
         if let Some(key) = record.key {
             restore.store.restore(key, record.value, record.timestamp)?;
             records += 1;
+        } else {
+            restore.keyless += 1;
         }
     }
     restore.progress.records += records;
     restore.position = next;
+    restore.trouble.progress();
     Ok(())
 }

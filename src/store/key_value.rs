@@ -17,6 +17,7 @@ use hashbrown::{DefaultHashBuilder, HashTable};
 use super::engine::{KeyRange, MemoryEngine, SortedRun};
 use super::layers::Layers;
 use super::options::KvOptions;
+use super::visible::{Publisher, Visible};
 use super::{AnyStore, StoreCounts, StoreRow, add};
 use crate::error::{BoxError, Error, ErrorKind, Result};
 use crate::record::{Headers, Timestamp};
@@ -41,13 +42,15 @@ const CLEAN_ROWS: usize = 1 << 18;
 type Page<V> = Vec<(Bytes, (V, Timestamp))>;
 
 /// How many rows an iterator reads at once. It holds no lock on the store between pages.
-const PAGE: usize = 256;
+pub(crate) const PAGE: usize = 256;
 
 struct Row<V> {
     key: Bytes,
     current: Option<(V, Timestamp)>,
     /// Changed since the last commit.
     open: bool,
+    /// Changed since other threads were last shown the store; set while they are shown it at all.
+    fresh: bool,
     withheld: Option<Box<Withheld<V>>>,
 }
 
@@ -116,7 +119,7 @@ impl<V> Table<V> {
                 let current = load()?;
                 // The key may be part of a network frame: keep a copy, not the frame.
                 let key = Bytes::copy_from_slice(key);
-                Ok(place.insert(Row { key, current, open: false, withheld: None }).into_mut())
+                Ok(place.insert(Row { key, current, open: false, fresh: false, withheld: None }).into_mut())
             }
         }
     }
@@ -131,6 +134,8 @@ struct Inner<V> {
     withheld: Vec<Bytes>,
     sequence: u64,
     layers: Layers,
+    /// Since the first time that another thread asked for the store.
+    publisher: Option<Publisher>,
     scratch: BytesMut,
 }
 
@@ -144,7 +149,24 @@ pub(crate) struct KvStore<K, V> {
     cached: bool,
     changelog: Option<TopicIx>,
     counts: StoreCounts,
+    visible: Arc<Visible>,
     inner: RefCell<Inner<V>>,
+}
+
+/// The value and the timestamp of a row; -1 where the store keeps none.
+pub(crate) fn decode_row<V: 'static>(
+    row: &Bytes,
+    timestamped: bool,
+    value_serde: &SerdeRef<V>,
+    topic: &str,
+) -> Result<(V, Timestamp), BoxError> {
+    let (timestamp, value) = if timestamped {
+        let (head, _) = row.split_first_chunk::<8>().ok_or("a row of the store has no timestamp")?;
+        (i64::from_be_bytes(*head), row.slice(8..))
+    } else {
+        (-1, row.clone())
+    };
+    Ok((value_serde.read(&value, &SerdeCx::value(topic))?, timestamp))
 }
 
 /// What an update has done.
@@ -176,6 +198,7 @@ impl<K: Clone + 'static, V: Clone + 'static> KvStore<K, V> {
             cached,
             changelog,
             counts: StoreCounts::default(),
+            visible: Arc::default(),
             inner: RefCell::new(Inner {
                 table: Table { rows: HashTable::new(), hasher: DefaultHashBuilder::default() },
                 open: Vec::new(),
@@ -183,6 +206,7 @@ impl<K: Clone + 'static, V: Clone + 'static> KvStore<K, V> {
                 withheld: Vec::new(),
                 sequence: 0,
                 layers: Layers::new(MemoryEngine::default()),
+                publisher: None,
                 scratch: BytesMut::new(),
             }),
         }
@@ -203,13 +227,7 @@ impl<K: Clone + 'static, V: Clone + 'static> KvStore<K, V> {
     }
 
     fn decode(&self, row: &Bytes) -> Result<(V, Timestamp), BoxError> {
-        let (timestamp, value) = if self.timestamped {
-            let (head, _) = row.split_first_chunk::<8>().ok_or("a row of the store has no timestamp")?;
-            (i64::from_be_bytes(*head), row.slice(8..))
-        } else {
-            (-1, row.clone())
-        };
-        Ok((self.value_serde.read(&value, &self.serde_cx(false))?, timestamp))
+        decode_row(row, self.timestamped, &self.value_serde, &self.topic)
     }
 
     fn encode(&self, value: &V, timestamp: Timestamp, out: &mut BytesMut) -> Result<Bytes, BoxError> {
@@ -246,7 +264,7 @@ impl<K: Clone + 'static, V: Clone + 'static> KvStore<K, V> {
         cx: &mut TaskCx,
         change: impl FnOnce(Option<&(V, Timestamp)>) -> Result<Option<(V, Timestamp)>, BoxError>,
     ) -> Result<Updated<V>, BoxError> {
-        let Inner { table, open, open_sorted, withheld, sequence, layers, .. } =
+        let Inner { table, open, open_sorted, withheld, sequence, layers, publisher, .. } =
             &mut *self.inner.borrow_mut();
         add(&self.counts.hits, 1);
         let row = table.get_or_load(key, || self.load(layers, key))?;
@@ -266,6 +284,12 @@ impl<K: Clone + 'static, V: Clone + 'static> KvStore<K, V> {
                 sorted.insert(row.key.clone());
             }
             open.push(row.key.clone());
+        }
+        if let Some(publisher) = publisher
+            && !row.fresh
+        {
+            row.fresh = true;
+            publisher.fresh.push(row.key.clone());
         }
         if self.cached {
             *sequence += 1;
@@ -384,6 +408,46 @@ impl<K: Clone + 'static, V: Clone + 'static> KvStore<K, V> {
         Ok(updated?.old)
     }
 
+    /// The rows of some keys as they are now, in order. Rows that may outlive the others have bytes of their own, so that
+    /// they do not keep those of all in memory.
+    fn run_of(&self, table: &Table<V>, keys: &[Bytes], own_bytes: bool) -> Result<SortedRun> {
+        let mut run: SortedRun = Vec::with_capacity(keys.len());
+        let mut out = BytesMut::with_capacity(if own_bytes { 256 } else { keys.len() * 32 });
+        for key in keys {
+            let Some(row) = table.get(key) else { continue };
+            let bytes = match &row.current {
+                Some((value, timestamp)) => {
+                    Some(self.encode(value, *timestamp, &mut out).map_err(|error| {
+                        let text = format!("a row of the store {} cannot be written", self.name);
+                        Error::new(ErrorKind::Store, text).because(error)
+                    })?)
+                }
+                None => None,
+            };
+            let bytes = if own_bytes { bytes.map(|b| Bytes::copy_from_slice(&b)) } else { bytes };
+            run.push((key.clone(), bytes));
+        }
+        run.sort_unstable_by(|a, b| a.0.cmp(&b.0));
+        Ok(run)
+    }
+
+    /// Freezes what has changed since the store was last shown, if it is shown at all. Says whether there was anything.
+    fn freeze_fresh(&self, inner: &mut Inner<V>) -> Result<bool> {
+        let Some(publisher) = &mut inner.publisher else { return Ok(false) };
+        let rebased = std::mem::take(&mut publisher.rebased);
+        if publisher.fresh.is_empty() {
+            return Ok(rebased);
+        }
+        let run = self.run_of(&inner.table, &publisher.fresh, true)?;
+        for key in publisher.fresh.drain(..) {
+            if let Some(row) = inner.table.get_mut(&key) {
+                row.fresh = false;
+            }
+        }
+        publisher.push(run);
+        Ok(true)
+    }
+
     /// The next rows of a scan; none only at its end.
     fn page(&self, range: &KeyRange) -> Result<Page<V>, BoxError> {
         let inner = &mut *self.inner.borrow_mut();
@@ -460,6 +524,9 @@ impl<K: Clone + 'static, V: Clone + 'static> AnyStore for KvStore<K, V> {
         let inner = &mut *self.inner.borrow_mut();
         // ORDER: the table lies over the layers; a row it kept from before would hide the restored one.
         inner.table.remove(&key);
+        if let Some(publisher) = &mut inner.publisher {
+            publisher.rebased = true;
+        }
         inner.layers.push(vec![(Bytes::copy_from_slice(&key), row)])
     }
 
@@ -476,24 +543,26 @@ impl<K: Clone + 'static, V: Clone + 'static> AnyStore for KvStore<K, V> {
     fn commit(&self) -> Result<()> {
         let inner = &mut *self.inner.borrow_mut();
         debug_assert!(inner.withheld.is_empty(), "caches are flushed before a commit");
-        let mut run: SortedRun = Vec::with_capacity(inner.open.len());
-        let mut out = BytesMut::with_capacity(inner.open.len() * 32);
-        for key in inner.open.drain(..) {
-            let Some(kept) = inner.table.get_mut(&key) else { continue };
-            kept.open = false;
-            let row =
-                kept.current.as_ref().map(|(value, timestamp)| self.encode(value, *timestamp, &mut out));
-            let row = row.transpose().map_err(|error| {
-                Error::new(ErrorKind::Store, format!("a row of the store {} cannot be written", self.name))
-                    .because(error)
-            })?;
-            run.push((key, row));
+        let published = self.freeze_fresh(inner)?;
+        for key in &inner.open {
+            if let Some(row) = inner.table.get_mut(key) {
+                row.open = false;
+            }
         }
-        run.sort_unstable_by(|a, b| a.0.cmp(&b.0));
+        let run = match &mut inner.publisher {
+            // Everything that is open has been published, and is in its rows already.
+            Some(publisher) => publisher.take(),
+            None => self.run_of(&inner.table, &inner.open, false)?,
+        };
+        inner.open.clear();
         if let Some(sorted) = &mut inner.open_sorted {
             sorted.clear();
         }
+        let changed = published || !run.is_empty();
         inner.layers.push(run)?;
+        if inner.publisher.is_some() && changed {
+            self.visible.show(inner.layers.view(&[]));
+        }
         if inner.table.rows.len() > CLEAN_ROWS {
             inner.table.rows.clear();
         }
@@ -507,6 +576,31 @@ impl<K: Clone + 'static, V: Clone + 'static> AnyStore for KvStore<K, V> {
     fn approximate_len(&self) -> u64 {
         let inner = self.inner.borrow();
         inner.layers.approximate_len() + inner.open.len() as u64
+    }
+
+    fn visible(&self) -> &Arc<Visible> {
+        &self.visible
+    }
+
+    fn publish(&self) -> Result<()> {
+        if !self.visible.is_wanted() {
+            return Ok(());
+        }
+        let inner = &mut *self.inner.borrow_mut();
+        if inner.publisher.is_none() {
+            for key in &inner.open {
+                if let Some(row) = inner.table.get_mut(key) {
+                    row.fresh = true;
+                }
+            }
+            inner.publisher = Some(Publisher::new(&inner.open));
+        }
+        if self.freeze_fresh(inner)?
+            && let Some(publisher) = &inner.publisher
+        {
+            self.visible.show(inner.layers.view(publisher.runs()));
+        }
+        Ok(())
     }
 
     fn rows(&self) -> Result<Vec<StoreRow>> {
@@ -615,7 +709,7 @@ fn bound_bytes<K: Clone + 'static, V: Clone + 'static>(
 }
 
 /// The end of the keys that start with `prefix`.
-fn prefix_end(prefix: &[u8]) -> Bound<Bytes> {
+pub(crate) fn prefix_end(prefix: &[u8]) -> Bound<Bytes> {
     let mut end = prefix.to_vec();
     while let Some(last) = end.last_mut() {
         if *last < u8::MAX {

@@ -10,6 +10,8 @@ pub(crate) mod layers;
 mod options;
 #[cfg(test)]
 mod tests;
+mod tree;
+pub(crate) mod visible;
 
 use std::any::Any;
 use std::cell::Cell;
@@ -25,8 +27,11 @@ use crate::task::{TaskCx, TopicIx};
 
 pub(crate) use key_value::{Flushed, KvStore};
 pub use key_value::{KeyValueIterator, KeyValueStore, TimestampedKeyValueStore, ValueAndTimestamp};
+pub(crate) use key_value::{PAGE, decode_row, prefix_end};
+pub(crate) use layers::View;
 pub(crate) use options::KvOptions;
 pub use options::{KeyValue, StoreBuilder, TimestampedKeyValue};
+use visible::Visible;
 
 /// A row of a store, as bytes.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -68,6 +73,12 @@ pub(crate) trait AnyStore {
     /// How many rows there are, roughly.
     fn approximate_len(&self) -> u64;
 
+    /// What other threads see of it.
+    fn visible(&self) -> &Arc<Visible>;
+
+    /// Shows other threads what has changed, if any of them has asked for the store.
+    fn publish(&self) -> Result<()>;
+
     /// All rows in key order.
     #[cfg_attr(not(feature = "testing"), allow(dead_code, reason = "for the test driver"))]
     fn rows(&self) -> Result<Vec<StoreRow>>;
@@ -107,6 +118,12 @@ pub(crate) trait StoreBlueprint: fmt::Debug + Send + Sync {
 
     /// Whether its name was given by the user.
     fn is_named(&self) -> bool;
+
+    /// What it is, for whoever asks for something else.
+    fn kind(&self) -> String;
+
+    /// Its [`KvOptions`], for whoever knows the types.
+    fn options(&self) -> Arc<dyn Any + Send + Sync>;
 
     /// Makes an empty store. `changelog_topic` is the topic that its serdes are told, `changelog` where it logs to.
     fn build(&self, changelog_topic: &str, changelog: Option<TopicIx>, cache: bool) -> Rc<dyn AnyStore>;

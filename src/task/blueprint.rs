@@ -120,7 +120,7 @@ pub(crate) enum NodeKind {
 }
 
 /// The plan of the tasks of a sub-topology (or, in the test driver, of the whole topology).
-#[derive(Clone)]
+#[derive(Clone, Default)]
 pub(crate) struct Plan {
     /// Parents before children.
     pub(crate) nodes: Vec<NodePlan>,

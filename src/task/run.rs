@@ -378,6 +378,11 @@ impl Task {
         Ok(())
     }
 
+    /// Shows readers on other threads what has changed in the stores that they have asked for.
+    pub(crate) fn publish(&self) -> Result<()> {
+        self.stores.iter().try_for_each(|store| store.publish())
+    }
+
     /// Closes the processors. The caller has committed before, or gives the task up.
     pub(crate) fn close(&mut self) -> Result<()> {
         let lifecycles = self.lifecycles.clone();

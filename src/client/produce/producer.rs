@@ -200,7 +200,10 @@ impl Producer {
                         until: self.now + self.config.linger,
                     });
                     let room = accumulator.last_len.min(self.config.batch_size);
-                    accumulator.open.insert(BatchBuilder::with_capacity(self.config.compression, room))
+                    accumulator.open.insert(
+                        BatchBuilder::with_capacity(self.config.compression, room)
+                            .level(self.config.compression_level),
+                    )
                 }
             };
             let before = if open.is_empty() { 0 } else { open.len() };

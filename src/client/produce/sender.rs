@@ -15,7 +15,7 @@ use tokio::sync::mpsc::UnboundedReceiver;
 
 use super::answer::Answer;
 use super::config::ProducerConfig;
-use super::partition::{Done, Identity, Leader, MAX_IN_FLIGHT, Partition};
+use super::partition::{Done, Identity, Leader, Partition};
 use super::producer::{Handover, Message, Outbox};
 use super::shared::{Failed, Shared};
 use super::transport::ProduceTransport;
@@ -180,6 +180,9 @@ impl<T: ProduceTransport> Sender<T> {
         // ORDER: the last look at the send epoch before the bytes leave.
         let done = self.partitions[place].fence(self.shared.send_epoch());
         self.finish(place, done);
+        if !self.shared.permits(now) {
+            return;
+        }
         let partition = &mut self.partitions[place];
         if !partition.is_ready(now) {
             return;
@@ -197,7 +200,7 @@ impl<T: ProduceTransport> Sender<T> {
             Leader::Asked => return,
             Leader::Unknown => return self.ask_leader(place),
         };
-        if self.in_flight.get(&node).is_some_and(|&requests| requests >= MAX_IN_FLIGHT) {
+        if self.in_flight.get(&node).is_some_and(|&requests| requests >= self.config.max_in_flight) {
             return;
         }
         let length = partition.next_len();

@@ -3,10 +3,12 @@
 use std::fmt;
 use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
+use std::time::{Duration, Instant};
 
 use bytes::Bytes;
 use tokio::sync::Notify;
 
+use crate::clock;
 use crate::error::Error;
 
 /// Called by the back, on the I/O thread, when it is worth looking again: the credit is back, everything is done, or
@@ -35,6 +37,10 @@ pub(super) struct Shared {
     /// Where falling in-flight bytes are worth a word to the worker.
     low_water: usize,
     send_epoch: AtomicU64,
+    /// What `permit_until` counts from.
+    origin: Instant,
+    /// Milliseconds since `origin` from which on nothing is sent.
+    permit_until: AtomicU64,
     failures: Mutex<Vec<Failed>>,
     any_failure: AtomicBool,
     retries: AtomicU64,
@@ -56,6 +62,8 @@ impl Shared {
             in_flight: AtomicUsize::new(0),
             low_water,
             send_epoch: AtomicU64::new(0),
+            origin: clock::monotonic(),
+            permit_until: AtomicU64::new(u64::MAX),
             failures: Mutex::new(Vec::new()),
             any_failure: AtomicBool::new(false),
             retries: AtomicU64::new(0),
@@ -71,6 +79,12 @@ impl Shared {
 
     pub(super) fn send_epoch(&self) -> u64 {
         self.send_epoch.load(Ordering::SeqCst)
+    }
+
+    /// Whether anything may be sent at `now`.
+    pub(super) fn permits(&self, now: Instant) -> bool {
+        let elapsed = now.saturating_duration_since(self.origin);
+        elapsed < Duration::from_millis(self.permit_until.load(Ordering::SeqCst))
     }
 
     pub(super) fn handed_over(&self, bytes: usize) {
@@ -131,5 +145,14 @@ impl Fence {
     pub(crate) fn fence(&self) {
         self.0.send_epoch.fetch_add(1, Ordering::SeqCst);
         self.0.wake.notify_one();
+    }
+    /// Nothing is sent from this time on, until a later one is given: a process that was frozen, and whose tasks are
+    /// somebody else's by now, writes nothing before it has noticed.
+    pub(crate) fn permit_until(&self, until: Instant) {
+        let until = until.saturating_duration_since(self.0.origin).as_millis();
+        let until = u64::try_from(until).unwrap_or(u64::MAX);
+        if self.0.permit_until.swap(until, Ordering::SeqCst) != until {
+            self.0.wake.notify_one();
+        }
     }
 }

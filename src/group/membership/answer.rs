@@ -11,6 +11,9 @@ use super::super::user_data::AssignmentError;
 use super::{Coordinator, Membership, Phase};
 use crate::{Error, ErrorKind, Result};
 
+/// How often in a row the coordinator may turn this member away before that is an error: five minutes of the longest pause.
+pub(super) const MOST_REFUSALS: u32 = 300;
+
 impl Membership {
     /// Takes an answer in, unless nobody waits for it any more.
     pub(super) fn answer(&mut self, id: RequestId, outcome: Result<Reply, RpcError>, now: Duration) {
@@ -66,9 +69,12 @@ impl Membership {
         match self.recovery(Call::Join, outcome) {
             Ok(Reply::Joined(joined)) => self.enter(joined, now),
             Ok(Reply::MemberId(member_id)) => {
-                self.member_id = member_id;
+                let again = !std::mem::replace(&mut self.member_id, member_id).is_empty();
                 self.rejoin = Some("the coordinator asked to join with its member id");
                 self.phase = Phase::Rejoining;
+                if again {
+                    self.refused("it asks again for a member id that it has given", false, now);
+                }
             }
             Ok(other) => self.fail(nonsense(&other)),
             Err(recovery) => self.recover(recovery, now),
@@ -84,7 +90,6 @@ impl Membership {
             );
             return self.fail(Error::new(ErrorKind::Config, message));
         }
-        self.failures = 0;
         let missed = !self.owned.is_empty() && joined.generation != self.generation.wrapping_add(1);
         self.generation = joined.generation;
         self.session_until = now + self.config.session_timeout;
@@ -121,16 +126,24 @@ impl Membership {
             Ok(other) => return self.fail(nonsense(&other)),
             Err(recovery) => return self.recover(recovery, now),
         };
+        (self.failures, self.refusals) = (0, 0);
         self.id_stored = true;
         self.id_in_doubt = false;
         self.session_until = now + self.config.session_timeout;
         self.beat_at = now + self.config.heartbeat_interval;
         match read_assignment(&assignment) {
             Ok(data) => match data.error {
-                None => self.deliver(data, now),
+                None | Some(AssignmentError::OtherTopology) => self.deliver(data, now),
                 Some(error) => self.fail(refusal(error, &self.config.group_id)),
             },
-            Err(error) => self.fail(error),
+            Err(error) => {
+                let text = format!(
+                    "what the leader of group {} assigns cannot be read: it runs another release, or other software under \
+                     the same application id; stop it",
+                    self.config.group_id
+                );
+                self.fail(Error::new(ErrorKind::Corrupt, text).because(error));
+            }
         }
     }
 
@@ -181,7 +194,11 @@ impl Membership {
     fn recover(&mut self, recovery: Recovery, now: Duration) {
         match recovery {
             Recovery::Retry => self.pause(Phase::Rejoining, now),
-            Recovery::Rejoin => self.phase = Phase::Rejoining,
+            // At once, because the others wait. But not for ever, should the coordinator know no other answer.
+            Recovery::Rejoin => {
+                self.phase = Phase::Rejoining;
+                self.refused("it says that the group rebalances", true, now);
+            }
             Recovery::FindCoordinator => {
                 self.coordinator = Coordinator::Unknown;
                 self.pause(Phase::Rejoining, now);
@@ -194,9 +211,28 @@ impl Membership {
                 self.lose("the coordinator has removed this member from the group");
                 self.member_id.clear();
                 (self.id_in_doubt, self.id_stored) = (false, false);
-                self.pause(Phase::Rejoining, now);
+                self.phase = Phase::Rejoining;
+                self.refused("it forgets this member", false, now);
             }
             Recovery::Fatal(error) => self.fail(error),
+        }
+    }
+
+    /// A round of joining has come to nothing because of what the coordinator says of the group. Counted, not timed: a
+    /// clock that jumps changes nothing.
+    fn refused(&mut self, why: &str, at_once: bool, now: Duration) {
+        self.refusals += 1;
+        if self.refusals > 1 || !at_once {
+            self.back_off(now);
+        }
+        if self.refusals > MOST_REFUSALS {
+            let text = format!(
+                "the coordinator has not let this instance into group {} in {MOST_REFUSALS} attempts: {why}; look for a member \
+                 that joins again and again (kafka-consumer-groups --describe --members), or for trouble in the broker's log, \
+                 and start again",
+                self.config.group_id
+            );
+            self.fail(Error::new(ErrorKind::Broker, text));
         }
     }
 
@@ -229,11 +265,15 @@ fn refusal(error: AssignmentError, group: &str) -> Error {
         AssignmentError::IncompatibleVersions => (
             ErrorKind::Config,
             format!(
-                "the instances of group {group} run releases that are too far apart: upgrade in smaller steps"
+                "the leader of group {group} cannot read what this instance says of itself: they run releases that are too far \
+                 apart; upgrade in smaller steps"
             ),
         ),
         AssignmentError::ShutdownRequested => {
             (ErrorKind::Closed, format!("an instance asked for the whole application {group} to stop"))
+        }
+        AssignmentError::OtherTopology => {
+            (ErrorKind::Topology, format!("the leader of group {group} runs another topology"))
         }
         AssignmentError::Other(code) => {
             (ErrorKind::Broker, format!("the leader of group {group} assigns nothing, for reason {code}"))

@@ -11,19 +11,19 @@ use super::*;
 use crate::{ErrorClass, ErrorKind, TopicPartition};
 
 /// A member whose actions are written as short lines; timers are kept apart.
-struct Rig {
-    machine: Membership,
-    now: Duration,
-    timer: Option<Duration>,
+pub(super) struct Rig {
+    pub(super) machine: Membership,
+    pub(super) now: Duration,
+    pub(super) timer: Option<Duration>,
     /// The last JoinGroup, SyncGroup, heartbeat, ... by name.
-    requests: BTreeMap<&'static str, RequestId>,
+    pub(super) requests: BTreeMap<&'static str, RequestId>,
 }
 
-fn seconds(n: u64) -> Duration {
+pub(super) fn seconds(n: u64) -> Duration {
     Duration::from_secs(n)
 }
 
-fn tasks(text: &str) -> Vec<TaskId> {
+pub(super) fn tasks(text: &str) -> Vec<TaskId> {
     text.split_whitespace().map(|t| t.parse().unwrap()).collect()
 }
 
@@ -35,7 +35,7 @@ fn leases<'a>(leases: impl IntoIterator<Item = &'a Lease>) -> String {
     list(leases.into_iter().map(|l| format!("{}@{}/{}", l.task, l.generation, l.epoch)))
 }
 
-fn data(active: &str) -> AssignmentData {
+pub(super) fn data(active: &str) -> AssignmentData {
     let active = tasks(active)
         .into_iter()
         .map(|task| ActiveTask { task, partitions: vec![TopicPartition::new("in", task.partition)] });
@@ -48,7 +48,7 @@ fn subscription() -> Bytes {
 }
 
 impl Rig {
-    fn with(change: impl FnOnce(&mut GroupConfig)) -> Self {
+    pub(super) fn with(change: impl FnOnce(&mut GroupConfig)) -> Self {
         let mut config = GroupConfig::new("app");
         change(&mut config);
         let data = SubscriptionData::new(Uuid::from_u128(1), 1);
@@ -56,11 +56,11 @@ impl Rig {
         Self { machine, now: seconds(1000), timer: None, requests: BTreeMap::new() }
     }
 
-    fn new() -> Self {
+    pub(super) fn new() -> Self {
         Self::with(|_| {})
     }
 
-    fn step(&mut self, event: Event) -> Vec<String> {
+    pub(super) fn step(&mut self, event: Event) -> Vec<String> {
         let actions = self.machine.step(event, self.now);
         let mut lines = Vec::new();
         for action in actions {
@@ -112,23 +112,23 @@ impl Rig {
         lines
     }
 
-    fn reply(&mut self, name: &'static str, reply: Reply) -> Vec<String> {
+    pub(super) fn reply(&mut self, name: &'static str, reply: Reply) -> Vec<String> {
         let id = self.requests[name];
         self.step(Event::Answer { id, outcome: Ok(reply) })
     }
 
-    fn refuse(&mut self, name: &'static str, code: Code) -> Vec<String> {
+    pub(super) fn refuse(&mut self, name: &'static str, code: Code) -> Vec<String> {
         let id = self.requests[name];
         self.step(Event::Answer { id, outcome: Err(RpcError::Code(code.code())) })
     }
 
-    fn drop_connection(&mut self, name: &'static str) -> Vec<String> {
+    pub(super) fn drop_connection(&mut self, name: &'static str) -> Vec<String> {
         let id = self.requests[name];
         let error = Error::new(ErrorKind::Connection, "gone");
         self.step(Event::Answer { id, outcome: Err(RpcError::Failed(error)) })
     }
 
-    fn joined(&mut self, generation: i32) -> Vec<String> {
+    pub(super) fn joined(&mut self, generation: i32) -> Vec<String> {
         let joined = Joined {
             generation,
             member_id: "m".into(),
@@ -139,7 +139,7 @@ impl Rig {
         self.reply("join", Reply::Joined(joined))
     }
 
-    fn leads(&mut self, generation: i32, skip_assignment: bool) -> Vec<String> {
+    pub(super) fn leads(&mut self, generation: i32, skip_assignment: bool) -> Vec<String> {
         let joined = Joined {
             generation,
             member_id: "m".into(),
@@ -151,23 +151,23 @@ impl Rig {
         self.reply("join", Reply::Joined(joined))
     }
 
-    fn synced(&mut self, data: &AssignmentData) -> Vec<String> {
+    pub(super) fn synced(&mut self, data: &AssignmentData) -> Vec<String> {
         self.reply("sync", Reply::Synced(write_assignment(data).unwrap()))
     }
 
     /// Moves the time to the timer and lets it fire.
-    fn tick(&mut self) -> Vec<String> {
+    pub(super) fn tick(&mut self) -> Vec<String> {
         self.now = self.timer.take().expect("a timer is set");
         self.step(Event::Tick)
     }
 
-    fn wait(&mut self, time: Duration) -> Vec<String> {
+    pub(super) fn wait(&mut self, time: Duration) -> Vec<String> {
         self.now += time;
         self.step(Event::Tick)
     }
 
     /// A stable member of generation 1 that has these tasks.
-    fn stable_with(change: impl FnOnce(&mut GroupConfig), active: &str) -> Self {
+    pub(super) fn stable_with(change: impl FnOnce(&mut GroupConfig), active: &str) -> Self {
         let mut rig = Self::with(change);
         rig.step(Event::Start);
         rig.reply("find", Reply::Coordinator);
@@ -176,12 +176,12 @@ impl Rig {
         rig
     }
 
-    fn stable(active: &str) -> Self {
+    pub(super) fn stable(active: &str) -> Self {
         Self::stable_with(|_| {}, active)
     }
 
     /// The next heartbeat is sent and says that the group rebalances.
-    fn rebalance(&mut self) -> Vec<String> {
+    pub(super) fn rebalance(&mut self) -> Vec<String> {
         assert_eq!(self.tick(), ["beat 1"]);
         self.refuse("beat", Code::RebalanceInProgress)
     }
@@ -524,9 +524,9 @@ fn waiting_for_the_others_is_no_silence() {
     let mut rig = Rig::stable("0_0");
     rig.rebalance();
     rig.step(Event::Committed);
-    assert_eq!(rig.wait(seconds(100)), [""; 0]);
+    (0..20).for_each(|_| assert_eq!(rig.tick(), [""; 0]));
     rig.joined(2);
-    assert_eq!(rig.wait(seconds(100)), [""; 0]);
+    (0..20).for_each(|_| assert_eq!(rig.tick(), [""; 0]));
     assert_eq!(rig.synced(&data("0_0")), ["deliver kept [0_0@2/1] added []", "open 2"]);
 }
 
@@ -618,6 +618,8 @@ fn pauses_grow_with_failures_and_start_anew_after_success() {
     }
     assert_eq!(pauses, [100, 200, 400, 800, 1000, 1000]);
     rig.joined(1);
+    assert_eq!(rig.machine.failures, 6, "a group that does not get an assignment is no success");
+    rig.synced(&data(""));
     assert_eq!(rig.machine.failures, 0);
 }
 
@@ -666,6 +668,9 @@ fn what_only_a_person_can_help_is_fatal_and_says_what_to_do() {
         (Code::InconsistentGroupProtocol, "application id"),
         (Code::InvalidSessionTimeout, "session.timeout.ms"),
         (Code::GroupMaxSizeReached, "group.max.size"),
+        (Code::FencedInstanceId, "group.instance.id"),
+        (Code::UnreleasedInstanceId, "group.instance.id"),
+        (Code::GroupIdNotFound, "application id"),
         (Code::GroupAuthorizationFailed, "READ"),
         (Code::InvalidGroupId, "group id"),
         (Code::UnsupportedVersion, "too old"),
@@ -800,4 +805,28 @@ fn two_of_the_same_task_in_an_assignment_are_one() {
     rig.reply("find", Reply::Coordinator);
     rig.joined(1);
     assert_eq!(rig.synced(&data("0_0 0_0")), ["deliver kept [] added [0_0@1/1]", "open 1"]);
+}
+
+/// While JoinGroup or SyncGroup waits the machine asks to be woken, so that it knows when it was not.
+#[test]
+fn a_member_that_stood_still_while_it_waited_loses_its_tasks() {
+    let mut rig = Rig::stable("0_0");
+    rig.rebalance();
+    assert_eq!(rig.step(Event::Committed), ["closed", r#"join "m" owned [0_0] of 1"#]);
+    assert_eq!(rig.joined(2), ["sync 2 for []"]);
+    let until = rig.machine.session_until();
+    rig.now = until;
+    // An answer that was written before the freeze proves nothing.
+    assert_eq!(rig.synced(&data("0_0")), ["lost [0_0]", r#"join "m" owned [] of -1"#]);
+    assert_eq!(rig.machine.session_until(), until, "nothing may be written before the group answers");
+}
+
+#[test]
+fn a_member_that_stood_still_while_it_joined_begins_anew_with_the_answer() {
+    let mut rig = Rig::stable("0_0");
+    rig.rebalance();
+    rig.step(Event::Committed);
+    rig.now = rig.machine.session_until();
+    assert_eq!(rig.joined(2), ["lost [0_0]", "sync 2 for []"]);
+    assert_eq!(rig.synced(&data("0_0")), ["deliver kept [] added [0_0@2/2]", "open 2"]);
 }

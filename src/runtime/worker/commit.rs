@@ -17,6 +17,7 @@ use crate::group::OffsetMetadata;
 use crate::record::TopicPartition;
 use crate::runtime::figures::Activity;
 use crate::runtime::message::ToCoordinator;
+use crate::runtime::task_timeout::TaskTimeout;
 use crate::task::Partition;
 use crate::task::errors::{
     DropReason, ErrorContext, ErrorResponse, ErrorStage, dead_letter_headers, java_exception,
@@ -140,12 +141,27 @@ impl Worker {
         match outcome {
             Ok(Committed::Yes) => {
                 self.owes_commit = false;
+                self.postponed.progress();
                 self.observe(now);
             }
             Ok(Committed::Later) => {
                 tracing::debug!(worker = self.index, "commit postponed");
                 self.figures.postponed();
                 self.owes_commit = true;
+                // A rebalance that never ends, or a coordinator that refuses commits and nothing else. Without a limit of
+                // its own a single refusal would do.
+                if !self.config.task_timeout().is_zero() && self.postponed.failed(clock::monotonic()) {
+                    let tasks: Vec<String> = self.owned.iter().map(|o| o.lease.task.to_string()).collect();
+                    let who = format!("each of the tasks {}", tasks.join(", "));
+                    let cause = Error::new(
+                        ErrorKind::Timeout,
+                        "every commit was refused or postponed: the group rebalances",
+                    );
+                    let what =
+                        "no commit has passed; look at the group (kafka-consumer-groups --describe --state)";
+                    let error = self.postponed.error(who, what, cause);
+                    self.fail(None, error);
+                }
             }
             Err(error) => self.fail(None, error),
         }
@@ -168,6 +184,9 @@ impl Worker {
 
     /// Caches are flushed, the producer is drained, the offsets are committed, the layers are published.
     fn commit(&mut self, began: Instant) -> Result<Committed> {
+        if self.is_fenced() {
+            return Ok(Committed::Later);
+        }
         let mut failed = Vec::new();
         let any =
             self.owned.iter().any(|o| o.running && (o.task.commit_needed() || o.task.commit_requested()));
@@ -177,6 +196,7 @@ impl Worker {
         let span = tracing::info_span!("commit", worker = self.index, offsets = tracing::field::Empty);
         let _commit = span.clone().entered();
         for owned in self.owned.iter_mut().filter(|o| o.running) {
+            self.pulse.beat();
             if let Err(error) = owned.span.in_scope(|| owned.task.flush_caches()) {
                 failed.push((owned.lease.task, error));
             }
@@ -254,14 +274,14 @@ impl Worker {
         let losses = self.losses;
         let config = self.config.clone();
         let connection = config.consumer(Role::Main).connection();
-        let deadline = clock::monotonic() + config.task_timeout();
+        let mut trouble = TaskTimeout::new(config.task_timeout());
         let mut pause = connection.retry_backoff();
         loop {
             self.last_commit += 1;
             let commit = self.last_commit;
             self.awaited = Some((commit, None));
             self.tell(ToCoordinator::Commit {
-                worker: self.index,
+                worker: self.id,
                 commit,
                 generation,
                 offsets: offsets.to_vec(),
@@ -287,7 +307,13 @@ impl Worker {
                     self.tell(ToCoordinator::CommitRefused { generation });
                     return Ok(Committed::Later);
                 }
-                Some(Err(error)) if error.is_retriable() && clock::monotonic() < deadline => {
+                Some(Err(error)) if error.is_retriable() => {
+                    if trouble.failed(clock::monotonic()) {
+                        let tasks: Vec<String> =
+                            self.owned.iter().map(|o| o.lease.task.to_string()).collect();
+                        let who = format!("each of the tasks {}", tasks.join(", "));
+                        return Err(trouble.error(who, "their offsets cannot be committed", error));
+                    }
                     tracing::warn!(?error, "the commit is tried again");
                     let again = clock::monotonic() + pause;
                     while clock::monotonic() < again && self.gate == Some(generation) && !self.is_fenced() {

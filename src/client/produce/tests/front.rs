@@ -79,6 +79,24 @@ async fn requests_keep_to_their_size_and_to_five_a_node() {
 }
 
 #[tokio::test(start_paused = true)]
+async fn requests_keep_to_the_number_that_is_configured() {
+    for max_in_flight in [1, 3] {
+        let cluster = FakeCluster::new(&[("t", 30)]);
+        cluster.with(|state| state.logs.values_mut().for_each(|log| log.leader = 0));
+        let mut rig = Rig::new(&cluster, ProducerConfig { max_request_size: 600, max_in_flight, ..config() });
+        let topic = rig.topic("t", 30);
+        for partition in 0..30 {
+            for round in 0..4 {
+                rig.batch(topic, partition, round * 9, round * 9 + 9);
+            }
+        }
+        assert!(rig.drained().await.is_empty());
+        assert!((0..30).all(|partition| cluster.log("t", partition) == numbers(0..36)));
+        assert_eq!(cluster.with(|state| state.most_in_flight), max_in_flight);
+    }
+}
+
+#[tokio::test(start_paused = true)]
 async fn a_record_that_is_too_large_is_refused_at_once() {
     let cluster = FakeCluster::new(&[("t", 1)]);
     let mut rig = Rig::new(&cluster, ProducerConfig { max_request_size: 1000, ..config() });
@@ -236,4 +254,23 @@ async fn when_the_back_is_gone_everything_fails_and_nothing_hangs() {
 fn transactions_are_refused_not_ignored() {
     let config = ProducerConfig { transactional_id: Some("x".into()), ..config() };
     assert_eq!(Producer::new(config, Arc::new(|| ())).unwrap_err().kind(), ErrorKind::Config);
+}
+
+#[tokio::test(start_paused = true)]
+async fn nothing_is_sent_past_the_permit_until_there_is_a_later_one() {
+    let cluster = FakeCluster::new(&[("t", 1)]);
+    let mut rig = Rig::new(&cluster, config());
+    let topic = rig.topic("t", 1);
+    let fence = rig.producer.fence_handle();
+    fence.permit_until(now() + Duration::from_secs(3));
+    rig.batch(topic, 0, 0, 5);
+    assert!(rig.drained().await.is_empty());
+    // As if the process had been frozen: what it had in hand waits.
+    tokio::time::advance(Duration::from_secs(3)).await;
+    rig.batch(topic, 0, 5, 9);
+    tokio::time::sleep(Duration::from_secs(20)).await;
+    assert_eq!((cluster.log("t", 0), rig.producer.is_drained()), (numbers(0..5), false));
+    fence.permit_until(now() + Duration::from_secs(3));
+    assert!(rig.drained().await.is_empty());
+    assert_eq!(cluster.log("t", 0), numbers(0..9));
 }

@@ -1,0 +1,295 @@
+//! The word count as processes of one group, and somebody who watches the group all the time.
+
+use std::collections::BTreeMap;
+use std::process::{Child, Command, Stdio};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::time::Duration;
+
+use mainstem::client::OffsetSpec;
+
+use crate::group::{Group, describe};
+use crate::support::{Rig, clock, counts, eventually, offset_fetch, rig};
+use crate::{data, truth};
+
+pub const PARTITIONS: i32 = 4;
+/// Tokens of the 10 000 generated lines.
+pub const TOKENS: i64 = 54_760;
+/// The shortest that a broker allows as it comes.
+pub const SESSION: Duration = Duration::from_secs(6);
+
+/// An application of its own with its topics, and the processes that run it.
+pub struct WordCount {
+    pub rig: Rig,
+    pub lines: String,
+    pub output: String,
+    logs: tempfile::TempDir,
+    started: AtomicU64,
+}
+
+/// A process. SIGKILL if the test ends before it.
+pub struct Process {
+    child: Child,
+    log: std::path::PathBuf,
+    ended: bool,
+}
+
+impl WordCount {
+    pub async fn new(test: &str) -> Option<Self> {
+        Some(Self::at(rig(test).await?).await)
+    }
+
+    pub async fn at(rig: Rig) -> Self {
+        let (lines, output) = (rig.topic("lines", PARTITIONS).await, rig.topic("counts", PARTITIONS).await);
+        let logs = tempfile::tempdir().unwrap();
+        Self { rig, lines, output, logs, started: AtomicU64::new(0) }
+    }
+
+    fn process(&self, arguments: &[&str]) -> Process {
+        let mut program = std::env::current_exe().unwrap();
+        program.pop();
+        program.pop();
+        program.push("examples/word_count");
+        let build = "cargo build --example word_count --all-features";
+        assert!(program.exists(), "{program:?} is not built: {build}");
+        let log = self.logs.path().join(self.started.fetch_add(1, Ordering::Relaxed).to_string());
+        let child = Command::new(program)
+            .args(["--bootstrap", &self.rig.broker, "--app-id", &self.rig.app_id])
+            .args(["--lines", &self.lines, "--counts", &self.output])
+            .args(["--set", "commit.interval.ms=200", "--set", "heartbeat.interval.ms=300"])
+            .args(["--set", &format!("session.timeout.ms={}", SESSION.as_millis())])
+            .args(arguments)
+            .env("RUST_LOG", "info")
+            .env("NO_COLOR", "1")
+            .stdout(Stdio::null())
+            .stderr(std::fs::File::create(&log).unwrap())
+            .spawn()
+            .unwrap();
+        Process { child, log, ended: false }
+    }
+
+    /// Writes the 10 000 lines, so many a second.
+    pub fn generate(&self, rate: u32) -> Process {
+        self.process(&["--rate", &rate.to_string(), "gen"])
+    }
+
+    /// An instance of two workers.
+    pub fn start(&self) -> Process {
+        self.process(&["run"])
+    }
+
+    pub fn start_with(&self, properties: &[&str]) -> Process {
+        let sets: Vec<&str> = properties.iter().flat_map(|property| ["--set", property]).collect();
+        self.process(&[&sets[..], &["run"]].concat())
+    }
+
+    pub fn repartition(&self) -> String {
+        format!("{}-by-word-repartition", self.rig.app_id)
+    }
+
+    pub fn changelog(&self) -> String {
+        format!("{}-counts-changelog", self.rig.app_id)
+    }
+
+    pub async fn describe(&self) -> Group {
+        describe(&self.rig.broker, &self.rig.app_id).await.unwrap_or_default()
+    }
+
+    /// Waits until the group is stable with so many members, and every partition has an owner.
+    pub async fn settled(&self, members: usize) -> Group {
+        let mut group = Group::default();
+        eventually(&format!("{members} members share the work"), async || {
+            group = self.describe().await;
+            group.is_stable()
+                && group.members.len() == members
+                && group.owners(&self.lines).len() == PARTITIONS as usize
+                && group.owners(&self.repartition()).len() == PARTITIONS as usize
+                && group.members.iter().all(|member| !member.partitions.is_empty())
+        })
+        .await;
+        group
+    }
+
+    pub async fn committed(&self, topic: &str, partition: i32) -> i64 {
+        let found = offset_fetch(&self.rig.broker, &self.rig.app_id, topic, partition).await;
+        found.map_or(0, |(offset, _)| offset)
+    }
+
+    /// How many of the lines are committed.
+    pub async fn lines_committed(&self) -> i64 {
+        let mut sum = 0;
+        for partition in 0..PARTITIONS {
+            sum += self.committed(&self.lines, partition).await;
+        }
+        sum
+    }
+
+    pub async fn wait_lines(&self, lines: i64) {
+        eventually(&format!("{lines} lines committed"), async || self.lines_committed().await >= lines).await;
+    }
+
+    /// Where the partitions of a topic end.
+    pub async fn ends(&self, topic: &str) -> Vec<i64> {
+        let mut ends = Vec::new();
+        for partition in 0..PARTITIONS {
+            ends.push(self.rig.offset(topic, partition, OffsetSpec::Latest).await);
+        }
+        ends
+    }
+
+    /// The ends of everything that an instance writes.
+    pub async fn all_ends(&self) -> Vec<i64> {
+        let mut ends = self.ends(&self.repartition()).await;
+        ends.extend(self.ends(&self.changelog()).await);
+        ends.extend(self.ends(&self.output).await);
+        ends
+    }
+
+    /// Words that may have been counted without that being committed.
+    pub async fn uncommitted(&self) -> i64 {
+        let mut sum = 0;
+        for (partition, end) in (0..).zip(self.ends(&self.repartition()).await) {
+            sum += end - self.committed(&self.repartition(), partition).await;
+        }
+        sum
+    }
+
+    /// Waits until everything is counted and committed.
+    pub async fn all_counted(&self) {
+        self.wait_lines(10_000).await;
+        eventually("every word counted", async || self.uncommitted().await == 0).await;
+    }
+
+    /// Checks the whole output, when everybody has ended: nothing is lost, and what was counted twice is what was written
+    /// twice to the repartition topic or, `uncommitted`, counted and not committed when somebody was killed. Gives how many
+    /// tokens were counted twice.
+    pub async fn check(&self, uncommitted: i64) -> i64 {
+        let truth = truth::counts(data::Words::default().iter().map(|(_, line)| line));
+        let written: i64 = self.ends(&self.repartition()).await.iter().sum();
+        let records = self.rig.read(&self.output).await;
+        let table = counts(&records);
+        assert!(table.keys().eq(truth.keys()), "words are missing, or from nowhere");
+        for (word, count) in &truth {
+            assert!(table[word] >= *count, "{word} is counted {} times instead of {count}", table[word]);
+        }
+        let above = table.values().sum::<i64>() - TOKENS;
+        let repeats = written - TOKENS + uncommitted;
+        assert!((0..=repeats).contains(&above), "{above} tokens counted twice, {repeats} may have been");
+        // The table is what the changelog says.
+        let changes = self.rig.read(&self.changelog()).await;
+        assert_eq!(counts(&changes), table, "the changelog and the output");
+        println!("{above} of at most {repeats} tokens counted twice");
+        above
+    }
+
+    /// Checks the whole output of instances none of which was killed or lost its session: everything happened once.
+    pub async fn check_once(&self) {
+        assert_eq!(self.check(0).await, 0);
+        for topic in [&self.repartition(), &self.changelog(), &self.output] {
+            assert_eq!(self.ends(topic).await.iter().sum::<i64>(), TOKENS, "each record of {topic} once");
+        }
+    }
+
+    /// Watches the group from now on: no committed offset ever goes back, and no partition ever has two owners.
+    pub fn watch(&self) -> Watch {
+        let (broker, app_id) = (self.rig.broker.clone(), self.rig.app_id.clone());
+        let topics = [self.lines.clone(), self.repartition()];
+        let stop = Arc::new(AtomicBool::new(false));
+        let over = stop.clone();
+        let task = tokio::spawn(async move {
+            let (mut last, mut looks): (BTreeMap<(usize, i32), i64>, u64) = (BTreeMap::new(), 0);
+            while !over.load(Ordering::SeqCst) {
+                if let Some(group) = describe(&broker, &app_id).await {
+                    looks += 1;
+                    topics.iter().for_each(|topic| drop(group.owners(topic)));
+                }
+                for (index, topic) in topics.iter().enumerate() {
+                    for partition in 0..PARTITIONS {
+                        let Some((offset, _)) = offset_fetch(&broker, &app_id, topic, partition).await else {
+                            continue;
+                        };
+                        let before = last.insert((index, partition), offset).unwrap_or(0);
+                        assert!(offset >= before, "{topic}-{partition} went back from {before} to {offset}");
+                    }
+                }
+                clock::sleep(Duration::from_millis(20)).await;
+            }
+            looks
+        });
+        Watch { stop, task }
+    }
+}
+
+/// See [`WordCount::watch`].
+pub struct Watch {
+    stop: Arc<AtomicBool>,
+    task: tokio::task::JoinHandle<u64>,
+}
+
+impl Watch {
+    pub async fn ended(self) {
+        self.stop.store(true, Ordering::SeqCst);
+        assert!(self.task.await.unwrap() > 10, "it hardly looked");
+    }
+}
+
+impl Process {
+    pub fn is_alive(&mut self) -> bool {
+        let alive = self.child.try_wait().unwrap().is_none();
+        assert!(alive, "it has ended by itself: {}", self.said());
+        true
+    }
+
+    /// Everything it has logged.
+    pub fn said(&self) -> String {
+        std::fs::read_to_string(&self.log).unwrap()
+    }
+
+    /// The generations it was in, with how many tasks it kept and got in each.
+    pub fn generations(&self) -> Vec<(i32, usize, usize)> {
+        let number = |line: &str, name: &str| {
+            let (_, rest) = line.split_once(&format!("{name}=")).unwrap();
+            rest.split(' ').next().unwrap().parse::<usize>().unwrap()
+        };
+        let said = self.said();
+        let assigned = said.lines().filter(|line| line.contains(" assigned generation="));
+        assigned
+            .map(|line| (number(line, "generation") as i32, number(line, "kept"), number(line, "added")))
+            .collect()
+    }
+
+    pub fn signal(&self, signal: &str) {
+        let status = Command::new("kill").args([signal, &self.child.id().to_string()]).status();
+        assert!(status.unwrap().success());
+    }
+
+    /// Waits for its own end, which must be a good one.
+    pub async fn ended(&mut self) {
+        eventually("the process ends", async || self.child.try_wait().unwrap().is_some()).await;
+        self.ended = true;
+        assert!(self.child.wait().unwrap().success(), "{}", self.said());
+    }
+
+    pub async fn terminate(&mut self) {
+        self.signal("-TERM");
+        self.ended().await;
+    }
+
+    pub fn kill(&mut self) {
+        self.child.kill().unwrap();
+        self.child.wait().unwrap();
+        self.ended = true;
+    }
+}
+
+impl Drop for Process {
+    fn drop(&mut self) {
+        if !self.ended {
+            let _ = self.child.kill();
+            let _ = self.child.wait();
+        }
+        if std::thread::panicking() {
+            eprintln!("---- {:?}\n{}", self.log, self.said());
+        }
+    }
+}
