@@ -16,6 +16,7 @@ import java.util.Optional;
 import java.util.Properties;
 import java.util.Set;
 import java.util.concurrent.CountDownLatch;
+import java.util.concurrent.ExecutionException;
 import java.util.concurrent.atomic.AtomicReference;
 import java.util.stream.Collectors;
 import org.apache.kafka.clients.admin.Admin;
@@ -25,6 +26,7 @@ import org.apache.kafka.clients.producer.KafkaProducer;
 import org.apache.kafka.clients.producer.ProducerRecord;
 import org.apache.kafka.common.Metric;
 import org.apache.kafka.common.TopicPartition;
+import org.apache.kafka.common.errors.UnknownTopicOrPartitionException;
 import org.apache.kafka.common.serialization.ByteArrayDeserializer;
 import org.apache.kafka.common.serialization.ByteArraySerializer;
 import org.apache.kafka.common.serialization.Serdes;
@@ -252,8 +254,19 @@ public final class StreamsBench {
             if (!options.containsKey("create")) return;
             var partitions = Optional.of(Integer.parseInt(options.getOrDefault("partitions", "2")));
             var keep = Map.of("retention.ms", "-1", "message.timestamp.type", "CreateTime");
-            admin.createTopics(Arrays.stream(options.get("create").split(","))
-                .map(name -> new NewTopic(name, partitions, Optional.of((short) 1)).configs(keep)).toList()).all().get();
+            var names = List.of(options.get("create").split(","));
+            admin.createTopics(names.stream().map(name -> new NewTopic(name, partitions, Optional.of((short) 1)).configs(keep)).toList())
+                .all().get();
+            // The controller has them now; the broker learns of many partitions a little later.
+            while (true) {
+                try {
+                    admin.describeTopics(names).allTopicNames().get();
+                    return;
+                } catch (ExecutionException late) {
+                    if (!(late.getCause() instanceof UnknownTopicOrPartitionException)) throw late;
+                    Thread.sleep(50);
+                }
+            }
         }
     }
 

@@ -56,6 +56,8 @@ pub(crate) struct Membership {
     beat_at: Duration,
     /// When the coordinator takes the member for dead if it hears nothing.
     session_until: Duration,
+    /// The same by the coordinator's last good word, without what a wait for JoinGroup or SyncGroup has added to it.
+    heard_until: Duration,
     /// When the next request may be sent that is no heartbeat.
     retry_at: Duration,
     failures: u32,
@@ -146,6 +148,7 @@ impl Membership {
             beating: None,
             beat_at: Duration::ZERO,
             session_until: Duration::ZERO,
+            heard_until: Duration::ZERO,
             retry_at: Duration::ZERO,
             failures: 0,
             refusals: 0,

@@ -13,8 +13,10 @@ use tokio::sync::mpsc::{UnboundedSender, unbounded_channel};
 use tokio::sync::{oneshot, watch};
 use tracing::Instrument;
 
+use super::control::Control;
 use super::coordinator::Coordinator;
 use super::figures::{ClientFigures, Metric, Registry};
+use super::listener::{Listeners, News, RestoreListener};
 use super::message::ToCoordinator;
 use super::uncaught::{Uncaught, UncaughtErrorResponse};
 use crate::clock::{Clock, SystemClock};
@@ -57,19 +59,19 @@ pub(super) struct AppShared {
     pub(super) processed: AtomicU64,
     /// Records that went no further than a node, by node and reason.
     pub(super) drops: Mutex<HashMap<(String, DropReason), u64>>,
-    pub(super) registry: Arc<Registry>,
-    client: OnceLock<ClientFigures>,
     /// See [`AppHandle::has_other_topology`].
     other_topology: AtomicBool,
     /// The stores of this instance's tasks, for queries.
     pub(super) queries: Arc<LocalStores>,
+    pub(super) registry: Arc<Registry>,
+    client: OnceLock<ClientFigures>,
     state: watch::Sender<AppState>,
+    pub(super) control: Control,
 }
 
 impl AppShared {
-    /// The figures of the application as a whole. The recorder that they go to is the one that the process has by now.
-    pub(super) fn figures(&self) -> &ClientFigures {
-        self.client.get_or_init(|| ClientFigures::new(&self.registry))
+    pub(super) fn state(&self) -> AppState {
+        *self.state.borrow()
     }
 
     pub(super) fn set_other_topology(&self, other: bool) {
@@ -86,6 +88,11 @@ impl AppShared {
         }
     }
 
+    /// The figures of the application as a whole. The recorder that they go to is the one that the process has by now.
+    pub(super) fn figures(&self) -> &ClientFigures {
+        self.client.get_or_init(|| ClientFigures::new(&self.registry))
+    }
+
     pub(super) fn dropped(&self, node: &str, reason: DropReason, count: u64) {
         let mut drops = self.drops.lock().unwrap_or_else(PoisonError::into_inner);
         *drops.entry((node.to_owned(), reason)).or_default() += count;
@@ -97,13 +104,14 @@ impl AppShared {
             let changed = *state != to;
             if changed {
                 tracing::info!(from = ?*state, ?to, application = self.config.application_id(), "state");
+                self.control.listeners.tell(News::State(*state, to));
                 *state = to;
-                self.figures().state(to as u8);
                 self.queries.set_phase(match to {
                     AppState::Created => Phase::Created,
                     AppState::PendingShutdown | AppState::NotRunning | AppState::Error => Phase::Ended,
                     _ => Phase::Started,
                 });
+                self.figures().state(to as u8);
             }
             changed
         });
@@ -145,7 +153,7 @@ impl Drop for LastState {
 /// # }
 /// ```
 pub struct App {
-    shared: Arc<AppShared>,
+    pub(super) shared: Arc<AppShared>,
     mailbox: UnboundedSender<ToCoordinator>,
     inbox: tokio::sync::mpsc::UnboundedReceiver<ToCoordinator>,
     last: LastState,
@@ -156,6 +164,7 @@ pub struct AppBuilder {
     topology: Topology,
     config: Config,
     handler: Option<Arc<dyn ErrorHandler>>,
+    listeners: Listeners,
     uncaught: Uncaught,
 }
 
@@ -170,6 +179,22 @@ impl AppBuilder {
     #[must_use]
     pub fn error_handler(mut self, handler: impl ErrorHandler) -> Self {
         self.handler = Some(Arc::new(handler));
+        self
+    }
+
+    /// Hears every change of the application's state, the one before and the one after
+    /// (`KafkaStreams.StateListener`). The calls come from a thread of their own, in order; [`App::run`]'s future waits
+    /// for the last, within reason.
+    #[must_use]
+    pub fn state_listener(mut self, listener: impl Fn(AppState, AppState) + Send + Sync + 'static) -> Self {
+        self.listeners.state = Some(Arc::new(listener));
+        self
+    }
+
+    /// Hears how stores are filled from their changelogs (`KafkaStreams.setGlobalStateRestoreListener`).
+    #[must_use]
+    pub fn restore_listener(mut self, listener: impl RestoreListener) -> Self {
+        self.listeners.restore = Some(Arc::new(listener));
         self
     }
 
@@ -204,7 +229,7 @@ impl AppBuilder {
     /// # Errors
     /// [`ErrorKind::Config`] for what cannot be done yet.
     pub fn build(self) -> Result<App> {
-        let Self { topology, config, handler, uncaught } = self;
+        let Self { topology, config, handler, listeners, uncaught } = self;
         if config.is_exactly_once() {
             return Err(Error::new(
                 ErrorKind::Config,
@@ -218,6 +243,7 @@ impl AppBuilder {
             policies.handler = handler;
         }
         let (mailbox, inbox) = unbounded_channel();
+        let control = Control::new(config.workers(), listeners);
         let shared = AppShared {
             topology,
             registry: Arc::new(Registry::new(&config)),
@@ -235,6 +261,7 @@ impl AppBuilder {
                 move || _ = mailbox.send(ToCoordinator::StoreWanted)
             })),
             state: watch::Sender::new(AppState::Created),
+            control,
         };
         let shared = Arc::new(shared);
         let last = LastState { shared: shared.clone(), state: AppState::NotRunning };
@@ -259,7 +286,8 @@ impl App {
 
     /// An application with more settings.
     pub fn builder(topology: Topology, config: Config) -> AppBuilder {
-        AppBuilder { topology, config, handler: None, uncaught: Uncaught::default() }
+        let (listeners, uncaught) = (Listeners::default(), Uncaught::default());
+        AppBuilder { topology, config, handler: None, listeners, uncaught }
     }
 
     /// A handle, for any thread: the state, and the way to stop.
@@ -281,8 +309,8 @@ impl App {
 #[derive(Clone)]
 pub struct AppHandle {
     state: watch::Receiver<AppState>,
-    mailbox: UnboundedSender<ToCoordinator>,
-    shared: Arc<AppShared>,
+    pub(super) mailbox: UnboundedSender<ToCoordinator>,
+    pub(super) shared: Arc<AppShared>,
 }
 
 impl fmt::Debug for AppHandle {
@@ -310,15 +338,6 @@ impl AppHandle {
             drops.iter().map(|((node, reason), count)| (node.clone(), *reason, *count)).collect();
         list.sort_by(|a, b| (&a.0, a.1 as u8).cmp(&(&b.0, b.1 as u8)));
         list
-    }
-
-    /// What the application counts, as of the last second or commit: the figures of docs/METRICS.md that
-    /// `metrics.recording.level` keeps. Those of a task or a worker are there as long as it is on this instance.
-    ///
-    /// The same figures go to the recorder of the [`metrics`](https://docs.rs/metrics) facade, if the process has installed
-    /// one before the application runs.
-    pub fn metrics(&self) -> Vec<Metric> {
-        self.shared.registry.snapshot()
     }
 
     /// Whether this instance has no tasks because the group's leader runs another topology under the same
@@ -374,6 +393,15 @@ impl AppHandle {
     fn stores(&self) -> impl Iterator<Item = (i32, &Arc<dyn StoreBlueprint>)> + Clone {
         let subtopologies = self.shared.topology.inner.subtopologies.iter();
         subtopologies.flat_map(|s| s.stores().iter().map(move |store| (s.id, store)))
+    }
+
+    /// What the application counts, as of the last second or commit: the figures of docs/METRICS.md that
+    /// `metrics.recording.level` keeps. Those of a task or a worker are there as long as it is on this instance.
+    ///
+    /// The same figures go to the recorder of the [`metrics`](https://docs.rs/metrics) facade, if the process has installed
+    /// one before the application runs.
+    pub fn metrics(&self) -> Vec<Metric> {
+        self.shared.registry.snapshot()
     }
 
     /// Waits until the application is in a state, or has ended. Says whether it got there.
@@ -458,7 +486,7 @@ impl IntoFuture for Run {
                         Ok(runtime) => {
                             let application = io_shared.config.application_id().to_owned();
                             let span = tracing::info_span!("coordinator", application);
-                            runtime.block_on(Coordinator::run(io_shared, own, inbox).instrument(span))
+                            runtime.block_on(Coordinator::run(io_shared.clone(), own, inbox).instrument(span))
                         }
                         Err(error) => {
                             Err(Error::new(ErrorKind::Io, "the I/O thread cannot be started").because(error))
@@ -471,6 +499,7 @@ impl IntoFuture for Run {
                     }
                     // ORDER: whoever has the outcome sees the last state.
                     drop(last);
+                    io_shared.control.listeners.finish();
                     let _ = done.send(result);
                 })
                 .map_err(|error| {

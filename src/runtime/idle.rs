@@ -10,15 +10,12 @@ pub(super) struct Idle {
     pub(super) caught_up: Option<bool>,
     /// Since when the queue is empty while the broker has nothing either.
     since: Option<Instant>,
-    /// Whether the wait for it was over when that was asked last.
-    over: bool,
 }
 
 impl Idle {
     /// Whether the input may be passed over while its queue is empty: when it is known to have nothing at the broker
     /// either, for long enough; always if `max.task.idle.ms` is -1, which is `None`.
     pub(super) fn may_be_passed_over(&mut self, has_head: bool, max: Option<Duration>, now: Instant) -> bool {
-        self.over = false;
         let Some(max) = max else { return true };
         if has_head {
             self.since = None;
@@ -29,13 +26,7 @@ impl Idle {
             self.since = None;
             return false;
         }
-        self.over = now.saturating_duration_since(*self.since.get_or_insert(now)) >= max;
-        self.over
-    }
-
-    /// Whether the task goes on without it after a wait, as asked last.
-    pub(super) fn is_over(&self) -> bool {
-        self.over
+        now.saturating_duration_since(*self.since.get_or_insert(now)) >= max
     }
 }
 
@@ -44,7 +35,7 @@ mod tests {
     use super::*;
 
     fn idle(caught_up: Option<bool>) -> Idle {
-        Idle { caught_up, ..Idle::default() }
+        Idle { caught_up, since: None }
     }
 
     #[test]

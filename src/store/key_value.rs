@@ -148,8 +148,8 @@ pub(crate) struct KvStore<K, V> {
     timestamped: bool,
     cached: bool,
     changelog: Option<TopicIx>,
-    counts: StoreCounts,
     visible: Arc<Visible>,
+    counts: StoreCounts,
     inner: RefCell<Inner<V>>,
 }
 
@@ -197,8 +197,8 @@ impl<K: Clone + 'static, V: Clone + 'static> KvStore<K, V> {
             timestamped: options.timestamped,
             cached,
             changelog,
-            counts: StoreCounts::default(),
             visible: Arc::default(),
+            counts: StoreCounts::default(),
             inner: RefCell::new(Inner {
                 table: Table { rows: HashTable::new(), hasher: DefaultHashBuilder::default() },
                 open: Vec::new(),
@@ -569,15 +569,6 @@ impl<K: Clone + 'static, V: Clone + 'static> AnyStore for KvStore<K, V> {
         Ok(())
     }
 
-    fn counts(&self) -> &StoreCounts {
-        &self.counts
-    }
-
-    fn approximate_len(&self) -> u64 {
-        let inner = self.inner.borrow();
-        inner.layers.approximate_len() + inner.open.len() as u64
-    }
-
     fn visible(&self) -> &Arc<Visible> {
         &self.visible
     }
@@ -601,6 +592,15 @@ impl<K: Clone + 'static, V: Clone + 'static> AnyStore for KvStore<K, V> {
             self.visible.show(inner.layers.view(publisher.runs()));
         }
         Ok(())
+    }
+
+    fn counts(&self) -> &StoreCounts {
+        &self.counts
+    }
+
+    fn approximate_len(&self) -> u64 {
+        let inner = self.inner.borrow();
+        inner.layers.approximate_len() + inner.open.len() as u64
     }
 
     fn rows(&self) -> Result<Vec<StoreRow>> {

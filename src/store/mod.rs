@@ -67,17 +67,16 @@ pub(crate) trait AnyStore {
     /// The changes since the last commit are now part of the committed state.
     fn commit(&self) -> Result<()>;
 
-    /// What it has done.
-    fn counts(&self) -> &StoreCounts;
-
-    /// How many rows there are, roughly.
-    fn approximate_len(&self) -> u64;
-
     /// What other threads see of it.
     fn visible(&self) -> &Arc<Visible>;
 
     /// Shows other threads what has changed, if any of them has asked for the store.
     fn publish(&self) -> Result<()>;
+    /// What it has done.
+    fn counts(&self) -> &StoreCounts;
+
+    /// How many rows there are, roughly.
+    fn approximate_len(&self) -> u64;
 
     /// All rows in key order.
     #[cfg_attr(not(feature = "testing"), allow(dead_code, reason = "for the test driver"))]

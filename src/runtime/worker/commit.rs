@@ -141,8 +141,11 @@ impl Worker {
         match outcome {
             Ok(Committed::Yes) => {
                 self.owes_commit = false;
-                self.postponed.progress();
                 self.observe(now);
+                self.postponed.progress();
+                self.picture.stale = true;
+                // ORDER: now nothing of the tasks is open.
+                self.hand_over();
             }
             Ok(Committed::Later) => {
                 tracing::debug!(worker = self.index, "commit postponed");
