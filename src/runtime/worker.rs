@@ -144,6 +144,8 @@ pub(super) struct Worker {
     owned: Vec<Owned>,
     /// Which task and which of its partitions a token stands for.
     tokens: HashMap<u64, (TaskId, usize)>,
+    /// Where tasks stood in `owned` when they were last looked for.
+    places: HashMap<TaskId, usize>,
     last_token: u64,
     gate: Option<i32>,
     control: VecDeque<Control>,
@@ -210,6 +212,7 @@ impl Worker {
             clock,
             owned: Vec::new(),
             tokens: HashMap::new(),
+            places: HashMap::new(),
             last_token: 0,
             gate: None,
             control: VecDeque::new(),
@@ -633,7 +636,8 @@ impl Worker {
         };
         // A token that is not known belongs to an assignment that has ended.
         let Some(&(id, place)) = self.tokens.get(&token) else { return };
-        let Some(owned) = self.owned.iter_mut().find(|o| o.lease.task == id) else { return };
+        let Some(at) = self.place_of(id) else { return };
+        let owned = &mut self.owned[at];
         let restoring = owned.restores.iter().position(|r| r.token == token);
         let before = owned.inputs.get(place).and_then(|input| input.reach.end);
         self.picture.stale |= restoring.is_some();
@@ -684,15 +688,28 @@ impl Worker {
                     .because(error))
             }
         };
-        self.picture.stale |= self.end_of(id, place) != before;
-        let outcome = outcome.and_then(|()| self.restored(id));
+        let end = self.owned.get(at).and_then(|o| o.inputs.get(place)).and_then(|input| input.reach.end);
+        self.picture.stale |= end != before;
+        let outcome = match restoring {
+            Some(_) => outcome.and_then(|()| self.restored(id)),
+            None => outcome,
+        };
         if let Err(error) = outcome {
             self.fail(Some(id), error);
         }
     }
 
-    fn end_of(&self, id: TaskId, place: usize) -> Option<i64> {
-        self.owned.iter().find(|o| o.lease.task == id)?.inputs.get(place)?.reach.end
+    /// Where a task stands in `owned`, without going through a thousand others for every delivery.
+    fn place_of(&mut self, id: TaskId) -> Option<usize> {
+        let is_it = |owned: &&Owned| owned.lease.task == id;
+        if let Some(at) = self.places.get(&id)
+            && self.owned.get(*at).as_ref().is_some_and(is_it)
+        {
+            return Some(*at);
+        }
+        let at = self.owned.iter().position(|owned| is_it(&owned))?;
+        self.places.insert(id, at);
+        Some(at)
     }
 
     /// Ends the restores of a task that are complete.
@@ -767,6 +784,9 @@ impl Worker {
             let at = self.turn % self.owned.len();
             self.turn = at + 1;
             let Some(owned) = self.owned.get_mut(at).filter(|o| o.running) else { continue };
+            if owned.task.is_at_rest() {
+                continue;
+            }
             if !self.output.borrow().producer.has_credit() {
                 return total;
             }

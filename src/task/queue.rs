@@ -59,6 +59,9 @@ pub(crate) trait InputQueue {
     /// About how many records wait.
     fn len(&self) -> usize;
 
+    /// Whether nothing has come that is not taken: no record, and no batch that may turn out to hold none.
+    fn is_empty(&self) -> bool;
+
     /// The offset of the next record to take: what may be committed. `None` until that is known.
     fn position(&self) -> Option<i64>;
 
@@ -235,6 +238,10 @@ impl<K: Clone + 'static, V: Clone + 'static> InputQueue for SourceQueue<K, V> {
 
     fn len(&self) -> usize {
         usize::from(self.state.head.is_some()) + self.state.batches.iter().map(|b| b.count).sum::<usize>()
+    }
+
+    fn is_empty(&self) -> bool {
+        self.state.head.is_none() && self.state.batches.is_empty()
     }
 
     fn position(&self) -> Option<i64> {

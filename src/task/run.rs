@@ -222,6 +222,12 @@ impl Task {
         self.queues[source].restore_partition_time(time);
     }
 
+    /// Whether there is nothing to process nor to find out: one input, which nothing has come for. (With several, what is
+    /// empty keeps count of the time since.)
+    pub(crate) fn is_at_rest(&self) -> bool {
+        matches!((&self.queues[..], &self.heads[..]), ([queue], [None]) if queue.is_empty())
+    }
+
     /// Looks at the head of every queue; the answer says which queues have one.
     pub(crate) fn heads(&mut self) -> Result<&[Option<Timestamp>]> {
         self.guarded(|task| {
@@ -279,7 +285,7 @@ impl Task {
     /// Runs the stream-time punctuations that are due. Returns whether there were any.
     pub(crate) fn punctuate_stream_time(&mut self) -> Result<bool> {
         let now = self.cx.stream_time;
-        if now < 0 {
+        if now < 0 || self.cx.stream_punctuations.next_due().is_none_or(|due| due > now) {
             return Ok(false);
         }
         self.punctuate(now, |cx| cx.stream_punctuations.take_due(now))
@@ -287,6 +293,9 @@ impl Task {
 
     /// Runs the wall-clock punctuations that are due. Returns whether there were any.
     pub(crate) fn punctuate_wall_clock(&mut self) -> Result<bool> {
+        if self.cx.wall_punctuations.next_due().is_none() {
+            return Ok(false);
+        }
         let now = self.cx.clock.wall_ms();
         self.punctuate(now, |cx| cx.wall_punctuations.take_due(now))
     }

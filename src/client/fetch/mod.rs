@@ -127,7 +127,7 @@ pub(crate) struct LogState {
 pub(crate) enum FetchEvent {
     /// Batches.
     Data(Fetched),
-    /// There is nothing to read yet at `next_offset`.
+    /// There is nothing to read yet at `next_offset`. Said again only when something in it has changed.
     Progress { at: TopicPartition, token: u64, next_offset: i64, log: LogState },
     /// Something is wrong. A retriable error says that attempts have failed for a while and go on; after any other the
     /// partition rests until it is assigned again.

@@ -5,7 +5,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Instant;
 
-use super::FetchOptions;
+use super::{FetchOptions, LogState};
 use crate::TopicPartition;
 use crate::client::Leader;
 
@@ -29,6 +29,8 @@ pub(super) struct Partition {
     pub(super) retry_at: Option<Instant>,
     pub(super) failures: u32,
     pub(super) failing_since: Option<Instant>,
+    /// What the owner was told last of how far it is and how far the log reaches.
+    pub(super) told: Option<(i64, LogState)>,
     /// The replica to read from instead of the leader, and until when (KIP-392).
     pub(super) preferred: Option<(i32, Instant)>,
 }
@@ -48,6 +50,7 @@ impl Partition {
             retry_at: None,
             failures: 0,
             failing_since: None,
+            told: None,
             preferred: None,
         }
     }
@@ -94,6 +97,8 @@ pub(super) struct Plan {
     pub(super) nodes: HashMap<i32, Due>,
     /// Partitions whose leader is to be looked for.
     pub(super) leaderless: Vec<TopicPartition>,
+    /// A broker that could be asked was not, for want of budget: it may be once some is given back.
+    pub(super) short: bool,
     /// When to plan again at the latest.
     pub(super) wake_at: Option<Instant>,
 }
@@ -134,7 +139,9 @@ pub(super) fn plan(
             continue;
         }
         let due = plan.nodes.entry(node).or_default();
-        if partition.paused || partition.busy || retry_at.is_some() || !partition.entitled(used, options) {
+        let entitled = partition.entitled(used, options);
+        plan.short |= !entitled;
+        if partition.paused || partition.busy || retry_at.is_some() || !entitled {
             due.left_out = true;
             continue;
         }

@@ -32,6 +32,8 @@ pub(super) struct Task {
     /// Brokers with a request in flight.
     asked: HashSet<i32>,
     looking: bool,
+    /// Whether budget that is given back lets a broker be asked.
+    short: bool,
     work: JoinSet<Done>,
     incarnations: u64,
     turns: i64,
@@ -59,6 +61,7 @@ impl Task {
             partitions: HashMap::new(),
             asked: HashSet::new(),
             looking: false,
+            short: false,
             work: JoinSet::new(),
             incarnations: 0,
             turns: 0,
@@ -91,7 +94,7 @@ impl Task {
                         return self.fail_all(&Error::new(ErrorKind::Panic, "the fetcher has ended").because(ended));
                     }
                 },
-                () = budget.given_back.notified() => {}
+                () = budget.given_back.notified(), if self.short => {}
                 () = wake => {}
             }
         }
@@ -130,6 +133,7 @@ impl Task {
             |at| cluster.known_leader(at),
             |node| asked.contains(&node),
         );
+        self.short = plan.short;
         for (node, due) in plan.nodes {
             self.ask(node, due);
         }
@@ -311,13 +315,19 @@ impl Task {
                 partition.preferred = Some((data.preferred_read_replica.0, until));
                 return;
             }
-            return (self.on_event)(FetchEvent::Progress { at, token, next_offset: asked.offset, log });
+            let next_offset = asked.offset;
+            // An answer names every partition that was asked for: a thousand at rest have nothing new to say.
+            if partition.told.replace((next_offset, log)) != Some((next_offset, log)) {
+                (self.on_event)(FetchEvent::Progress { at, token, next_offset, log });
+            }
+            return;
         }
         match scan(&records).map(|found| (found.next_offset, found.complete_len)) {
             Ok((Some(next_offset), length)) if next_offset > asked.offset => {
                 partition.succeeded();
                 partition.offset = next_offset;
                 partition.turn = turn;
+                partition.told = Some((next_offset, log));
                 let records = records.slice(..length);
                 let credit = frame.credit(records.len(), &partition.outstanding);
                 let aborted = data.aborted_transactions.unwrap_or_default();
@@ -393,6 +403,8 @@ impl Task {
             return;
         };
         partition.failures += 1;
+        // The next success is news, whatever it finds.
+        partition.told = None;
         partition.retry_at = Some(now + backoff.pause(partition.failures));
         let since = *partition.failing_since.get_or_insert(now);
         let report = match error.is_retriable() {
