@@ -12,6 +12,7 @@
 mod commit;
 mod observe;
 mod picture;
+mod records;
 mod slice;
 
 use std::cell::RefCell;
@@ -30,9 +31,7 @@ use self::slice::Slice;
 use super::app::AppShared;
 use super::fetches::SharedFetcher;
 use super::figures::{Activity, Reach, TaskFigures, WorkerFigures};
-use super::gaps::Gap;
 use super::idle::Idle;
-use super::input::raw_batch;
 use super::listener::News;
 use super::message::{ChangelogStart, InputStart, TaskStart, ToCoordinator, ToWorker};
 use super::metadata::WorkerState;
@@ -42,17 +41,15 @@ use super::task_timeout::TaskTimeout;
 use super::workers::{Mouth, WorkerId};
 use crate::client::Cluster;
 use crate::client::admin::Isolation;
-use crate::client::fetch::{FetchEvent, Fetched, LogState};
 use crate::client::produce::Producer;
 use crate::clock::{self, Clock};
 use crate::config::Config;
-use crate::error::{Error, ErrorClass, ErrorKind, Result};
+use crate::error::{Error, ErrorKind, Result};
 use crate::group::Lease;
 use crate::query::Registered;
 use crate::record::TopicPartition;
 use crate::store::AnyStore;
 use crate::task::errors::{DropReason, ErrorPolicies};
-use crate::task::queue::RawBatch;
 use crate::task::{Task, TaskConfig};
 use crate::task_id::TaskId;
 use crate::topology::{AutoOffsetReset, Topology};
@@ -626,313 +623,10 @@ impl Worker {
         let response = self.shared.uncaught.answer(&error);
         self.tell(ToCoordinator::Failed { error, response });
     }
-
-    // ---- records ----
-
-    fn fetched(&mut self, event: FetchEvent) {
-        let token = match &event {
-            FetchEvent::Data(fetched) => fetched.token,
-            FetchEvent::Progress { token, .. } | FetchEvent::Error { token, .. } => *token,
-        };
-        // A token that is not known belongs to an assignment that has ended.
-        let Some(&(id, place)) = self.tokens.get(&token) else { return };
-        let Some(at) = self.place_of(id) else { return };
-        let owned = &mut self.owned[at];
-        let restoring = owned.restores.iter().position(|r| r.token == token);
-        let before = owned.inputs.get(place).and_then(|input| input.reach.end);
-        self.picture.stale |= restoring.is_some();
-        let outcome = match (event, restoring) {
-            (FetchEvent::Data(fetched), Some(at)) => {
-                let restored = restore(&mut owned.restores[at], fetched);
-                let (restore, listeners) = (&owned.restores[at], &self.shared.control.listeners);
-                if let (Ok(records @ 1..), true) = (&restored, listeners.hear_restores()) {
-                    let (store, next_offset, records) = (restore.what(id), restore.position, *records);
-                    listeners.tell(News::BatchRestored { store, next_offset, records });
-                }
-                restored.map(drop)
-            }
-            (FetchEvent::Progress { next_offset, .. }, Some(at)) => {
-                owned.restores[at].position = next_offset;
-                owned.restores[at].trouble.progress();
-                Ok(())
-            }
-            (FetchEvent::Data(fetched), None) => {
-                let input = &mut owned.inputs[place];
-                input.reach.fetched_bytes += fetched.records.len() as u64;
-                input.heard(fetched.next_offset, fetched.log, owned.isolation);
-                owned.task.push(place, raw_batch(fetched));
-                Ok(())
-            }
-            (FetchEvent::Progress { next_offset, log, .. }, None) => {
-                owned.inputs[place].heard(next_offset, log, owned.isolation);
-                Ok(())
-            }
-            (FetchEvent::Error { error, .. }, restoring) if error.is_retriable() => {
-                tracing::warn!(task = %id, ?error, "cannot fetch yet");
-                let trouble = restoring.map(|at| &mut owned.restores[at].trouble);
-                match trouble.map(|trouble| (trouble.failed(clock::monotonic()), trouble)) {
-                    Some((true, trouble)) => {
-                        Err(trouble.error(format_args!("task {id}"), "its changelog cannot be read", error))
-                    }
-                    _ => Ok(()),
-                }
-            }
-            (FetchEvent::Error { error, range, .. }, None) => self.out_of_range(id, place, error, range),
-            (FetchEvent::Error { error, range: Some(range), .. }, Some(at)) => {
-                let Restore { at, position: wanted, .. } = &owned.restores[at];
-                Err(Gap { task: id, at, wanted: *wanted, range, cause: error }.in_changelog())
-            }
-            (FetchEvent::Error { error, .. }, Some(_)) => {
-                Err(Error::new(ErrorKind::Store, "a changelog cannot be read: the state cannot be restored")
-                    .with_class(ErrorClass::CorruptTask)
-                    .because(error))
-            }
-        };
-        let end = self.owned.get(at).and_then(|o| o.inputs.get(place)).and_then(|input| input.reach.end);
-        self.picture.stale |= end != before;
-        let outcome = match restoring {
-            Some(_) => outcome.and_then(|()| self.restored(id)),
-            None => outcome,
-        };
-        if let Err(error) = outcome {
-            self.fail(Some(id), error);
-        }
-    }
-
-    /// Where a task stands in `owned`, without going through a thousand others for every delivery.
-    fn place_of(&mut self, id: TaskId) -> Option<usize> {
-        let is_it = |owned: &&Owned| owned.lease.task == id;
-        if let Some(at) = self.places.get(&id)
-            && self.owned.get(*at).as_ref().is_some_and(is_it)
-        {
-            return Some(*at);
-        }
-        let at = self.owned.iter().position(|owned| is_it(&owned))?;
-        self.places.insert(id, at);
-        Some(at)
-    }
-
-    /// Ends the restores of a task that are complete.
-    fn restored(&mut self, id: TaskId) -> Result<()> {
-        let Some(owned) = self.owned.iter_mut().find(|o| o.lease.task == id) else { return Ok(()) };
-        if owned.running {
-            return Ok(());
-        }
-        let (done, open): (Vec<_>, Vec<_>) = owned.restores.drain(..).partition(|r| r.position >= r.to);
-        owned.restores = open;
-        for restore in done {
-            if restore.keyless > 0 {
-                tracing::warn!(changelog = %restore.at, count = restore.keyless, "records without a key are no rows: passed over");
-                self.shared.dropped(&restore.at.topic, DropReason::NullKey, restore.keyless);
-            }
-            restore.progress.done(restore.position);
-            self.tokens.remove(&restore.token);
-            self.restoring(|| News::RestoreEnd {
-                store: restore.what(id),
-                records: restore.progress.records,
-            });
-            self.bulk.revoke(restore.at, restore.token);
-        }
-        self.begin_if_restored(id)
-    }
-
-    /// The broker does not have the offset: only a source topic may start elsewhere, and only as its policy says.
-    fn out_of_range(
-        &mut self,
-        id: TaskId,
-        place: usize,
-        error: Error,
-        range: Option<(i64, i64)>,
-    ) -> Result<()> {
-        let token = self.token();
-        let Some(owned) = self.owned.iter_mut().find(|o| o.lease.task == id) else { return Ok(()) };
-        let input = &mut owned.inputs[place];
-        let Some((start, end)) = range else { return Err(error) };
-        let wanted = error.offset().unwrap_or(-1);
-        let gap = |cause| Gap { task: id, at: &input.at, wanted, range: (start, end), cause };
-        let Some(reset) = input.reset else { return Err(gap(error).in_repartition_topic()) };
-        let offset = match reset {
-            AutoOffsetReset::Earliest | AutoOffsetReset::ByDuration(_) => start,
-            AutoOffsetReset::Latest => end,
-            AutoOffsetReset::None => return Err(gap(error).in_source_topic()),
-        };
-        tracing::error!(partition = %input.at, ?error, offset, "records are gone: going on elsewhere, as auto.offset.reset says");
-        self.tokens.remove(&input.token);
-        input.token = token;
-        input.idle = Idle::default();
-        // The log is another one than that of the offset committed last, even if the numbers agree.
-        input.committed = None;
-        // ORDER: what waits in the queue goes first; then the position is the new one, which may lie before the old, and
-        // the records from there on are not taken for ones that were processed already.
-        let restart = RawBatch { records: Box::new(std::iter::empty()), next_offset: offset, count: 0 };
-        owned.task.push(place, restart);
-        self.tokens.insert(token, (id, place));
-        self.live.assign(input.at.clone(), offset, token, owned.lease.epoch);
-        Ok(())
-    }
-
-    /// Processes some records of each task. Returns how many.
-    fn process(&mut self, began: Instant) -> usize {
-        let mut total = 0;
-        if self.shared.control.is_paused() {
-            return total;
-        }
-        let max_idle = self.config.max_task_idle();
-        let mut before = began;
-        for _ in 0..self.owned.len() {
-            self.pulse.beat();
-            let at = self.turn % self.owned.len();
-            self.turn = at + 1;
-            let Some(owned) = self.owned.get_mut(at).filter(|o| o.running) else { continue };
-            if owned.task.is_at_rest() {
-                continue;
-            }
-            if !self.output.borrow().producer.has_credit() {
-                return total;
-            }
-            let ready = match owned.ready_inputs(max_idle) {
-                Ok(ready) => ready,
-                Err(error) => {
-                    let id = owned.lease.task;
-                    self.fail(Some(id), error);
-                    return total;
-                }
-            };
-            let output = &self.output;
-            let control = &self.shared.control;
-            let go_on = || {
-                let producer = &output.borrow().producer;
-                producer.has_credit() && !producer.is_fenced() && !control.is_paused()
-            };
-            let Owned { task, span, .. } = owned;
-            match span.in_scope(|| task.process(self.slice.records(), |source| ready[source], go_on)) {
-                Ok(0) => self.picture.stale |= owned.idles(true),
-                Ok(processed) => {
-                    total += processed;
-                    self.picture.stale |= owned.idles(false);
-                    let now = clock::monotonic();
-                    let took = now.saturating_duration_since(before);
-                    self.slice.took(processed, took);
-                    owned.sliced(took, self.clock.wall_ms());
-                    if Slice::is_long(now.saturating_duration_since(began)) {
-                        return total;
-                    }
-                    before = now;
-                }
-                Err(error) => {
-                    let id = owned.lease.task;
-                    self.fail(Some(id), error);
-                    return total;
-                }
-            }
-        }
-        total
-    }
-
-    /// ORDER: between slices, so that readers never see half of one.
-    fn publish(&mut self) {
-        for at in (0..self.owned.len()).rev() {
-            let owned = &self.owned[at];
-            if owned.running
-                && let Err(error) = owned.task.publish()
-            {
-                let task = owned.lease.task;
-                self.fail(Some(task), error);
-            }
-        }
-    }
-
-    /// Calls the punctuations that are due. Returns how many.
-    fn punctuate(&mut self) -> u64 {
-        let (mut failures, mut called) = (Vec::new(), 0);
-        if self.shared.control.is_paused() {
-            return called;
-        }
-        for owned in self.owned.iter_mut().filter(|o| o.running) {
-            let Owned { task, span, .. } = owned;
-            let before = task.counts().punctuations;
-            let punctuated =
-                span.in_scope(|| task.punctuate_stream_time().and_then(|_| task.punctuate_wall_clock()));
-            called += task.counts().punctuations - before;
-            if let Err(error) = punctuated {
-                failures.push((owned.lease.task, error));
-            }
-        }
-        for (task, error) in failures {
-            self.fail(Some(task), error);
-        }
-        called
-    }
-}
-
-impl Input {
-    fn heard(&mut self, next_offset: i64, log: LogState, isolation: Isolation) {
-        let end = match isolation {
-            Isolation::ReadCommitted => log.last_stable_offset,
-            Isolation::ReadUncommitted => log.high_watermark,
-        };
-        self.idle.caught_up = Some(next_offset >= end);
-        self.reach.end = Some(end);
-    }
-}
-
-impl Owned {
-    /// Adds the drops since the last time to the application's.
-    fn report_drops(&mut self, shared: &AppShared) {
-        for (node, reason, count) in self.task.drops() {
-            let known = self.reported.entry((node.to_owned(), reason)).or_default();
-            if count > *known {
-                shared.dropped(node, reason, count - *known);
-                *known = count;
-            }
-        }
-    }
-
-    /// Notes whether there was nothing to process; says whether that is news.
-    fn idles(&mut self, idle: bool) -> bool {
-        let news = idle != self.idle_since.is_some();
-        if news {
-            self.idle_since = idle.then(clock::monotonic);
-        }
-        news
-    }
-
-    /// Which inputs may be passed over when their queues are empty.
-    fn ready_inputs(&mut self, max_idle: Option<Duration>) -> Result<Vec<bool>> {
-        let heads: Vec<bool> = self.task.heads()?.iter().map(Option::is_some).collect();
-        let now = clock::monotonic();
-        self.forced = false;
-        let forced = &mut self.forced;
-        let ready = self.inputs.iter_mut().zip(heads).map(|(input, has_head)| {
-            let over = input.idle.may_be_passed_over(has_head, max_idle, now);
-            *forced |= over && !has_head && max_idle.is_some_and(|idle| !idle.is_zero());
-            over
-        });
-        Ok(ready.collect())
-    }
 }
 
 fn panic_text(panic: &(dyn std::any::Any + Send)) -> String {
     let text = panic.downcast_ref::<&str>().map(|s| (*s).to_owned());
     text.or_else(|| panic.downcast_ref::<String>().cloned())
         .unwrap_or_else(|| "a panic without a text".to_owned())
-}
-
-/// Returns how many records were restored.
-fn restore(restore: &mut Restore, fetched: Fetched) -> Result<u64> {
-    let (next, mut records) = (fetched.next_offset, 0);
-    for record in raw_batch(fetched).records {
-        let record = record?;
-        // Kafka compacts by key; a record without one cannot be a row.
-        if let Some(key) = record.key {
-            restore.store.restore(key, record.value, record.timestamp)?;
-            records += 1;
-        } else {
-            restore.keyless += 1;
-        }
-    }
-    restore.progress.records += records;
-    restore.position = next;
-    restore.trouble.progress();
-    Ok(records)
 }
