@@ -26,14 +26,17 @@ use tracing_subscriber::registry::LookupSpan;
 use tracing_subscriber::util::SubscriberInitExt;
 use tracing_subscriber::{Layer, filter::LevelFilter};
 
-/// The process's recorder. Looking at it empties it, so one test looks, once.
-fn recorder() -> &'static Snapshotter {
-    static RECORDER: OnceLock<Snapshotter> = OnceLock::new();
-    RECORDER.get_or_init(|| {
+/// What the process has one of, put in place by whichever test comes first: the recorder, which is empty after it was
+/// looked at, so that one test looks, once; and the subscriber of spans and events.
+fn observers() -> &'static (Snapshotter, Watch) {
+    static OBSERVERS: OnceLock<(Snapshotter, Watch)> = OnceLock::new();
+    OBSERVERS.get_or_init(|| {
         let recorder = DebuggingRecorder::new();
         let snapshotter = recorder.snapshotter();
         recorder.install().unwrap();
-        snapshotter
+        let watch = Watch::default();
+        tracing_subscriber::registry().with(watch.clone().with_filter(LevelFilter::INFO)).init();
+        (snapshotter, watch)
     })
 }
 
@@ -103,7 +106,7 @@ fn documented() -> BTreeSet<String> {
 
 #[tokio::test]
 async fn a_word_count_counts_itself() {
-    let facade = recorder();
+    let (facade, _) = observers();
     let Some(rig) = rig("counted").await else { return };
     let (input, output) = (rig.topic("in", 2).await, rig.topic("out", 1).await);
     let config = || {
@@ -294,9 +297,7 @@ fn texts<'a, S: LookupSpan<'a>>(scope: tracing_subscriber::registry::Scope<'a, S
 
 #[tokio::test]
 async fn spans_say_where_and_summaries_say_how_much() {
-    recorder();
-    let watch = Watch::default();
-    tracing_subscriber::registry().with(watch.clone().with_filter(LevelFilter::INFO)).init();
+    let (_, watch) = observers();
     let Some(rig) = rig("spans").await else { return };
     let (input, output) = (rig.topic("in", 1).await, rig.topic("out", 1).await);
     let app = || {
@@ -325,7 +326,8 @@ async fn spans_say_where_and_summaries_say_how_much() {
         // The summaries of the run add up.
         let seen = watch.0.lock().unwrap();
         let summaries = seen.iter().filter(|seen| {
-            seen.event.contains("since the last summary") && seen.spans[0].contains(&application)
+            seen.event.contains("since the last summary")
+                && seen.spans.last().is_some_and(|span| span.contains(&application))
         });
         let processed = summaries.filter_map(|seen| {
             let (_, rest) = seen.event.split_once("processed=")?;

@@ -155,7 +155,6 @@ impl Coordinator {
         };
         let repartition_topics = topics::repartition_topics(&shared.topology, config.application_id());
         let workers = Workers::start(shared, &cluster, &own)?;
-        shared.figures().workers(workers.alive().count());
         Ok(Self {
             shared: shared.clone(),
             cluster,
@@ -282,7 +281,6 @@ impl Coordinator {
             ToCoordinator::Stopped { worker } => {
                 self.workers.stopped(worker);
                 self.removed(worker);
-                self.shared.figures().workers(self.workers.alive().count());
             }
             ToCoordinator::AddWorker { answer } => self.add_worker(answer),
             ToCoordinator::RemoveWorker { answer } => self.remove_worker(answer),

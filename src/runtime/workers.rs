@@ -225,6 +225,7 @@ impl Workers {
         };
         handle.send(ToWorker::Gate(gate));
         self.running.insert(id, handle);
+        self.shared.figures().workers(self.alive().count());
         Ok(id)
     }
 
@@ -241,6 +242,7 @@ impl Workers {
             self.left.insert(worker);
         }
         let place = handle.index;
+        self.shared.figures().workers(self.alive().count());
         // ORDER: fenced before anybody else gets its tasks.
         drop(handle);
         self.routes.lock().unwrap_or_else(PoisonError::into_inner).remove(&worker);
@@ -326,6 +328,7 @@ impl Workers {
         if let Some(worker) = self.running.get_mut(&worker) {
             worker.stopped = true;
         }
+        self.shared.figures().workers(self.alive().count());
     }
 
     /// Waits for the threads of workers that have ended. One that was given up is not waited for: it may be stuck in user

@@ -346,6 +346,7 @@ async fn one_instance_ends_all_if_its_handler_says_so() {
     assert_eq!((own.len(), told.len()), (1, 2), "{own:?} {told:?}");
     for error in told {
         assert!(error.contains("asked for the whole application"), "{error}");
+        assert!(error.contains("user code panicked") && error.contains("partition 0, offset 1"), "{error}");
     }
 }
 

@@ -7,7 +7,7 @@ use kafka_protocol::ResponseError;
 use super::super::event::{Action, Joined, Member, Reply, RequestId, RpcError};
 use super::super::protocol::{PROTOCOL_NAME, read_assignment, read_subscription};
 use super::super::recovery::{Call, Recovery, recovery};
-use super::super::user_data::AssignmentError;
+use super::super::user_data::{AssignmentData, AssignmentError};
 use super::{Coordinator, Membership, Phase};
 use crate::{Error, ErrorKind, Result};
 
@@ -134,7 +134,12 @@ impl Membership {
         match read_assignment(&assignment) {
             Ok(data) => match data.error {
                 None | Some(AssignmentError::OtherTopology) => self.deliver(data, now),
-                Some(error) => self.fail(refusal(error, &self.config.group_id)),
+                // Everything can be committed before that end, in this generation and in good order.
+                Some(error @ AssignmentError::ShutdownRequested) => {
+                    self.farewell = Some(refusal(error, &self.config.group_id, &data.reason));
+                    self.deliver(AssignmentData { next_rebalance_ms: -1, ..AssignmentData::default() }, now);
+                }
+                Some(error) => self.fail(refusal(error, &self.config.group_id, &data.reason)),
             },
             Err(error) => {
                 let text = format!(
@@ -261,7 +266,7 @@ fn nonsense(reply: &Reply) -> Error {
     Error::new(ErrorKind::Corrupt, format!("the answer belongs to another request: {reply:?}"))
 }
 
-fn refusal(error: AssignmentError, group: &str) -> Error {
+fn refusal(error: AssignmentError, group: &str, reason: &str) -> Error {
     let (kind, message) = match error {
         AssignmentError::MissingSourceTopics => (
             ErrorKind::Topic,
@@ -278,12 +283,13 @@ fn refusal(error: AssignmentError, group: &str) -> Error {
                  apart; upgrade in smaller steps"
             ),
         ),
-        AssignmentError::ShutdownRequested => {
-            (ErrorKind::Closed, format!("an instance asked for the whole application {group} to stop"))
-        }
         AssignmentError::OtherTopology => {
             (ErrorKind::Topology, format!("the leader of group {group} runs another topology"))
         }
+        AssignmentError::ShutdownRequested => (
+            ErrorKind::Closed,
+            format!("an instance asked for the whole application {group} to stop: {reason}"),
+        ),
         AssignmentError::Other(code) => {
             (ErrorKind::Broker, format!("the leader of group {group} assigns nothing, for reason {code}"))
         }

@@ -193,6 +193,7 @@ impl Coordinator {
         tracing::error!(?error, "all instances of the application are asked to shut down");
         let (topics, data) = &mut self.subscription;
         data.shutdown = true;
+        data.shutdown_reason = error.to_string().chars().take(1000).collect();
         let (topics, data) = (topics.clone(), Box::new(data.clone()));
         self.failure.get_or_insert(error);
         self.replacements.asked_until = Some(clock::monotonic() + CLOSE_TIMEOUT);

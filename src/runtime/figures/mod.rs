@@ -82,6 +82,17 @@ enum Value {
     Histogram(Arc<Samples>),
 }
 
+impl Value {
+    /// Whether it is the very same.
+    fn is(&self, other: &Self) -> bool {
+        match (self, other) {
+            (Self::Counter(a), Self::Counter(b)) | (Self::Gauge(a), Self::Gauge(b)) => Arc::ptr_eq(a, b),
+            (Self::Histogram(a), Self::Histogram(b)) => Arc::ptr_eq(a, b),
+            _ => false,
+        }
+    }
+}
+
 /// The figures of an application.
 #[derive(Debug)]
 pub(super) struct Registry {
@@ -157,15 +168,14 @@ fn describe() {
 struct Scope {
     registry: Arc<Registry>,
     labels: Labels,
-    made: Vec<(&'static str, Labels)>,
-    gauges: Vec<metrics::Gauge>,
+    made: Vec<((&'static str, Labels), Value, Option<metrics::Gauge>)>,
     /// Whether its gauges mean nothing any more when it goes.
     zeroed: bool,
 }
 
 impl Scope {
     fn new(registry: &Arc<Registry>, labels: Labels) -> Self {
-        Self { registry: registry.clone(), labels, made: Vec::new(), gauges: Vec::new(), zeroed: true }
+        Self { registry: registry.clone(), labels, made: Vec::new(), zeroed: true }
     }
 
     /// Puts a value into the registry, and gives the key for the facade.
@@ -180,7 +190,7 @@ impl Scope {
         let mut facade = vec![Label::new("application", self.registry.application.clone())];
         facade.extend(labels.iter().map(|(name, value)| Label::new(*name, value.clone())));
         let key = (figure.name, labels);
-        self.made.push(key.clone());
+        self.made.push((key.clone(), value.clone(), None));
         self.registry.values.lock().unwrap_or_else(PoisonError::into_inner).insert(key, value);
         Key::from_parts(figure.name, facade)
     }
@@ -203,7 +213,9 @@ impl Scope {
         let key = self.make(figure, more, Value::Gauge(ours.clone()));
         let theirs = metrics::with_recorder(|r| r.register_gauge(&key, &metadata(figure)));
         theirs.set(0.0);
-        self.gauges.push(theirs.clone());
+        if let Some((.., gauge)) = self.made.last_mut() {
+            *gauge = Some(theirs.clone());
+        }
         Gauge { last: 0.0, places: Some((ours, theirs)) }
     }
 
@@ -221,11 +233,17 @@ impl Scope {
 impl Drop for Scope {
     fn drop(&mut self) {
         let mut values = self.registry.values.lock().unwrap_or_else(PoisonError::into_inner);
-        for key in &self.made {
+        for (key, value, gauge) in &self.made {
+            // A worker that was left behind may end long after another has taken its place, and its labels.
+            if !values.get(key).is_some_and(|known| known.is(value)) {
+                continue;
+            }
             values.remove(key);
-        }
-        if self.zeroed {
-            self.gauges.iter().for_each(|gauge| gauge.set(0.0));
+            if let Some(gauge) = gauge
+                && self.zeroed
+            {
+                gauge.set(0.0);
+            }
         }
     }
 }

@@ -86,6 +86,20 @@ fn a_figure_goes_with_its_scope() {
     assert_eq!(registry.snapshot(), [], "a handle that is left over does not bring it back");
 }
 
+/// A worker that is left behind ends after another has its place.
+#[test]
+fn who_comes_later_keeps_the_figures() {
+    let registry = registry("INFO");
+    let scope = || Scope::new(&registry, vec![("worker", "0".to_owned())]);
+    let (mut left_behind, mut next) = (scope(), scope());
+    left_behind.gauge(&table::WORKER_TASKS, &[]).count(1);
+    next.gauge(&table::WORKER_TASKS, &[]).count(2);
+    drop(left_behind);
+    assert_eq!(registry.snapshot()[0].value, MetricValue::Gauge(2.0));
+    drop(next);
+    assert_eq!(registry.snapshot(), []);
+}
+
 #[test]
 fn the_level_leaves_figures_out() {
     for (level, kept) in [("INFO", false), ("DEBUG", true), ("TRACE", true)] {

@@ -141,6 +141,7 @@ impl Worker {
         match outcome {
             Ok(Committed::Yes) => {
                 self.owes_commit = false;
+                self.observe(now);
                 self.postponed.progress();
                 self.picture.stale = true;
                 // ORDER: now nothing of the tasks is open.
@@ -234,9 +235,7 @@ impl Worker {
         if outcome == Committed::Yes {
             self.observe_commit();
             self.published(&offsets)?;
-            let now = clock::monotonic();
-            self.figures.committed(now.saturating_duration_since(began));
-            self.observe(now);
+            self.figures.committed(clock::monotonic().saturating_duration_since(began));
         }
         Ok(outcome)
     }
