@@ -164,7 +164,7 @@ fn app(work: Work, at: &Place, settings: &Settings, name: &str) -> Result<App> {
             .commit_interval(Duration::from_millis(settings.commit))
             .set("processing.guarantee", &settings.guarantee);
     if let Some(linger) = settings.linger {
-        config = config.set("producer.linger.ms", &linger.to_string());
+        config = config.set("producer.linger.ms", linger.to_string());
     }
     App::new(work.topology(at)?, config.build()?)
 }
