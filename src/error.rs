@@ -48,6 +48,18 @@ pub enum ErrorKind {
     Closed,
     /// The file system failed.
     Io,
+    /// A query came before the application was started (`StreamsNotStartedException`).
+    NotStarted,
+    /// A query came while tasks are being found, moved or restored (`StreamsRebalancingException`): the same one is
+    /// answered a little later.
+    Rebalancing,
+    /// What a query asks for is on another instance (`StateStoreMigratedException`); the text names it where it is known.
+    Moved,
+    /// The topology has no store, or the store no partition, of that name (`UnknownStateStoreException`,
+    /// `InvalidStateStorePartitionException`).
+    UnknownStore,
+    /// A store was asked for with other types, or as another kind, than it has.
+    StoreType,
 }
 
 /// What the caller has to do about an error.

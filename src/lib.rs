@@ -39,6 +39,7 @@
 //! | [`dsl`] | streams, tables and the operators on them |
 //! | [`topology`] | the finished topology, and the Processor API |
 //! | [`store`] | state stores of processors |
+//! | [`query`] | reading an application's stores from outside |
 //! | [`serde`] | how keys and values become bytes |
 //! | [`config`] | the configuration, also by Kafka Streams' property names |
 //! | [`client`] | the cluster without a topology: administration, a producer, a reader |
@@ -63,6 +64,7 @@ pub mod config;
 pub mod dsl;
 mod error;
 mod group;
+pub mod query;
 mod record;
 mod runtime;
 pub mod serde;
@@ -76,7 +78,7 @@ pub mod topology;
 pub use config::Config;
 pub use error::{BoxError, Error, ErrorClass, ErrorKind, Result};
 pub use record::{Header, Headers, Record, Timestamp, TopicPartition, murmur2, partition_for_key};
-pub use runtime::{App, AppBuilder, AppHandle, AppState, Run, UncaughtErrorResponse};
+pub use runtime::{App, AppBuilder, AppHandle, AppState, Metric, MetricValue, Run, UncaughtErrorResponse};
 pub use task::errors::{DropReason, ErrorContext, ErrorHandler, ErrorResponse, ErrorStage};
 pub use task_id::TaskId;
 
@@ -92,6 +94,7 @@ pub mod prelude {
         Printed, Produced, Repartitioned, StreamsBuilder,
     };
     pub use crate::error::{BoxError, Error, ErrorKind, Result};
+    pub use crate::query::ReadOnlyKeyValueStore;
     pub use crate::record::{Header, Headers, Record, Timestamp, TopicPartition};
     pub use crate::serde::{DefaultSerde, Serde};
     pub use crate::store::{

@@ -84,6 +84,34 @@ fn counting_known_keys_allocates_nothing() {
     assert!(counted <= PER_RUN, "{counted} allocations for {RECORDS} records");
 }
 
+/// Reading costs what has changed since the last publish, however many records that took, and nothing before anybody asks.
+#[test]
+fn publishing_allocates_by_changed_row_and_only_when_somebody_reads() {
+    let builder = StreamsBuilder::new();
+    builder.stream::<Bytes, Bytes>("in").group_by_key("by").count("c");
+    let config = Config::builder("test", "unused:9092").state_dir("unused").cache_bytes(0).build().unwrap();
+    let mut task = BenchTask::new(&builder.build().unwrap(), &config).unwrap();
+    let mut offset = 0;
+    let mut run = |task: &mut BenchTask| {
+        task.push("in", offset, records().into_iter()).unwrap();
+        offset += RECORDS as i64;
+        let processed =
+            allocation_counter::measure(|| assert_eq!(task.process().unwrap(), RECORDS)).count_total;
+        (processed, allocation_counter::measure(|| task.publish().unwrap()).count_total)
+    };
+    run(&mut task);
+    let (processed, published) = run(&mut task);
+    assert!(processed <= PER_RUN, "{processed} allocations for {RECORDS} records");
+    assert_eq!(published, 0, "nobody has asked");
+    let store = task.key_value_store::<Bytes, i64>("c").unwrap();
+    run(&mut task);
+    let (processed, published) = run(&mut task);
+    assert!(processed <= PER_RUN, "{processed} allocations for {RECORDS} records that somebody reads");
+    assert!(published <= 3 * KEYS as u64 + PER_RUN, "{published} allocations for {KEYS} rows");
+    assert_eq!(allocation_counter::measure(|| task.publish().unwrap()).count_total, 0, "nothing has changed");
+    assert_eq!(store.approximate_num_entries().unwrap(), KEYS as u64);
+}
+
 struct Last(KeyValueStore<Bytes, i64>);
 
 impl Processor<Bytes, Bytes, Bytes, i64> for Last {

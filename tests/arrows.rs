@@ -24,12 +24,12 @@ const ARROWS: &[(&str, &[&str])] = &[
     ("dsl", &["store", "task", "topology"]),
     ("task", &["store"]),
     ("store", &["task"]),
-    ("testing", &["dsl", "store", "task", "topology"]),
+    ("query", &["store"]),
+    ("testing", &["dsl", "query", "store", "task", "topology"]),
     // What joins the two sides.
     ("schema", &["client"]),
     ("changelog", &["client", "store", "task", "topology"]),
-    ("runtime", &["changelog", "client", "group", "schema", "store", "task", "topology"]),
-    ("query", &["client", "group", "runtime", "store", "task", "topology"]),
+    ("runtime", &["changelog", "client", "group", "query", "schema", "store", "task", "topology"]),
     ("embedded", &["client"]),
     ("collect", &["client"]),
 ];

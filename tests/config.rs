@@ -301,7 +301,7 @@ fn exactly_once_changes_defaults_and_forbids_the_rest() {
 fn contradictions() {
     says(
         &[("heartbeat.interval.ms", "10000"), ("session.timeout.ms", "10000")],
-        "heartbeat.interval.ms=10000 must be shorter than session.timeout.ms=10000, best a third of it",
+        "heartbeat.interval.ms=10000 must be at least 1 and at most a third of session.timeout.ms=10000",
     );
     says(
         &[("delivery.timeout.ms", "30009")],

@@ -61,8 +61,8 @@ impl Compression {
         }
     }
 
-    /// Appends the compressed form of `plain` to `out`.
-    pub(crate) fn compress(self, plain: &[u8], out: &mut BytesMut) -> Result<()> {
+    /// Appends the compressed form of `plain` to `out`. `level` is for the codecs that have levels, gzip and zstd.
+    pub(crate) fn compress(self, level: Option<i32>, plain: &[u8], out: &mut BytesMut) -> Result<()> {
         self.check_available()?;
         let done: io::Result<()> = match self {
             Self::None => {
@@ -70,13 +70,13 @@ impl Compression {
                 Ok(())
             }
             #[cfg(feature = "gzip")]
-            Self::Gzip => gzip::compress(plain, out),
+            Self::Gzip => gzip::compress(level, plain, out),
             #[cfg(feature = "snappy")]
             Self::Snappy => snappy::compress(plain, out),
             #[cfg(feature = "lz4")]
             Self::Lz4 => lz4::compress(plain, out),
             #[cfg(feature = "zstd")]
-            Self::Zstd => zstandard::compress(plain, out),
+            Self::Zstd => zstandard::compress(level, plain, out),
             #[allow(unreachable_patterns, reason = "a feature may be off")]
             _ => Err(io::ErrorKind::Unsupported.into()),
         };
@@ -160,8 +160,11 @@ mod gzip {
     use flate2::{read::MultiGzDecoder, write::GzEncoder};
     use std::io::Write;
 
-    pub(super) fn compress(plain: &[u8], out: &mut BytesMut) -> io::Result<()> {
-        let mut encoder = GzEncoder::new(out.writer(), flate2::Compression::default());
+    pub(super) fn compress(level: Option<i32>, plain: &[u8], out: &mut BytesMut) -> io::Result<()> {
+        let level = level
+            .and_then(|level| u32::try_from(level).ok())
+            .map(|level| flate2::Compression::new(level.min(9)));
+        let mut encoder = GzEncoder::new(out.writer(), level.unwrap_or_default());
         encoder.write_all(plain)?;
         encoder.finish().map(drop)
     }
@@ -199,8 +202,9 @@ mod zstandard {
     /// the decoder reserve.
     const WINDOW_LOG_MAX: u32 = 27;
 
-    pub(super) fn compress(plain: &[u8], out: &mut BytesMut) -> io::Result<()> {
-        let mut encoder = zstd::Encoder::new(out.writer(), zstd::DEFAULT_COMPRESSION_LEVEL)?;
+    pub(super) fn compress(level: Option<i32>, plain: &[u8], out: &mut BytesMut) -> io::Result<()> {
+        let level = level.unwrap_or(zstd::DEFAULT_COMPRESSION_LEVEL);
+        let mut encoder = zstd::Encoder::new(out.writer(), level)?;
         // Lets the encoder choose a window no larger than the batch.
         encoder.set_pledged_src_size(Some(plain.len() as u64))?;
         encoder.write_all(plain)?;
@@ -289,7 +293,7 @@ mod tests {
 
     fn pack(kind: Compression, plain: &[u8]) -> Bytes {
         let mut out = BytesMut::new();
-        kind.compress(plain, &mut out).unwrap();
+        kind.compress(None, plain, &mut out).unwrap();
         out.freeze()
     }
 
@@ -300,6 +304,21 @@ mod tests {
             for plain in [&b""[..], b"x", b"hello hello hello", &text] {
                 assert_eq!(kind.decompress(&pack(kind, plain), text.len()).unwrap(), plain, "{kind:?}");
             }
+        }
+    }
+
+    #[cfg(all(feature = "gzip", feature = "zstd"))]
+    #[test]
+    fn a_higher_level_packs_closer_and_reads_the_same() {
+        let text: Vec<u8> = (0..60_000u32).flat_map(|i| (i % 977 * (i % 31)).to_be_bytes()).collect();
+        for (kind, low, high) in [(Compression::Gzip, 1, 9), (Compression::Zstd, 1, 19)] {
+            let packed = |level| {
+                let mut out = BytesMut::new();
+                kind.compress(Some(level), &text, &mut out).unwrap();
+                out.freeze()
+            };
+            assert!(packed(high).len() < packed(low).len(), "{kind:?}");
+            assert_eq!(kind.decompress(&packed(high), text.len()).unwrap(), text, "{kind:?}");
         }
     }
 

@@ -35,17 +35,12 @@ pub(super) fn complete(config: &mut Config, given: &Given<'_>, errors: &mut Vec<
 }
 
 /// Properties that are read and checked, and that no room follows yet. Whoever builds what one governs takes it out here.
-const NOT_YET: [&str; 22] = [
+const NOT_YET: [&str; 17] = [
     "acceptable.recovery.lag",
     "buffered.records.per.partition",
-    "compression.gzip.level",
-    "compression.zstd.level",
     "connections.max.idle.ms",
     "default.dsl.store",
-    "fetch.min.bytes",
-    "log.summary.interval.ms",
     "max.block.ms",
-    "max.in.flight.requests.per.connection",
     "max.processing.time.ms",
     "max.warmup.replicas",
     "num.standby.replicas",
@@ -247,11 +242,21 @@ fn producer(config: &mut Config, given: &Given<'_>, errors: &mut Vec<String>) {
 
 fn consumers(config: &Config, errors: &mut Vec<String>) {
     let main = &config.main.values;
-    if main.heartbeat_interval >= main.session_timeout {
+    if main.heartbeat_interval.is_zero() || main.heartbeat_interval.saturating_mul(3) > main.session_timeout {
         errors.push(format!(
-            "heartbeat.interval.ms={} must be shorter than session.timeout.ms={}, best a third of it",
+            "heartbeat.interval.ms={} must be at least 1 and at most a third of session.timeout.ms={}: one lost heartbeat \
+             would cost the tasks",
             main.heartbeat_interval.as_millis(),
             main.session_timeout.as_millis()
+        ));
+    }
+    let rebalance = config.application.rebalance_timeout;
+    if main.heartbeat_interval.saturating_mul(2) > rebalance {
+        errors.push(format!(
+            "heartbeat.interval.ms={} must be at most half of rebalance.timeout.ms={}: nothing would be left for the commit and \
+             the revocation in a rebalance",
+            main.heartbeat_interval.as_millis(),
+            rebalance.as_millis()
         ));
     }
     for consumer in [&config.main, &config.restore, &config.global] {

@@ -1,7 +1,7 @@
 //! The known name that is nearest to an unknown one.
 
 /// The candidate with the fewest edits, if those are few enough to be a slip.
-pub(super) fn nearest(name: &str, candidates: impl IntoIterator<Item = String>) -> Option<String> {
+pub(crate) fn nearest(name: &str, candidates: impl IntoIterator<Item = String>) -> Option<String> {
     let limit = (name.len() / 4).clamp(2, 6);
     let distance = |candidate: String| (edits(name, &candidate), candidate);
     let best = candidates.into_iter().map(distance).min()?;

@@ -10,6 +10,11 @@
 //!    single moves reach.)
 //! 4. Whatever need not move stays. A stateful task without an owner goes where most of its state is, a task that has to
 //!    move goes where it has most to find.
+//!
+//! State goes before balance where it is large (KIP-441, `HighAvailabilityTaskAssignor`): as long as an instance has all
+//! of a task's state but `acceptable.recovery.lag` records, and is so *caught up*, the task is given to no other. Whoever
+//! runs a task is caught up with it; else the most that anybody has stands for all there is. Without warm-ups an instance
+//! that is not caught up does not become so, so that checkpoints are not to be sent before there are warm-ups.
 
 use std::cmp::{Ordering, Reverse};
 use std::collections::{BTreeMap, BTreeSet};
@@ -63,9 +68,14 @@ pub(crate) struct Placement {
     pub(crate) unassigned: BTreeSet<TaskId>,
 }
 
-/// Gives every task of `subtopologies` to one of `members`, which go by member id.
-pub(crate) fn assign(members: &BTreeMap<String, Candidate>, subtopologies: &[SubTopology]) -> Placement {
-    let mut plan = Plan::new(members);
+/// Gives every task of `subtopologies` to one of `members`, which go by member id. `acceptable_lag` is how many records
+/// of a task's changelogs an instance may lack and count as caught up.
+pub(crate) fn assign(
+    members: &BTreeMap<String, Candidate>,
+    subtopologies: &[SubTopology],
+    acceptable_lag: i64,
+) -> Placement {
+    let mut plan = Plan::new(members, acceptable_lag);
     for stateful in [true, false] {
         plan.place(subtopologies.iter().filter(|s| s.stateful == stateful));
     }
@@ -108,15 +118,42 @@ impl Slot<'_> {
     }
 }
 
+/// The tasks that one member could give to another, by sub-topology, the best last: those that nobody owns first, then
+/// those of which the other has more state.
+#[derive(Default)]
+struct Offer {
+    by_subtopology: BTreeMap<i32, Vec<(bool, i64, TaskId)>>,
+}
+
+impl Offer {
+    /// The best of those that are still there.
+    fn best(&mut self, from: &Slot<'_>, to: &Slot<'_>) -> Option<TaskId> {
+        for tasks in self.by_subtopology.values_mut() {
+            while tasks.pop_if(|(_, _, task)| !from.tasks.contains(task)).is_some() {}
+        }
+        let heads = self.by_subtopology.iter().filter_map(|(id, tasks)| {
+            let &(owned, loss, task) = tasks.last()?;
+            Some((owned, loss, to.has_of(*id) as i64 - from.has_of(*id) as i64, task))
+        });
+        heads.min().map(|(.., task)| task)
+    }
+}
+
 struct Plan<'a> {
     slots: Vec<Slot<'a>>,
     /// The slots whose members claim a task in the latest generation that anybody claims it in.
     owners: BTreeMap<TaskId, Vec<usize>>,
     unassigned: BTreeSet<TaskId>,
+    acceptable_lag: i64,
+    /// The most state that an instance has of a task which it can run, where any has some.
+    most_state: BTreeMap<TaskId, i64>,
 }
 
+/// Which slots can run the tasks of a sub-topology.
+type Eligible = BTreeMap<i32, Vec<bool>>;
+
 impl<'a> Plan<'a> {
-    fn new(members: &'a BTreeMap<String, Candidate>) -> Self {
+    fn new(members: &'a BTreeMap<String, Candidate>, acceptable_lag: i64) -> Self {
         let mut slots: Vec<Slot<'a>> = members
             .iter()
             .map(|(id, member)| Slot { id, member, tasks: BTreeSet::new(), of_subtopology: BTreeMap::new() })
@@ -135,60 +172,106 @@ impl<'a> Plan<'a> {
                 }
             }
         }
-        Self { slots, owners, unassigned: BTreeSet::new() }
+        let (unassigned, most_state) = (BTreeSet::new(), BTreeMap::new());
+        Self { slots, owners, unassigned, acceptable_lag, most_state }
     }
 
     fn place<'s>(&mut self, subtopologies: impl Iterator<Item = &'s SubTopology>) {
         let mut free = Vec::new();
-        let mut movable = BTreeMap::new();
+        let mut eligible: Eligible = BTreeMap::new();
         for subtopology in subtopologies {
-            let eligible: Vec<bool> = self
+            let able: Vec<bool> = self
                 .slots
                 .iter()
                 .map(|slot| slot.member.fingerprints.get(&subtopology.id) == Some(&subtopology.fingerprint))
                 .collect();
-            for partition in 0..subtopology.tasks {
-                let task = TaskId::new(subtopology.id, partition);
-                match self.owners.get(&task).map(Vec::as_slice) {
-                    _ if !eligible.contains(&true) => {
-                        self.unassigned.insert(task);
+            let tasks = (0..subtopology.tasks).map(|partition| TaskId::new(subtopology.id, partition));
+            if able.contains(&true) {
+                for task in tasks {
+                    match self.owners.get(&task).map(Vec::as_slice) {
+                        Some(&[owner]) if able[owner] => self.slots[owner].add(task),
+                        _ => free.push(task),
                     }
-                    Some(&[owner]) if eligible[owner] => self.slots[owner].add(task),
-                    _ => free.push(task),
+                }
+            } else {
+                self.unassigned.extend(tasks);
+            }
+            eligible.insert(subtopology.id, able);
+        }
+        for (index, slot) in self.slots.iter().enumerate() {
+            for (task, state) in slot.member.offset_sums.iter().filter(|(_, state)| **state > 0) {
+                if eligible.get(&task.subtopology).is_some_and(|able| able[index]) {
+                    let most = self.most_state.entry(*task).or_default();
+                    *most = (*most).max(*state);
                 }
             }
-            movable.insert(subtopology.id, eligible);
         }
-        self.fill(free, &movable);
-        self.even_out(&movable);
+        let free = self.fill_caught_up(free, &eligible);
+        self.fill(free, &eligible);
+        self.even_out(&eligible);
+    }
+
+    /// Whether the slot, which can run the task, has all of its state that there is, but what it may lack.
+    fn is_caught_up(&self, slot: usize, task: TaskId) -> bool {
+        let Some(most) = self.most_state.get(&task) else { return true };
+        most - self.slots[slot].state(task) <= self.acceptable_lag || self.owns(slot, task)
+    }
+
+    /// Gives those tasks away that only some members are caught up with, each to the least loaded of these. Returns the
+    /// other tasks.
+    fn fill_caught_up(&mut self, free: Vec<TaskId>, eligible: &Eligible) -> Vec<TaskId> {
+        let mut anybodys = Vec::with_capacity(free.len());
+        for task in free {
+            if !self.most_state.contains_key(&task) {
+                anybodys.push(task);
+                continue;
+            }
+            let able = (0..self.slots.len()).filter(|&slot| eligible[&task.subtopology][slot]);
+            let (caught_up, behind): (Vec<usize>, Vec<usize>) =
+                able.partition(|&slot| self.is_caught_up(slot, task));
+            let least = caught_up.into_iter().min_by(|&a, &b| {
+                let more_state = self.slots[b].state(task).cmp(&self.slots[a].state(task));
+                self.compare_next(a, b).then(more_state).then(a.cmp(&b))
+            });
+            match least {
+                Some(slot) if !behind.is_empty() => self.slots[slot].add(task),
+                _ => anybodys.push(task),
+            }
+        }
+        anybodys
     }
 
     /// Gives the tasks without an owner away, each to a member that is least loaded at that point: only so the members
     /// that were to get them when their old owner had to give them up get them now, and nothing wanders for ever.
-    fn fill(&mut self, free: Vec<TaskId>, eligible: &BTreeMap<i32, Vec<bool>>) {
+    fn fill(&mut self, free: Vec<TaskId>, eligible: &Eligible) {
         let can = |slot: usize, task: TaskId| eligible[&task.subtopology][slot];
         let mut left: BTreeSet<TaskId> = free.iter().copied().collect();
-        let mut left_of: BTreeMap<i32, usize> = BTreeMap::new();
-        for task in &free {
-            *left_of.entry(task.subtopology).or_default() += 1;
-        }
         // For each member the free tasks that it has state of, most state last.
         let mut known: Vec<Vec<TaskId>> = Vec::with_capacity(self.slots.len());
         for (index, slot) in self.slots.iter().enumerate() {
-            let mut tasks: Vec<TaskId> =
-                free.iter().copied().filter(|&task| slot.state(task) > 0 && can(index, task)).collect();
+            let with_state = slot.member.offset_sums.iter().filter(|(_, state)| **state > 0);
+            let mut tasks: Vec<TaskId> = with_state
+                .map(|(&task, _)| task)
+                .filter(|task| left.contains(task) && can(index, *task))
+                .collect();
             tasks.sort_by_key(|&task| (slot.state(task), Reverse(task)));
             known.push(tasks);
         }
-        let mut by_loss: Vec<(i64, TaskId)> = free
-            .iter()
-            .map(|&task| (self.slots.iter().map(|s| s.state(task)).max().unwrap_or(0), task))
-            .collect();
-        by_loss.sort_unstable();
+        // For each sub-topology its free tasks, the one that leaves least behind last.
+        let mut by_loss: BTreeMap<i32, Vec<(i64, TaskId)>> = BTreeMap::new();
+        for task in free {
+            let loss = self.most_state.get(&task).copied().unwrap_or(0);
+            by_loss.entry(task.subtopology).or_default().push((loss, task));
+        }
+        by_loss.values_mut().for_each(|tasks| tasks.sort_unstable_by_key(|&loss| Reverse(loss)));
 
         while !left.is_empty() {
+            for tasks in by_loss.values_mut() {
+                while tasks.pop_if(|(_, task)| !left.contains(task)).is_some() {}
+            }
+            by_loss.retain(|_, tasks| !tasks.is_empty());
             // Among the members that one of the tasks can go to, those that would have the least load with it.
-            let is_open = |slot: &usize| left_of.iter().any(|(id, count)| *count > 0 && eligible[id][*slot]);
+            let is_open = |slot: &usize| by_loss.keys().any(|id| eligible[id][*slot]);
             let open: Vec<usize> = (0..self.slots.len()).filter(is_open).collect();
             let Some(&first) = open.iter().min_by(|&&a, &&b| self.compare_next(a, b)) else { break };
             let least: Vec<usize> =
@@ -202,25 +285,24 @@ impl<'a> Plan<'a> {
                 .min_by_key(|&(slot, task)| (-self.slots[slot].state(task), task, slot));
             // Without any state: the task that leaves least behind elsewhere, to the member with fewest of its kind.
             let least_loss = || {
-                by_loss.iter().filter(|(_, task)| left.contains(task)).find_map(|&(_, task)| {
-                    let able = least.iter().copied().filter(|&slot| can(slot, task));
-                    able.min_by_key(|&slot| (self.slots[slot].has_of(task.subtopology), slot))
-                        .map(|s| (s, task))
-                })
+                let heads = by_loss.iter().filter_map(|(id, tasks)| Some((*tasks.last()?, id)));
+                let fits = heads.filter(|(_, id)| least.iter().any(|&slot| eligible[id][slot]));
+                let ((_, task), id) = fits.min()?;
+                let able = least.iter().copied().filter(|&slot| eligible[id][slot]);
+                able.min_by_key(|&slot| (self.slots[slot].has_of(*id), slot)).map(|slot| (slot, task))
             };
             let Some((slot, task)) = most_state.or_else(least_loss) else { break };
             left.remove(&task);
-            if let Some(count) = left_of.get_mut(&task.subtopology) {
-                *count -= 1;
-            }
             self.slots[slot].add(task);
         }
         self.unassigned.extend(left);
     }
 
     /// Moves tasks one by one from the more to the less loaded, as long as that makes a pair of members more even.
-    fn even_out(&mut self, eligible: &BTreeMap<i32, Vec<bool>>) {
+    fn even_out(&mut self, eligible: &Eligible) {
         let mut order: Vec<usize> = (0..self.slots.len()).collect();
+        // What one could give to the other, as long as it gets nothing itself.
+        let mut offers: BTreeMap<(usize, usize), Offer> = BTreeMap::new();
         'again: loop {
             order.sort_by(|&a, &b| self.compare_load(b, a).then(a.cmp(&b)));
             for &from in &order {
@@ -228,26 +310,31 @@ impl<'a> Plan<'a> {
                     if !self.is_better(from, to) {
                         continue;
                     }
-                    let moves = self.slots[from].tasks.iter().copied();
-                    let best = moves
-                        .filter(|task| eligible.get(&task.subtopology).is_some_and(|slots| slots[to]))
-                        .min_by_key(|&task| {
-                            let gain = self.slots[to].state(task) - self.slots[from].state(task);
-                            let (of_from, of_to) = (
-                                self.slots[from].has_of(task.subtopology),
-                                self.slots[to].has_of(task.subtopology),
-                            );
-                            (self.owns(from, task), -gain, of_to as i64 - of_from as i64, task)
-                        });
-                    if let Some(task) = best {
+                    let offer = offers.entry((from, to)).or_insert_with(|| self.offer(from, to, eligible));
+                    if let Some(task) = offer.best(&self.slots[from], &self.slots[to]) {
                         self.slots[from].remove(task);
                         self.slots[to].add(task);
+                        offers.retain(|(from, _), _| *from != to);
                         continue 'again;
                     }
                 }
             }
             return;
         }
+    }
+
+    fn offer(&self, from: usize, to: usize, eligible: &Eligible) -> Offer {
+        let mut offer = Offer::default();
+        for &task in &self.slots[from].tasks {
+            let able = eligible.get(&task.subtopology).is_some_and(|able| able[to]);
+            if able && self.is_caught_up(to, task) {
+                let gain = self.slots[to].state(task) - self.slots[from].state(task);
+                let rank = (self.owns(from, task), -gain, task);
+                offer.by_subtopology.entry(task.subtopology).or_default().push(rank);
+            }
+        }
+        offer.by_subtopology.values_mut().for_each(|tasks| tasks.sort_unstable_by_key(|&rank| Reverse(rank)));
+        offer
     }
 
     fn finish(self) -> Placement {

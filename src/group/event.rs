@@ -41,6 +41,8 @@ pub(crate) struct Assignment {
     /// The transactional ids of instances that were there in the assignment before and are no more: whoever has `added`
     /// tasks initialises these ids, which aborts what those instances left open.
     pub(crate) departed: Vec<String>,
+    /// Nothing of this instance's topology is in the leader's: it waits without tasks.
+    pub(crate) other_topology: bool,
 }
 
 /// A member as the leader sees it.

@@ -1,4 +1,12 @@
 //! The leader's turn: from the members' subscriptions to what each of them gets.
+//!
+//! **The topology of the group is that of its leader.** A sub-topology is given to those members alone that have it in
+//! the leader's shape. In a rolling deploy of a changed topology the instances that are not of the leader's kind run what
+//! has not changed, and the rest of it falls to them when one of them leads, at the latest with the last of the others
+//! gone. A member that has nothing in common with the leader gets nothing and is told so
+//! ([`AssignmentError::OtherTopology`]): it stays, says so loudly, and waits. Were that an error, a deploy that changes
+//! everything could not be rolled out; and an application that joins under the id of another takes nothing from it as
+//! long as the other's instances lead.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
@@ -7,7 +15,7 @@ use std::time::Duration;
 use super::assignor::{Candidate, SubTopology, assign};
 use super::event::Member;
 use super::protocol::Subscription;
-use super::user_data::{ActiveTask, AssignmentData, AssignmentError, Instance};
+use super::user_data::{ActiveTask, AssignmentData, AssignmentError, Instance, VERSION};
 use crate::{TaskId, TopicPartition};
 
 /// What the leader decided.
@@ -21,24 +29,43 @@ pub(crate) struct Decision {
     pub(crate) moving: usize,
     /// The members whose subscription cannot be read: to be reported. They get an error.
     pub(crate) unreadable: Vec<String>,
+    /// The members of another shape, with the sub-topologies of the leader that they do not have in its shape: to be
+    /// reported.
+    pub(crate) others: BTreeMap<String, Vec<i32>>,
 }
 
-/// Assigns the tasks. `partitions` are the counts of all source topics, which the leader has checked to exist;
-/// `retry_moves` is when to rebalance anyway if a task that is to move has not been given up by then (its owner may have
-/// died in between, and a static member's death is nobody's rebalance).
+/// What the leader's configuration says about assigning.
+#[derive(Debug, Clone)]
+pub(crate) struct Terms {
+    /// When to rebalance anyway if a task that is to move has not been given up by then (its owner may have died in
+    /// between, and a static member's death is nobody's rebalance).
+    pub(crate) retry_moves: Duration,
+    /// `acceptable.recovery.lag`, in records.
+    pub(crate) acceptable_lag: i64,
+}
+
+/// Assigns the tasks. `partitions` are the counts of all source topics, which the leader has checked to exist.
 pub(crate) fn lead(
     members: &[Member],
     subtopologies: &[SubTopology],
     partitions: &BTreeMap<Arc<str>, i32>,
-    retry_moves: Duration,
+    terms: &Terms,
 ) -> Decision {
     let mut readable: BTreeMap<&String, &Subscription> = BTreeMap::new();
-    let mut decision =
-        Decision { assignments: Vec::new(), unassigned: BTreeSet::new(), moving: 0, unreadable: Vec::new() };
+    let mut decision = Decision {
+        assignments: Vec::new(),
+        unassigned: BTreeSet::new(),
+        moving: 0,
+        unreadable: Vec::new(),
+        others: BTreeMap::new(),
+    };
     for member in members {
         match &member.subscription {
-            Ok(subscription) => _ = readable.insert(&member.id, subscription),
-            Err(_) => decision.unreadable.push(member.id.clone()),
+            // What we write it must be able to read; one newcomer of a distant release does not end the others.
+            Ok(subscription) if reads_us(subscription.data.versions) => {
+                readable.insert(&member.id, subscription);
+            }
+            _ => decision.unreadable.push(member.id.clone()),
         }
     }
     let refuse = |error, reason| AssignmentData {
@@ -50,14 +77,16 @@ pub(crate) fn lead(
     for id in &decision.unreadable {
         decision.assignments.push((id.clone(), refuse(AssignmentError::IncompatibleVersions, String::new())));
     }
-    if let Some((error, reason)) = common_error(&readable) {
-        decision.assignments.extend(readable.keys().map(|id| ((*id).clone(), refuse(error, reason.clone()))));
+    if let Some((member, asks)) = readable.iter().find(|(_, subscription)| subscription.data.shutdown) {
+        let reason = format!("member {member}: {}", asks.data.shutdown_reason);
+        let refusal = refuse(AssignmentError::ShutdownRequested, reason);
+        decision.assignments.extend(readable.keys().map(|id| ((*id).clone(), refusal.clone())));
         return decision;
     }
 
-    let candidates =
+    let candidates: BTreeMap<String, Candidate> =
         readable.iter().map(|(id, subscription)| ((*id).clone(), candidate(subscription))).collect();
-    let placement = assign(&candidates, subtopologies);
+    let placement = assign(&candidates, subtopologies, terms.acceptable_lag);
     let instances: Vec<Instance> = readable
         .iter()
         .map(|(id, subscription)| Instance {
@@ -70,17 +99,24 @@ pub(crate) fn lead(
         .collect();
     let next_rebalance_ms = match placement.moving.is_empty() {
         true => -1,
-        false => i64::try_from(retry_moves.as_millis()).unwrap_or(i64::MAX),
+        false => i64::try_from(terms.retry_moves.as_millis()).unwrap_or(i64::MAX),
     };
     let topics: BTreeMap<i32, &[Arc<str>]> = subtopologies.iter().map(|s| (s.id, &s.topics[..])).collect();
     for (id, tasks) in placement.active {
         let active = tasks.into_iter().map(|task| active_task(task, topics[&task.subtopology], partitions));
+        let lacks = |s: &&SubTopology| candidates[&id].fingerprints.get(&s.id) != Some(&s.fingerprint);
+        let lacking: Vec<i32> = subtopologies.iter().filter(lacks).map(|s| s.id).collect();
+        let nothing = !lacking.is_empty() && lacking.len() == subtopologies.len();
         let data = AssignmentData {
+            error: nothing.then_some(AssignmentError::OtherTopology),
             active: active.collect(),
             instances: instances.clone(),
             next_rebalance_ms,
             ..AssignmentData::default()
         };
+        if !lacking.is_empty() {
+            decision.others.insert(id.clone(), lacking);
+        }
         decision.assignments.push((id, data));
     }
     decision.unassigned = placement.unassigned;
@@ -88,16 +124,9 @@ pub(crate) fn lead(
     decision
 }
 
-/// Why nobody gets anything.
-fn common_error(members: &BTreeMap<&String, &Subscription>) -> Option<(AssignmentError, String)> {
-    let versions = || members.values().map(|subscription| subscription.data.versions);
-    let oldest = versions().map(|(oldest, _)| oldest).max()?;
-    let newest = versions().map(|(_, newest)| newest).min()?;
-    if oldest > newest {
-        return Some((AssignmentError::IncompatibleVersions, String::new()));
-    }
-    let (member, asks) = members.iter().find(|(_, subscription)| subscription.data.shutdown)?;
-    Some((AssignmentError::ShutdownRequested, format!("member {member}: {}", asks.data.shutdown_reason)))
+/// Whether a member that reads these versions reads what this build writes.
+fn reads_us((oldest, newest): (u8, u8)) -> bool {
+    (oldest..=newest).contains(&VERSION)
 }
 
 fn candidate(subscription: &Subscription) -> Candidate {
@@ -151,7 +180,8 @@ mod tests {
         let topics: Vec<Arc<str>> = vec!["wide".into(), "narrow".into()];
         let topology = [SubTopology { id: 0, fingerprint: 1, topics, tasks: 3, stateful: true }];
         let partitions = [("wide".into(), 3), ("narrow".into(), 2)].into();
-        lead(members, &topology, &partitions, Duration::from_secs(30))
+        let terms = Terms { retry_moves: Duration::from_secs(30), acceptable_lag: 10_000 };
+        lead(members, &topology, &partitions, &terms)
     }
 
     #[test]
@@ -208,14 +238,53 @@ mod tests {
     }
 
     #[test]
-    fn a_wish_to_stop_or_versions_without_an_overlap_reach_everybody() {
-        for (change, error) in [
-            ((|data| data.shutdown = true) as fn(&mut SubscriptionData), AssignmentError::ShutdownRequested),
-            (|data| data.versions = (3, 4), AssignmentError::IncompatibleVersions),
-        ] {
-            let decision = run(&[member("a", change), member("bb", |_| {})]);
-            assert_eq!(decision.assignments.len(), 2);
-            assert!(decision.assignments.iter().all(|(_, data)| data.error == Some(error)));
+    fn a_wish_to_stop_reaches_everybody() {
+        let decision = run(&[member("a", |data| data.shutdown = true), member("bb", |_| {})]);
+        assert_eq!(decision.assignments.len(), 2);
+        let error = Some(AssignmentError::ShutdownRequested);
+        assert!(decision.assignments.iter().all(|(_, data)| data.error == error));
+        assert!(decision.assignments.iter().all(|(_, data)| data.reason.contains("member a")));
+    }
+
+    #[test]
+    fn a_newcomer_of_a_release_too_far_away_is_refused_alone() {
+        for versions in [(3, 4), (0, 0), (3, 1)] {
+            let decision = run(&[member("a", |data| data.versions = versions), member("bb", |_| {})]);
+            let given: Vec<_> =
+                decision.assignments.iter().map(|(id, d)| (&id[..], d.error, d.active.len())).collect();
+            assert_eq!(
+                given,
+                [("a", Some(AssignmentError::IncompatibleVersions), 0), ("bb", None, 3)],
+                "{versions:?}"
+            );
         }
+    }
+
+    #[test]
+    fn a_member_with_another_topology_gets_nothing_and_is_told_so_and_the_leaders_shape_decides() {
+        let all: Vec<TaskId> = (0..3).map(|p| TaskId::new(0, p)).collect();
+        let stranger = |data: &mut SubscriptionData| data.fingerprints = [(0, 2), (1, 3)].into();
+        let decision = run(&[member("a", |data| data.owned.clone_from(&all)), member("bb", stranger)]);
+        let given: Vec<_> =
+            decision.assignments.iter().map(|(id, d)| (&id[..], d.error, d.active.len())).collect();
+        assert_eq!(given, [("a", None, 3), ("bb", Some(AssignmentError::OtherTopology), 0)]);
+        assert_eq!((decision.moving, decision.unassigned.len()), (0, 0));
+        assert_eq!(decision.others, [("bb".to_owned(), vec![0])].into());
+
+        // The other way round the leader is of a kind that nobody else is: what the others hold is taken from them.
+        let decision = run(&[
+            member("leader", |_| {}),
+            member("old", |data| {
+                stranger(data);
+                data.owned.clone_from(&all);
+            }),
+        ]);
+        let old = &decision.assignments.iter().find(|(id, _)| id == "old").unwrap().1;
+        assert_eq!((old.error, old.active.len()), (Some(AssignmentError::OtherTopology), 0));
+        assert_eq!(decision.moving, 3, "after the old owner has given them up");
+
+        // Nobody at all has the leader's shape, which the leader itself always has, unless it is changed under it.
+        let decision = run(&[member("a", stranger)]);
+        assert_eq!(decision.unassigned, all.into_iter().collect());
     }
 }

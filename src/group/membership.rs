@@ -26,7 +26,7 @@ use std::time::Duration;
 use super::config::GroupConfig;
 use super::event::{Action, Assignment, Event, Lease, Request, RequestId};
 use super::protocol::{write_assignment, write_subscription};
-use super::user_data::{ActiveTask, AssignmentData, Instance, SubscriptionData};
+use super::user_data::{ActiveTask, AssignmentData, AssignmentError, Instance, SubscriptionData};
 use crate::{Error, Result, TaskId};
 
 /// The membership of one instance. See the module.
@@ -56,6 +56,8 @@ pub(crate) struct Membership {
     beat_at: Duration,
     /// When the coordinator takes the member for dead if it hears nothing.
     session_until: Duration,
+    /// The same by the coordinator's last good word, without what a wait for JoinGroup or SyncGroup has added to it.
+    heard_until: Duration,
     /// When the next request may be sent that is no heartbeat.
     retry_at: Duration,
     failures: u32,
@@ -148,6 +150,7 @@ impl Membership {
             beating: None,
             beat_at: Duration::ZERO,
             session_until: Duration::ZERO,
+            heard_until: Duration::ZERO,
             retry_at: Duration::ZERO,
             failures: 0,
             refusals: 0,
@@ -423,6 +426,7 @@ impl Membership {
             warm_up: data.warm_up,
             instances: data.instances,
             departed,
+            other_topology: data.error == Some(AssignmentError::OtherTopology),
         }));
         self.gate_open = true;
         self.out.push(Action::GateOpen(generation));

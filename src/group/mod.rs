@@ -33,7 +33,7 @@ pub(crate) use config::GroupConfig;
 pub(crate) use event::{
     Action, Assignment, Event, Joined, Lease, Member, Reply, Request, RequestId, RpcError,
 };
-pub(crate) use leader::lead;
+pub(crate) use leader::{Terms, lead};
 pub(crate) use membership::Membership;
 pub(crate) use offset_metadata::OffsetMetadata;
 pub(crate) use user_data::{ActiveTask, AssignmentData, SubscriptionData};

@@ -18,7 +18,7 @@ use self::coordinator::{Address, Coordinator};
 use super::assignor::SubTopology;
 use super::config::GroupConfig;
 use super::event::{Action, Event, Lease, Reply, Request, RequestId, RpcError};
-use super::leader::lead;
+use super::leader::{Terms, lead};
 use super::membership::Membership;
 use super::user_data::SubscriptionData;
 use crate::{Error, ErrorKind, TaskId};
@@ -57,6 +57,8 @@ struct Node {
     member_id: String,
     instance_id: Option<String>,
     workers: u16,
+    /// Which release of the topology it runs: the first sub-topology changes from one to the next.
+    shape: u64,
     gate: Option<i32>,
     held: BTreeMap<TaskId, Lease>,
     /// Tasks whose worker hangs in user code.
@@ -98,6 +100,12 @@ enum What {
     Chaos,
 }
 
+/// A sub-topology as a release has it.
+fn shaped(subtopology: &SubTopology, shape: u64) -> SubTopology {
+    let fingerprint = if subtopology.id == 0 { shape } else { 1 };
+    SubTopology { fingerprint, ..subtopology.clone() }
+}
+
 struct Simulation {
     seed: u64,
     random: Random,
@@ -111,13 +119,15 @@ struct Simulation {
     partitions: BTreeMap<Arc<str>, i32>,
     /// Messages are lost: two may work on a task, but only one can commit.
     lossy: bool,
+    /// Whoever starts in the second half has another topology, and the deploy is complete when peace begins.
+    deploys: bool,
     chaos_until: Duration,
     deliveries: usize,
     moves: usize,
 }
 
 impl Simulation {
-    fn new(seed: u64, lossy: bool) -> Self {
+    fn new(seed: u64, lossy: bool, deploys: bool) -> Self {
         let mut random = Random(seed);
         let mut topology = Vec::new();
         let mut partitions = BTreeMap::new();
@@ -145,6 +155,7 @@ impl Simulation {
             topology,
             partitions,
             lossy,
+            deploys,
             chaos_until: Duration::from_secs(400),
             deliveries: 0,
             moves: 0,
@@ -165,33 +176,35 @@ impl Simulation {
 
     fn subscription(
         index: usize,
+        shape: u64,
         workers: u16,
         on_disk: &BTreeMap<(TaskId, String), i64>,
     ) -> SubscriptionData {
         let mut data = SubscriptionData::new(Uuid::from_u128(index as u128), workers);
-        data.fingerprints = (0..5).map(|id| (id, 1)).collect();
+        data.fingerprints = (0..5).map(|id| (id, if id == 0 { shape } else { 1 })).collect();
         data.transactional_ids = (0..workers).map(|worker| format!("app-{index}-{worker}")).collect();
         data.checkpoints.clone_from(on_disk);
         data
     }
 
-    fn machine(&self, index: usize, instance_id: Option<String>, workers: u16) -> Membership {
+    fn machine(&self, index: usize, shape: u64, instance_id: Option<String>, workers: u16) -> Membership {
         let config = GroupConfig { instance_id, ..GroupConfig::new("app") };
         let on_disk = self.nodes.get(index).map(|node| node.on_disk.clone()).unwrap_or_default();
         let topics = self.partitions.keys().map(ToString::to_string).collect();
-        Membership::new(config, topics, Self::subscription(index, workers, &on_disk)).unwrap()
+        Membership::new(config, topics, Self::subscription(index, shape, workers, &on_disk)).unwrap()
     }
 
     fn add_node(&mut self, index: usize) {
         let workers = 1 + self.random.below(3) as u16;
         let instance_id = self.random.one_in(3).then(|| format!("static-{index}"));
         let node = Node {
-            machine: self.machine(index, instance_id.clone(), workers),
+            machine: self.machine(index, 1, instance_id.clone(), workers),
             life: 0,
             alive: false,
             member_id: String::new(),
             instance_id,
             workers,
+            shape: 1,
             gate: None,
             held: BTreeMap::new(),
             stuck: BTreeSet::new(),
@@ -204,7 +217,11 @@ impl Simulation {
     }
 
     fn start(&mut self, index: usize) {
-        let machine = self.machine(index, self.nodes[index].instance_id.clone(), self.nodes[index].workers);
+        if self.deploys && self.now >= self.chaos_until / 2 {
+            self.nodes[index].shape = 2;
+        }
+        let Node { shape, workers, .. } = self.nodes[index];
+        let machine = self.machine(index, shape, self.nodes[index].instance_id.clone(), workers);
         let node = &mut self.nodes[index];
         node.machine = machine;
         node.life += 1;
@@ -293,8 +310,26 @@ impl Simulation {
                 self.at(soon, What::Arrive { node, life, id, request });
             }
             Action::Assign { generation, members } => {
-                let decision = lead(&members, &self.topology, &self.partitions, Duration::from_secs(40));
+                let terms = Terms { retry_moves: Duration::from_secs(40), acceptable_lag: 10_000 };
+                // The leader knows its own topology and no other.
+                let shape = self.nodes[node].shape;
+                let topology: Vec<SubTopology> = self.topology.iter().map(|s| shaped(s, shape)).collect();
+                let decision = lead(&members, &topology, &self.partitions, &terms);
                 assert!(decision.unassigned.is_empty() && decision.unreadable.is_empty());
+                for (id, data) in &decision.assignments {
+                    let member = members.iter().find(|member| member.id == *id).expect("of the group");
+                    let has = &member.subscription.as_ref().expect("readable").data.fingerprints;
+                    for active in &data.active {
+                        let fingerprint = topology.iter().find(|s| s.id == active.task.subtopology);
+                        assert_eq!(
+                            has.get(&active.task.subtopology),
+                            fingerprint.map(|s| &s.fingerprint),
+                            "seed {}: {id} cannot run {}",
+                            self.seed,
+                            active.task
+                        );
+                    }
+                }
                 self.moves += decision.moving;
                 // Making internal topics may take its time.
                 let later = self.now + self.random.millis(1, 5_000);
@@ -353,7 +388,12 @@ impl Simulation {
             Action::GateClosed => self.nodes[node].gate = None,
             Action::FlushAndCommit => {
                 let node_data = &self.nodes[node];
-                let data = Box::new(Self::subscription(node, node_data.workers, &node_data.on_disk));
+                let data = Box::new(Self::subscription(
+                    node,
+                    node_data.shape,
+                    node_data.workers,
+                    &node_data.on_disk,
+                ));
                 let topics = self.partitions.keys().map(ToString::to_string).collect();
                 self.at(soon, What::Tell { node, life, event: Event::Subscribe { topics, data } });
                 let later = soon + self.random.millis(1, 6_000);
@@ -372,7 +412,10 @@ impl Simulation {
         if self.now >= self.chaos_until {
             // What follows is the peace in which everything must settle.
             for index in 0..self.nodes.len() {
-                if !self.nodes[index].alive && index % 3 != 2 {
+                if self.deploys && self.nodes[index].alive && self.nodes[index].shape == 1 {
+                    self.crash(index);
+                    self.start(index);
+                } else if !self.nodes[index].alive && index % 3 != 2 {
                     self.start(index);
                 }
             }
@@ -466,8 +509,8 @@ impl Simulation {
     }
 }
 
-fn simulate(seed: u64, lossy: bool) -> Simulation {
-    let mut simulation = Simulation::new(seed, lossy);
+fn simulate(seed: u64, lossy: bool, deploys: bool) -> Simulation {
+    let mut simulation = Simulation::new(seed, lossy, deploys);
     // Peace begins at 400 s at the latest plus one pause of chaos; stuck sessions and cut-off nodes need 100 s more.
     simulation.run(Duration::from_secs(800));
     if let Err(problem) = simulation.settled() {
@@ -489,7 +532,7 @@ fn seeds() -> std::ops::Range<u64> {
 fn groups_settle_after_crashes_leaves_and_stuck_workers() {
     let (mut moves, mut deliveries) = (0, 0);
     for seed in seeds() {
-        let simulation = simulate(seed, false);
+        let simulation = simulate(seed, false, false);
         moves += simulation.moves;
         deliveries += simulation.deliveries;
     }
@@ -499,6 +542,16 @@ fn groups_settle_after_crashes_leaves_and_stuck_workers() {
 #[test]
 fn groups_settle_after_lost_messages_and_moving_coordinators() {
     for seed in seeds() {
-        simulate(seed, true);
+        simulate(seed, true, false);
     }
+}
+
+#[test]
+fn a_rolling_deploy_of_a_changed_topology_settles_and_no_task_lands_where_it_is_lacking() {
+    let mut mixed = 0;
+    for seed in seeds().step_by(3) {
+        simulate(seed, false, true);
+        mixed += usize::from(simulate(seed, true, true).nodes.iter().any(|node| node.life > 1));
+    }
+    assert!(mixed > 0);
 }

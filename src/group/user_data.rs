@@ -204,6 +204,9 @@ pub(crate) enum AssignmentError {
     IncompatibleVersions,
     /// An instance asked for the whole application to stop.
     ShutdownRequested,
+    /// Nothing of the member's topology is in the leader's. It gets no tasks, and waits: in a rolling deploy its turn comes
+    /// when an instance like it leads. The only one of these that ends nothing.
+    OtherTopology,
     /// A code of a later version.
     Other(u8),
 }
@@ -216,6 +219,7 @@ impl AssignmentError {
             Some(Self::InternalTopics) => 2,
             Some(Self::IncompatibleVersions) => 3,
             Some(Self::ShutdownRequested) => 4,
+            Some(Self::OtherTopology) => 5,
             Some(Self::Other(code)) => code,
         }
     }
@@ -227,6 +231,7 @@ impl AssignmentError {
             2 => Self::InternalTopics,
             3 => Self::IncompatibleVersions,
             4 => Self::ShutdownRequested,
+            5 => Self::OtherTopology,
             other => Self::Other(other),
         })
     }

@@ -5,19 +5,23 @@ use std::fmt;
 use std::future::{Future, IntoFuture};
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::pin::Pin;
-use std::sync::atomic::{AtomicU64, Ordering};
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::{Arc, Mutex, OnceLock, PoisonError};
 use std::time::Duration;
 
 use tokio::sync::mpsc::{UnboundedSender, unbounded_channel};
 use tokio::sync::{oneshot, watch};
+use tracing::Instrument;
 
 use super::coordinator::Coordinator;
+use super::figures::{ClientFigures, Metric, Registry};
 use super::message::ToCoordinator;
 use super::uncaught::{Uncaught, UncaughtErrorResponse};
 use crate::clock::{Clock, SystemClock};
 use crate::config::Config;
 use crate::error::{Error, ErrorKind, Result};
+use crate::query::{Asked, LocalStores, Phase, ReadOnlyKeyValueStore};
+use crate::store::{StoreBlueprint, ValueAndTimestamp};
 use crate::task::errors::{DropReason, ErrorHandler, ErrorPolicies};
 use crate::topology::{Topology, refuse_optimizations};
 
@@ -53,13 +57,39 @@ pub(super) struct AppShared {
     pub(super) processed: AtomicU64,
     /// Records that went no further than a node, by node and reason.
     pub(super) drops: Mutex<HashMap<(String, DropReason), u64>>,
+    /// See [`AppHandle::has_other_topology`].
+    other_topology: AtomicBool,
+    /// The stores of this instance's tasks, for queries.
+    pub(super) queries: Arc<LocalStores>,
+    pub(super) registry: Arc<Registry>,
+    client: OnceLock<ClientFigures>,
     state: watch::Sender<AppState>,
 }
 
 impl AppShared {
+    pub(super) fn set_other_topology(&self, other: bool) {
+        let before = self.other_topology.swap(other, Ordering::Relaxed);
+        if other {
+            tracing::error!(
+                application = self.config.application_id(),
+                "no tasks for this instance: the group's leader runs another topology under the same application.id, and \
+                 nothing of this one is in it. In a rolling deploy that ends with the old instances; if there is none, two \
+                 applications share an application.id: stop one of them or give it its own"
+            );
+        } else if before {
+            tracing::info!("the group's leader runs this instance's topology");
+        }
+    }
+
+    /// The figures of the application as a whole. The recorder that they go to is the one that the process has by now.
+    pub(super) fn figures(&self) -> &ClientFigures {
+        self.client.get_or_init(|| ClientFigures::new(&self.registry))
+    }
+
     pub(super) fn dropped(&self, node: &str, reason: DropReason, count: u64) {
         let mut drops = self.drops.lock().unwrap_or_else(PoisonError::into_inner);
         *drops.entry((node.to_owned(), reason)).or_default() += count;
+        self.figures().dropped(node, reason, count);
     }
 
     pub(super) fn set_state(&self, to: AppState) {
@@ -68,6 +98,12 @@ impl AppShared {
             if changed {
                 tracing::info!(from = ?*state, ?to, application = self.config.application_id(), "state");
                 *state = to;
+                self.queries.set_phase(match to {
+                    AppState::Created => Phase::Created,
+                    AppState::PendingShutdown | AppState::NotRunning | AppState::Error => Phase::Ended,
+                    _ => Phase::Started,
+                });
+                self.figures().state(to as u8);
             }
             changed
         });
@@ -176,6 +212,7 @@ impl AppBuilder {
             ));
         }
         refuse_optimizations(&config)?;
+        super::topics::check_names(&topology, config.application_id())?;
         let mut policies = ErrorPolicies::of(&config);
         if let Some(handler) = handler {
             policies.handler = handler;
@@ -183,12 +220,20 @@ impl AppBuilder {
         let (mailbox, inbox) = unbounded_channel();
         let shared = AppShared {
             topology,
+            registry: Arc::new(Registry::new(&config)),
+            client: OnceLock::new(),
             config: Arc::new(config),
             policies,
             clock: Arc::new(SystemClock),
             uncaught,
             processed: AtomicU64::new(0),
             drops: Mutex::default(),
+            other_topology: AtomicBool::new(false),
+            queries: Arc::new(LocalStores::new({
+                // An application that does not run has no workers to tell.
+                let mailbox = mailbox.clone();
+                move || _ = mailbox.send(ToCoordinator::StoreWanted)
+            })),
             state: watch::Sender::new(AppState::Created),
         };
         let shared = Arc::new(shared);
@@ -265,6 +310,70 @@ impl AppHandle {
             drops.iter().map(|((node, reason), count)| (node.clone(), *reason, *count)).collect();
         list.sort_by(|a, b| (&a.0, a.1 as u8).cmp(&(&b.0, b.1 as u8)));
         list
+    }
+
+    /// Whether this instance has no tasks because the group's leader runs another topology under the same
+    /// `application.id`, one that has no sub-topology in common with this one.
+    ///
+    /// In a rolling deploy of a topology that changes altogether, the instances of one kind wait until one of them leads,
+    /// at the latest when the last of the other kind has gone. Outside of a deploy two applications share an
+    /// `application.id`: stop one of them, or give it an id of its own.
+    pub fn has_other_topology(&self) -> bool {
+        self.shared.other_topology.load(Ordering::Relaxed)
+    }
+
+    /// A handle that reads a key-value store of this instance's tasks, from any thread; timestamps are left out. It may
+    /// be made before the application runs. `K` and `V` are the types of the store.
+    ///
+    /// ```no_run
+    /// # use mainstem::prelude::*;
+    /// # async fn f(app: mainstem::App) -> mainstem::Result<()> {
+    /// let counts = app.handle().key_value_store::<String, i64>("counts")?;
+    /// tokio::spawn(app.run().into_future());
+    /// match counts.get(&"kafka".to_owned()) {
+    ///     Ok(count) => println!("{count:?}"),
+    ///     Err(error) if error.is_retriable() => println!("in a moment: {error}"),
+    ///     Err(error) if error.kind() == ErrorKind::Moved => println!("elsewhere: {error}"),
+    ///     Err(error) => return Err(error),
+    /// }
+    /// # Ok(())
+    /// # }
+    /// ```
+    ///
+    /// # Errors
+    /// [`ErrorKind::UnknownStore`] if the topology has no such store, [`ErrorKind::StoreType`] if it has other types.
+    pub fn key_value_store<K: 'static, V: 'static>(&self, name: &str) -> Result<ReadOnlyKeyValueStore<K, V>> {
+        self.asked(name).key_value_store(self.stores(), false, |(value, _)| value)
+    }
+
+    /// A handle that reads a key-value store with its timestamps: those of tables and aggregations have them.
+    ///
+    /// # Errors
+    /// As [`key_value_store`](Self::key_value_store).
+    pub fn timestamped_key_value_store<K: 'static, V: 'static>(
+        &self,
+        name: &str,
+    ) -> Result<ReadOnlyKeyValueStore<K, V, ValueAndTimestamp<V>>> {
+        let row = |(value, timestamp)| ValueAndTimestamp { value, timestamp };
+        self.asked(name).key_value_store(self.stores(), true, row)
+    }
+
+    fn asked<'a>(&'a self, name: &'a str) -> Asked<'a> {
+        Asked { stores: &self.shared.queries, application_id: self.shared.config.application_id(), name }
+    }
+
+    fn stores(&self) -> impl Iterator<Item = (i32, &Arc<dyn StoreBlueprint>)> + Clone {
+        let subtopologies = self.shared.topology.inner.subtopologies.iter();
+        subtopologies.flat_map(|s| s.stores().iter().map(move |store| (s.id, store)))
+    }
+
+    /// What the application counts, as of the last second or commit: the figures of docs/METRICS.md that
+    /// `metrics.recording.level` keeps. Those of a task or a worker are there as long as it is on this instance.
+    ///
+    /// The same figures go to the recorder of the [`metrics`](https://docs.rs/metrics) facade, if the process has installed
+    /// one before the application runs.
+    pub fn metrics(&self) -> Vec<Metric> {
+        self.shared.registry.snapshot()
     }
 
     /// Waits until the application is in a state, or has ended. Says whether it got there.
@@ -346,7 +455,11 @@ impl IntoFuture for Run {
                 .name(format!("{}-io", shared.config.application_id()))
                 .spawn(move || {
                     let io = || match tokio::runtime::Builder::new_current_thread().enable_all().build() {
-                        Ok(runtime) => runtime.block_on(Coordinator::run(io_shared, own, inbox)),
+                        Ok(runtime) => {
+                            let application = io_shared.config.application_id().to_owned();
+                            let span = tracing::info_span!("coordinator", application);
+                            runtime.block_on(Coordinator::run(io_shared, own, inbox).instrument(span))
+                        }
                         Err(error) => {
                             Err(Error::new(ErrorKind::Io, "the I/O thread cannot be started").because(error))
                         }
@@ -388,6 +501,27 @@ mod tests {
         builder.stream::<String, String>("in").to("out");
         let config = Config::builder("never-started", "localhost:1").build().unwrap();
         App::new(builder.build().unwrap(), config).unwrap()
+    }
+
+    #[test]
+    fn a_name_that_is_too_long_for_a_topic_is_refused_before_anything_is_asked() {
+        for (id, long) in [(150, 100), (200, 30)] {
+            let builder = StreamsBuilder::new();
+            builder.stream::<String, String>("in").group_by("g", |_, v| v.clone()).count(&*"s".repeat(long));
+            let config = Config::builder(&"a".repeat(id), "localhost:1").build().unwrap();
+            let length = id + 1 + long + "-changelog".len();
+            let app = App::new(builder.build().unwrap(), config);
+            if length > 249 {
+                let text = app.unwrap_err().to_string();
+                assert!(
+                    text.contains(&format!("{length} characters")) && text.contains("-changelog"),
+                    "{text}"
+                );
+                assert!(text.contains("application.id"), "{text}");
+            } else {
+                app.unwrap();
+            }
+        }
     }
 
     async fn has_ended(handle: &AppHandle) {

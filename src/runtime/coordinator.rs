@@ -26,7 +26,7 @@ use crate::clock;
 use crate::error::{Error, ErrorKind, Result};
 use crate::group::{
     Action, ActiveTask, Assignment, Event, Joined, Lease, Membership, Reply, Request, RequestId, RpcError,
-    SubTopology, SubscriptionData, lead,
+    SubTopology, SubscriptionData, Terms, lead,
 };
 use crate::record::TopicPartition;
 use crate::task_id::TaskId;
@@ -73,6 +73,8 @@ pub(super) struct Coordinator {
     origin: Instant,
     timer: Option<Duration>,
     join: Join,
+    /// A rebalance under way: since when, and its span.
+    rebalance: Option<(Instant, tracing::Span)>,
     failure: Option<Error>,
     ending: Option<Ending>,
 }
@@ -146,6 +148,7 @@ impl Coordinator {
         };
         let repartition_topics = topics::repartition_topics(&shared.topology, config.application_id());
         let workers = Workers::start(shared, &cluster, &own)?;
+        shared.figures().workers(workers.alive().count());
         Ok(Self {
             shared: shared.clone(),
             cluster,
@@ -168,6 +171,7 @@ impl Coordinator {
             origin: clock::monotonic(),
             timer: None,
             join,
+            rebalance: None,
             failure: None,
             ending: None,
         })
@@ -264,7 +268,11 @@ impl Coordinator {
             }
             ToCoordinator::CommitRefused { generation } => self.step(Event::CommitRefused { generation }),
             ToCoordinator::Failed { error, .. } => self.fail(error),
-            ToCoordinator::Stopped { worker } => self.workers.stopped(worker),
+            ToCoordinator::Stopped { worker } => {
+                self.workers.stopped(worker);
+                self.shared.figures().workers(self.workers.alive().count());
+            }
+            ToCoordinator::StoreWanted => self.workers.broadcast(|| ToWorker::StoreWanted),
             ToCoordinator::Stop { within } => self.end(within),
         }
     }
@@ -298,6 +306,8 @@ impl Coordinator {
     }
 
     fn update_state(&self) {
+        let placed = |(task, p): (&TaskId, &Placed)| (*task, p.running.then(|| p.worker.number()));
+        self.shared.queries.set_placed(self.assigned, self.placed.iter().map(placed));
         let all = self.assigned && self.placed.values().all(|placed| placed.running);
         let state = if all { AppState::Running } else { AppState::Rebalancing };
         if self.ending.is_none() {
@@ -395,6 +405,7 @@ impl Coordinator {
             }
             Action::Lost { tasks, reason } => {
                 tracing::warn!(reason, count = tasks.len(), "the tasks are lost");
+                self.shared.figures().tasks_lost(tasks.len());
                 for worker in self.workers.ids() {
                     let its = |task: &&TaskId| self.placed.get(task).is_some_and(|p| p.worker == worker);
                     let its: Vec<TaskId> = tasks.iter().filter(its).copied().collect();
@@ -452,6 +463,10 @@ impl Coordinator {
     }
 
     fn send_request(&mut self, id: RequestId, request: Request, timeout: Duration) {
+        if matches!(request, Request::Join { .. }) {
+            let span = || tracing::info_span!("rebalance", generation = tracing::field::Empty);
+            self.rebalance.get_or_insert_with(|| (clock::monotonic(), span()));
+        }
         let (group, own, join) = (self.group.clone(), self.own.clone(), self.join.clone());
         let member = MemberId { instance_id: self.member.instance_id.clone(), ..MemberId::default() };
         self.cluster.runtime().spawn(async move {
@@ -488,7 +503,11 @@ impl Coordinator {
                 topics::make_internal(&cluster, &shared.topology, config, &plan).await?;
                 let parts: Vec<SubTopology> =
                     topics::subtopologies(&shared.topology, config.application_id(), &plan);
-                let decision = lead(&members, &parts, &plan.counts, config.rebalance_timeout());
+                let terms = Terms {
+                    retry_moves: config.rebalance_timeout(),
+                    acceptable_lag: config.acceptable_recovery_lag(),
+                };
+                let decision = lead(&members, &parts, &plan.counts, &terms);
                 if !decision.unassigned.is_empty() {
                     tracing::warn!(tasks = ?decision.unassigned, "no instance has the shape of these tasks");
                 }
@@ -496,6 +515,13 @@ impl Coordinator {
                     tracing::error!(
                         member,
                         "cannot read what this member says of itself: does it run the same software?"
+                    );
+                }
+                for (member, subtopologies) in &decision.others {
+                    tracing::warn!(
+                        member,
+                        ?subtopologies,
+                        "this member has another topology under the same application id: it gets no tasks of these sub-topologies"
                     );
                 }
                 Ok(decision.assignments)
@@ -506,6 +532,13 @@ impl Coordinator {
     }
 
     fn deliver(&mut self, assignment: Assignment) {
+        let rebalance = self.rebalance.take();
+        let span = rebalance.as_ref().map_or_else(tracing::Span::none, |(_, span)| span.clone());
+        span.record("generation", assignment.generation);
+        let _rebalance = span.entered();
+        if let Some((since, _)) = rebalance {
+            self.shared.figures().rebalanced(clock::monotonic().saturating_duration_since(since));
+        }
         tracing::info!(
             generation = assignment.generation,
             kept = assignment.kept.len(),
@@ -515,6 +548,12 @@ impl Coordinator {
         self.member.generation = assignment.generation;
         self.assigned = true;
         let mut leases: HashMap<WorkerId, Vec<Lease>> = HashMap::new();
+        self.shared.set_other_topology(assignment.other_topology);
+        let owners = assignment.instances.iter().flat_map(|instance| {
+            let endpoint: Arc<str> = instance.endpoint.as_str().into();
+            instance.active.iter().map(move |task| (*task, endpoint.clone()))
+        });
+        self.shared.queries.set_owners(owners);
         for (lease, active) in assignment.kept {
             match self.placed.get_mut(&lease.task) {
                 Some(placed) => {
@@ -600,6 +639,7 @@ impl Coordinator {
 
     /// An error that nobody handles shuts the client down (Kafka Streams' default, `SHUTDOWN_CLIENT`).
     fn fail(&mut self, error: Error) {
+        self.shared.figures().failed();
         if self.failure.is_none() {
             tracing::error!(?error, "the application shuts down");
             self.failure = Some(error);

@@ -38,6 +38,8 @@ pub(super) enum ToWorker {
     Counts(HashMap<String, i32>),
     /// The producer has credit again, has written everything, or has failed at something.
     ProducerProgress,
+    /// Somebody has asked for a store: publish it without waiting for the next record.
+    StoreWanted,
     /// Commit, close everything, end.
     Stop,
 }
@@ -104,6 +106,8 @@ pub(super) enum ToCoordinator {
     CommitRefused { generation: i32 },
     /// A task, or a whole worker, cannot go on; and what the application answers to that.
     Failed { error: Error, response: UncaughtErrorResponse },
+    /// Somebody has asked for a store: workers look which.
+    StoreWanted,
     /// A worker has ended.
     Stopped { worker: WorkerId },
     /// Shut down, and give up what has not ended in this time.

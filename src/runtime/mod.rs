@@ -8,17 +8,23 @@
 mod app;
 mod coordinator;
 mod fetches;
+mod figures;
+mod gaps;
 mod housekeeping;
+mod idle;
 mod input;
 mod message;
 mod output;
+mod partition_counts;
 mod prepare;
 mod pulse;
 mod settings;
+mod task_timeout;
 mod topics;
 mod uncaught;
 mod worker;
 mod workers;
 
 pub use app::{App, AppBuilder, AppHandle, AppState, Run};
+pub use figures::{Metric, MetricValue};
 pub use uncaught::UncaughtErrorResponse;

@@ -3,6 +3,7 @@
 use std::sync::Arc;
 
 use super::message::{ChangelogStart, InputStart, TaskStart};
+use super::task_timeout::TaskTimeout;
 use super::topics::TopicPlan;
 use crate::client::admin::{Admin, Isolation, OffsetSpec};
 use crate::client::group::{CommittedOffset, GroupClient};
@@ -35,16 +36,17 @@ impl Preparer {
         active: &ActiveTask,
         topics: &TopicPlan,
     ) -> Result<TaskStart> {
-        let deadline = clock::monotonic() + self.config.task_timeout();
+        let mut trouble = TaskTimeout::new(self.config.task_timeout());
         let client: &ClientConfig = self.cluster.config();
         let mut pause = client.retry_backoff;
         loop {
             match self.try_prepare(lease, active, topics).await {
                 // The admin has its own, shorter patience: a partition that was made just now may be without a leader longer.
-                Err(error)
-                    if (error.is_retriable() || error.code() == Some(LEADER_NOT_AVAILABLE))
-                        && clock::monotonic() < deadline =>
-                {
+                Err(error) if error.is_retriable() || error.code() == Some(LEADER_NOT_AVAILABLE) => {
+                    if trouble.failed(clock::monotonic()) {
+                        let who = format_args!("task {}", lease.task);
+                        return Err(trouble.error(who, "what it starts from cannot be read", error));
+                    }
                     tracing::warn!(task = %lease.task, ?error, "cannot start the task yet");
                     clock::sleep(pause).await;
                     pause = (pause * 2).min(client.retry_backoff_max);

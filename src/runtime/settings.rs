@@ -42,6 +42,12 @@ pub(super) fn producer(config: &Config) -> ProducerConfig {
             config::Compression::Zstd => Compression::Zstd,
             _ => Compression::None,
         },
+        compression_level: match producer.compression() {
+            config::Compression::Gzip => Some(producer.gzip_level()).filter(|level| *level >= 0),
+            config::Compression::Zstd => Some(producer.zstd_level()),
+            _ => None,
+        },
+        max_in_flight: producer.max_in_flight(),
         delivery_timeout: producer.delivery_timeout(),
         request_timeout: connection.request_timeout(),
         retry_backoff: connection.retry_backoff(),
@@ -63,6 +69,7 @@ pub(super) fn live_fetch(config: &Config) -> FetchOptions {
         isolation: isolation(consumer),
         max_bytes: consumer.fetch_max_bytes(),
         partition_max_bytes: consumer.max_partition_fetch_bytes(),
+        min_bytes: consumer.fetch_min_bytes(),
         max_wait: consumer.fetch_max_wait(),
         budget: config.buffered_bytes(),
         partition_budget: (config.buffered_bytes() / 4).max(1 << 20),
@@ -74,7 +81,8 @@ pub(super) fn bulk_fetch(config: &Config) -> FetchOptions {
     let consumer = config.consumer(Role::Restore);
     let max_bytes = consumer.fetch_max_bytes();
     // A changelog may have been written in transactions: only committed ones are state.
-    FetchOptions { max_bytes, isolation: Isolation::ReadCommitted, ..FetchOptions::bulk() }
+    let min_bytes = consumer.fetch_min_bytes();
+    FetchOptions { min_bytes, max_bytes, isolation: Isolation::ReadCommitted, ..FetchOptions::bulk() }
 }
 
 pub(super) fn group(config: &Config) -> GroupConfig {
@@ -94,5 +102,48 @@ pub(super) fn group(config: &Config) -> GroupConfig {
         retry_backoff: connection.retry_backoff(),
         retry_backoff_max: connection.retry_backoff_max(),
         ..GroupConfig::new(config.application_id())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn properties_reach_the_rooms_they_govern() {
+        let config = |settings: &[(&str, &str)]| {
+            let builder = Config::builder("a", "localhost:9092").properties(settings.iter().copied());
+            builder.build().unwrap()
+        };
+        let set = config(&[
+            ("fetch.min.bytes", "5000"),
+            ("restore.consumer.fetch.min.bytes", "7000"),
+            ("max.in.flight.requests.per.connection", "2"),
+            ("compression.gzip.level", "7"),
+            ("compression.zstd.level", "12"),
+        ]);
+        assert_eq!((live_fetch(&set).min_bytes, bulk_fetch(&set).min_bytes), (5000, 7000));
+        assert_eq!((producer(&set).max_in_flight, producer(&set).compression_level), (2, None));
+        let level = |codec: &str, level: &str| {
+            let name = format!("compression.{codec}.level");
+            producer(&config(&[("compression.type", codec), (&name, level)])).compression_level
+        };
+        assert_eq!((level("gzip", "7"), level("gzip", "-1"), level("zstd", "12")), (Some(7), None, Some(12)));
+        assert_eq!(level("zstd", "-5"), Some(-5), "zstd has negative levels");
+    }
+
+    #[test]
+    fn whatever_the_configuration_takes_the_group_takes() {
+        for (heartbeat, session, rebalance) in
+            [("3000", "45000", "15000"), ("1", "3", "2"), ("1000", "3000", "2000"), ("100", "6000", "200")]
+        {
+            let settings = [
+                ("heartbeat.interval.ms", heartbeat),
+                ("session.timeout.ms", session),
+                ("rebalance.timeout.ms", rebalance),
+            ];
+            let config = Config::builder("a", "localhost:9092").properties(settings).build().unwrap();
+            group(&config).check().unwrap();
+        }
     }
 }

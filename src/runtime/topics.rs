@@ -3,6 +3,7 @@
 use std::collections::{BTreeMap, HashMap, HashSet};
 use std::sync::Arc;
 
+use super::partition_counts;
 use crate::client::Cluster;
 use crate::client::admin::{Admin, ConfigResource, NewTopic};
 use crate::config::Config;
@@ -24,8 +25,13 @@ pub(super) struct TopicPlan {
 struct Internal {
     name: Arc<str>,
     partitions: i32,
+    /// Why so many.
+    reason: String,
     configs: Vec<(String, String)>,
 }
+
+/// The longest name of a topic (`org.apache.kafka.common.internals.Topic.MAX_NAME_LENGTH`).
+const MOST_TOPIC_NAME: usize = 249;
 
 fn refused(message: String) -> Error {
     Error::new(ErrorKind::Topic, message)
@@ -41,6 +47,27 @@ pub(super) fn subtopologies(topology: &Topology, application_id: &str, plan: &To
         stateful: !s.stores().is_empty(),
     };
     topology.inner.subtopologies.iter().map(of).collect()
+}
+
+/// Refuses names that make topics no broker takes. The id of the application is in them, so that the topology alone cannot
+/// know.
+pub(super) fn check_names(topology: &Topology, application_id: &str) -> Result<()> {
+    let parts = || topology.inner.subtopologies.iter();
+    let internal =
+        parts().flat_map(|s| s.plan.internal_topics.iter().map(|t| s.plan.topic_name(application_id, t)));
+    let stores = parts().flat_map(|s| s.stores().iter().filter(|store| store.changelog().is_some()));
+    let changelogs = stores.map(|store| format!("{application_id}-{}-changelog", store.name()));
+    match internal.chain(changelogs).find(|name| name.len() > MOST_TOPIC_NAME) {
+        None => Ok(()),
+        Some(name) => Err(Error::new(
+            ErrorKind::Topology,
+            format!(
+                "the internal topic {name} would have a name of {} characters, and Kafka allows {MOST_TOPIC_NAME}: shorten \
+                 application.id or the name of the store or operator",
+                name.len()
+            ),
+        )),
+    }
 }
 
 /// All source topics by their names in the cluster.
@@ -89,8 +116,7 @@ pub(super) async fn plan(cluster: &Cluster, topology: &Topology, application_id:
             missing.join(", ")
         )));
     }
-    derive_repartition_counts(topology, &mut counts)?;
-    check_copartitioned(topology, &counts)?;
+    partition_counts::derive(topology, &mut counts)?;
     let mut tasks = HashMap::new();
     for s in subtopologies {
         let most = s.sources.iter().filter_map(|t| counts.get(&t.topic)).max().copied().unwrap_or(0);
@@ -113,68 +139,6 @@ pub(super) async fn plan(cluster: &Cluster, topology: &Topology, application_id:
     Ok(TopicPlan { counts: named, tasks })
 }
 
-/// A repartition topic has the user's count, or else the most partitions of what the sub-topologies that write it read
-/// (`RepartitionTopics.computePartitionCount`).
-fn derive_repartition_counts(topology: &Topology, counts: &mut BTreeMap<Arc<str>, i32>) -> Result<()> {
-    let subtopologies = &topology.inner.subtopologies;
-    let wanted: Vec<(&Arc<str>, Option<i32>)> = subtopologies
-        .iter()
-        .flat_map(|s| s.sources.iter().filter_map(|t| t.repartition.map(|fixed| (&t.topic, fixed))))
-        .collect();
-    loop {
-        let mut open = Vec::new();
-        let mut settled = false;
-        for (topic, fixed) in &wanted {
-            if counts.contains_key(*topic) {
-                continue;
-            }
-            let writers = subtopologies.iter().filter(|s| s.repartition_sinks.contains(topic));
-            let upstream: Option<Vec<i32>> =
-                writers.flat_map(|s| s.sources.iter().map(|t| counts.get(&t.topic).copied())).collect();
-            match (fixed, upstream) {
-                (Some(fixed), _) => _ = counts.insert((*topic).clone(), *fixed),
-                (None, Some(upstream)) if !upstream.is_empty() => {
-                    counts.insert((*topic).clone(), upstream.into_iter().max().unwrap_or(1));
-                }
-                _ => {
-                    open.push(&***topic);
-                    continue;
-                }
-            }
-            settled = true;
-        }
-        if open.is_empty() {
-            return Ok(());
-        }
-        if !settled {
-            return Err(refused(format!(
-                "the partition counts of the repartition topics {} depend on each other; fix one with \
-                 Repartitioned::partitions",
-                open.join(", ")
-            )));
-        }
-    }
-}
-
-fn check_copartitioned(topology: &Topology, counts: &BTreeMap<Arc<str>, i32>) -> Result<()> {
-    for group in &topology.inner.copartitioned {
-        let mut seen: Vec<(&str, i32)> =
-            group.iter().filter_map(|topic| counts.get(topic).map(|count| (&**topic, *count))).collect();
-        seen.sort_unstable();
-        seen.dedup();
-        if seen.windows(2).any(|pair| pair[0].1 != pair[1].1) {
-            let list: Vec<String> =
-                seen.iter().map(|(topic, count)| format!("{topic} has {count}")).collect();
-            return Err(refused(format!(
-                "topics whose records meet by key have unequal partition counts: {}; equal keys would land in different \
-                 tasks. Give them equal counts, or put a repartition() before the operator that brings them together",
-                list.join(", ")
-            )));
-        }
-    }
-    Ok(())
-}
-
 fn internal_topics(topology: &Topology, config: &Config, plan: &TopicPlan) -> Result<Vec<Internal>> {
     let application_id = config.application_id();
     // Defaults, then the application's `topic.*` settings, then the store's own: the later wins.
@@ -184,6 +148,18 @@ fn internal_topics(topology: &Topology, config: &Config, plan: &TopicPlan) -> Re
         all.extend(config.topic_settings().iter().map(|(name, value)| (name.clone(), value.clone())));
         all.extend(own.iter().cloned());
         all.into_iter().collect()
+    };
+    let named_with = |partitions: i32, topics: Vec<Arc<str>>| {
+        let named = |topic: &Arc<str>| {
+            let mut plans =
+                topology.inner.subtopologies.iter().map(|s| s.plan.topic_name(application_id, topic));
+            plans.find(|name| plan.counts.get(&**name) == Some(&partitions))
+        };
+        let names: Vec<String> = topics.iter().filter_map(named).collect();
+        if names.is_empty() {
+            return "of the topics that are read with it".to_owned();
+        }
+        format!("{} has {partitions}", names.join(" and "))
     };
     let mut internal = Vec::new();
     for s in &topology.inner.subtopologies {
@@ -196,7 +172,11 @@ fn internal_topics(topology: &Topology, config: &Config, plan: &TopicPlan) -> Re
                 ("message.timestamp.type", "CreateTime"),
             ];
             let partitions = plan.counts.get(&name).copied().unwrap_or(1);
-            internal.push(Internal { name, partitions, configs: configs(&defaults, &[]) });
+            let reason = match topic.repartition.flatten() {
+                Some(_) => "Repartitioned::partitions says so".to_owned(),
+                None => named_with(partitions, partition_counts::influences(topology, &topic.topic)),
+            };
+            internal.push(Internal { name, partitions, reason, configs: configs(&defaults, &[]) });
         }
         for store in s.stores() {
             let Some(own) = store.changelog() else { continue };
@@ -215,7 +195,8 @@ fn internal_topics(topology: &Topology, config: &Config, plan: &TopicPlan) -> Re
                     ),
                 ));
             }
-            internal.push(Internal { name, partitions, configs });
+            let reason = named_with(partitions, s.sources.iter().map(|t| t.topic.clone()).collect());
+            internal.push(Internal { name, partitions, reason, configs });
         }
     }
     Ok(internal)
@@ -272,9 +253,11 @@ pub(super) async fn make_internal(
 async fn check_existing(admin: &Admin, topic: &Internal, partitions: usize) -> Result<()> {
     if partitions != topic.partitions as usize {
         return Err(refused(format!(
-            "the internal topic {} has {partitions} partitions where {} are needed; if the input has been given more \
-             partitions, reset the application (delete its internal topics) and reprocess, or use another application.id",
-            topic.name, topic.partitions
+            "the internal topic {} has {partitions} partitions where {} are needed, because {}; keys would no longer be where \
+             their state is. If the input has been given more partitions: stop all instances, reset the application (delete \
+             its internal topics, mainstem topics delete {}, and its committed offsets) and reprocess, or use another \
+             application.id",
+            topic.name, topic.partitions, topic.reason, topic.name
         ))
         .at_topic(&*topic.name));
     }

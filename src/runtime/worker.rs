@@ -10,6 +10,7 @@
 //! that are still this instance's.
 
 mod commit;
+mod observe;
 mod slice;
 
 use std::cell::RefCell;
@@ -26,10 +27,14 @@ use tokio::runtime::Handle;
 use self::slice::Slice;
 use super::app::AppShared;
 use super::fetches::SharedFetcher;
+use super::figures::{Activity, Reach, TaskFigures, WorkerFigures};
+use super::gaps::Gap;
+use super::idle::Idle;
 use super::input::raw_batch;
 use super::message::{ChangelogStart, InputStart, TaskStart, ToCoordinator, ToWorker};
 use super::output::{Output, TaskOutput};
 use super::pulse::Pulse;
+use super::task_timeout::TaskTimeout;
 use super::workers::{Mouth, WorkerId};
 use crate::client::Cluster;
 use crate::client::admin::Isolation;
@@ -39,6 +44,7 @@ use crate::clock::{self, Clock};
 use crate::config::Config;
 use crate::error::{Error, ErrorClass, ErrorKind, Result};
 use crate::group::Lease;
+use crate::query::Registered;
 use crate::record::TopicPartition;
 use crate::store::AnyStore;
 use crate::task::errors::{DropReason, ErrorPolicies};
@@ -71,12 +77,10 @@ struct Input {
     at: TopicPartition,
     token: u64,
     reset: Option<AutoOffsetReset>,
-    /// Whether everything that the broker has is here; `None` before its first word.
-    caught_up: Option<bool>,
-    /// Since when the queue is empty while the broker has nothing either.
-    idle_since: Option<Instant>,
+    idle: Idle,
     /// What was committed last.
     committed: Option<i64>,
+    reach: Reach,
 }
 
 struct Restore {
@@ -85,6 +89,10 @@ struct Restore {
     token: u64,
     position: i64,
     to: i64,
+    /// Records without a key: no rows.
+    keyless: u64,
+    trouble: TaskTimeout,
+    progress: observe::Progress,
 }
 
 struct Owned {
@@ -94,10 +102,17 @@ struct Owned {
     /// Not empty while stores are being restored.
     restores: Vec<Restore>,
     running: bool,
+    /// Since it runs.
+    registered: Option<Registered>,
     starts: Vec<InputStart>,
     isolation: Isolation,
     /// The drops that the application knows of, in the order of the task's own list.
     reported: HashMap<(String, DropReason), u64>,
+    /// The last slices went on without an input that had nothing for too long.
+    forced: bool,
+    figures: TaskFigures,
+    /// Entered while the task works.
+    span: tracing::Span,
 }
 
 /// What begins a commit, or the end.
@@ -132,12 +147,15 @@ pub(super) struct Worker {
     next_commit: Instant,
     /// A commit was refused, or not possible: it follows as soon as the gate opens.
     owes_commit: bool,
+    /// Commits that are not refused for good and do not pass either.
+    postponed: TaskTimeout,
     /// Counts what takes tasks away in the middle of a commit.
     losses: u64,
     failed: bool,
     slice: Slice,
     /// Whose turn it is.
     turn: usize,
+    figures: WorkerFigures,
     shared: Arc<AppShared>,
 }
 
@@ -162,7 +180,12 @@ impl Worker {
             shared,
         } = parts;
         let output = Rc::new(RefCell::new(Output::new(producer, cluster, io)));
-        let next_commit = clock::monotonic() + config.commit_interval();
+        let postponed = TaskTimeout::new(config.task_timeout());
+        let span = tracing::info_span!("worker", application = config.application_id(), worker = index);
+        let _worker = span.entered();
+        let now = clock::monotonic();
+        let next_commit = now + config.commit_interval();
+        let figures = WorkerFigures::new(&shared.registry, index, &config, clock.wall_ms(), now);
         let mut worker = Self {
             id,
             index,
@@ -185,10 +208,12 @@ impl Worker {
             last_commit: 0,
             next_commit,
             owes_commit: false,
+            postponed,
             losses: 0,
             failed: false,
             slice: Slice::new(),
             turn: 0,
+            figures,
             shared,
         };
         // Code of a topology is guarded task by task; this is for suppliers, extractors of names, and our own mistakes.
@@ -226,22 +251,32 @@ impl Worker {
             if self.is_fenced() {
                 self.give_up();
             }
-            let processed = if self.failed { 0 } else { self.process() };
+            let began = clock::monotonic();
+            let processed = if self.failed { 0 } else { self.process(began) };
             self.shared.processed.fetch_add(processed as u64, Ordering::Relaxed);
+            let slice_end = clock::monotonic();
+            self.figures.processed(processed, slice_end.saturating_duration_since(began));
+            let called = if self.failed { 0 } else { self.punctuate() };
             if !self.failed {
-                self.punctuate();
+                self.publish();
             }
             let now = clock::monotonic();
+            self.figures.punctuated(called, now.saturating_duration_since(slice_end));
             self.look_after_producer(now);
             let requested = self.owned.iter().any(|o| o.running && o.task.commit_requested());
             if (requested && self.gate.is_some()) || now >= self.next_commit {
                 self.commit_all();
             }
+            if now >= self.figures.next_fold() {
+                self.observe(now);
+            }
             if processed == 0 {
                 let wait = self.wait(now);
                 self.pulse.rest();
+                let idle = clock::monotonic();
                 let message = self.inbox.recv_timeout(wait);
                 self.pulse.beat();
+                self.figures.spent(Activity::Idle, clock::monotonic().saturating_duration_since(idle));
                 match message {
                     Ok(message) => self.take(message),
                     Err(RecvTimeoutError::Timeout) => {}
@@ -253,7 +288,8 @@ impl Worker {
 
     /// How long nothing is to be done if nothing comes.
     fn wait(&self, now: Instant) -> Duration {
-        let mut wait = self.config.poll().min(self.next_commit.saturating_duration_since(now));
+        let next = self.next_commit.min(self.figures.next_fold());
+        let mut wait = self.config.poll().min(next.saturating_duration_since(now));
         if let Some(at) = self.output.borrow().producer.next_poll() {
             wait = wait.min(at.saturating_duration_since(now));
         }
@@ -314,7 +350,7 @@ impl Worker {
                     self.fail(None, error);
                 }
             }
-            ToWorker::ProducerProgress => {}
+            ToWorker::ProducerProgress | ToWorker::StoreWanted => {}
             ToWorker::Stop => self.control.push_back(Control::Stop),
         }
     }
@@ -370,21 +406,37 @@ impl Worker {
             let (Some(store), true) = (kept, from < to) else { continue };
             let token = self.token();
             self.tokens.insert(token, (id, restores.len()));
-            restores.push(Restore { store, at: at.clone(), token, position: from, to });
+            let trouble = TaskTimeout::new(self.config.task_timeout());
+            let progress = observe::Progress::new(id, &store, &at, (from, to), &self.config);
+            restores.push(Restore {
+                store,
+                at: at.clone(),
+                token,
+                position: from,
+                to,
+                keyless: 0,
+                trouble,
+                progress,
+            });
             self.bulk.assign(at, from, token, lease.epoch);
         }
         tracing::info!(task = %id, changelogs = restores.len(), "restoring");
         let share = self.cache_share(self.owned.len() + 1);
         self.owned.iter_mut().for_each(|owned| owned.task.share_cache(share));
+        let figures = self.figures.task(id, &task);
         let owned = Owned {
             task,
             lease,
             inputs: Vec::new(),
             restores,
             running: false,
+            registered: None,
             starts: inputs,
             isolation,
             reported: HashMap::new(),
+            forced: false,
+            figures,
+            span: tracing::info_span!("task", task = %id),
         };
         self.owned.push(owned);
         self.begin_if_restored(id)
@@ -422,15 +474,18 @@ impl Worker {
                 at: start.at.clone(),
                 token,
                 reset: start.reset,
-                caught_up: None,
-                idle_since: None,
+                idle: Idle::default(),
                 committed: Some(start.offset),
+                reach: Reach::default(),
             });
             self.live.assign(start.at, start.offset, token, epoch);
         }
         let owned = &mut self.owned[at];
-        owned.task.init()?;
+        let Owned { task, span, .. } = owned;
+        span.in_scope(|| task.init())?;
         owned.running = true;
+        owned.registered = Some(self.shared.queries.enter(id, self.id.number(), owned.task.stores()));
+        owned.task.publish()?;
         tracing::info!(task = %id, "running");
         let lease = owned.lease;
         self.tell(ToCoordinator::Running(lease));
@@ -442,6 +497,8 @@ impl Worker {
         let at = self.owned.iter().position(|o| o.lease.task == id)?;
         let mut owned = self.owned.remove(at);
         owned.report_drops(&self.shared);
+        owned.observe(clock::monotonic());
+        self.figures.closed();
         for input in &owned.inputs {
             self.live.revoke(input.at.clone(), input.token);
             self.tokens.remove(&input.token);
@@ -458,7 +515,7 @@ impl Worker {
     fn close_task(&mut self, id: TaskId) {
         if let Some(mut owned) = self.drop_task(id)
             && owned.running
-            && let Err(error) = owned.task.close()
+            && let Err(error) = owned.span.in_scope(|| owned.task.close())
         {
             tracing::warn!(task = %id, ?error, "a processor failed while it was closed");
         }
@@ -484,6 +541,7 @@ impl Worker {
         for task in self.owned.iter().map(|o| o.lease.task).collect::<Vec<_>>() {
             self.close_task(task);
         }
+        self.observe(clock::monotonic());
     }
 
     fn is_fenced(&self) -> bool {
@@ -549,10 +607,13 @@ impl Worker {
             (FetchEvent::Data(fetched), Some(at)) => restore(&mut owned.restores[at], fetched),
             (FetchEvent::Progress { next_offset, .. }, Some(at)) => {
                 owned.restores[at].position = next_offset;
+                owned.restores[at].trouble.progress();
                 Ok(())
             }
             (FetchEvent::Data(fetched), None) => {
-                owned.inputs[place].heard(fetched.next_offset, fetched.log, owned.isolation);
+                let input = &mut owned.inputs[place];
+                input.reach.fetched_bytes += fetched.records.len() as u64;
+                input.heard(fetched.next_offset, fetched.log, owned.isolation);
                 owned.task.push(place, raw_batch(fetched));
                 Ok(())
             }
@@ -560,11 +621,21 @@ impl Worker {
                 owned.inputs[place].heard(next_offset, log, owned.isolation);
                 Ok(())
             }
-            (FetchEvent::Error { error, .. }, _) if error.is_retriable() => {
+            (FetchEvent::Error { error, .. }, restoring) if error.is_retriable() => {
                 tracing::warn!(task = %id, ?error, "cannot fetch yet");
-                Ok(())
+                let trouble = restoring.map(|at| &mut owned.restores[at].trouble);
+                match trouble.map(|trouble| (trouble.failed(clock::monotonic()), trouble)) {
+                    Some((true, trouble)) => {
+                        Err(trouble.error(format_args!("task {id}"), "its changelog cannot be read", error))
+                    }
+                    _ => Ok(()),
+                }
             }
             (FetchEvent::Error { error, range, .. }, None) => self.out_of_range(id, place, error, range),
+            (FetchEvent::Error { error, range: Some(range), .. }, Some(at)) => {
+                let Restore { at, position: wanted, .. } = &owned.restores[at];
+                Err(Gap { task: id, at, wanted: *wanted, range, cause: error }.in_changelog())
+            }
             (FetchEvent::Error { error, .. }, Some(_)) => {
                 Err(Error::new(ErrorKind::Store, "a changelog cannot be read: the state cannot be restored")
                     .with_class(ErrorClass::CorruptTask)
@@ -586,7 +657,11 @@ impl Worker {
         let (done, open): (Vec<_>, Vec<_>) = owned.restores.drain(..).partition(|r| r.position >= r.to);
         owned.restores = open;
         for restore in done {
-            tracing::info!(task = %id, changelog = %restore.at, offset = restore.position, "restored");
+            if restore.keyless > 0 {
+                tracing::warn!(changelog = %restore.at, count = restore.keyless, "records without a key are no rows: passed over");
+                self.shared.dropped(&restore.at.topic, DropReason::NullKey, restore.keyless);
+            }
+            restore.progress.done(restore.position);
             self.tokens.remove(&restore.token);
             self.bulk.revoke(restore.at, restore.token);
         }
@@ -604,17 +679,19 @@ impl Worker {
         let token = self.token();
         let Some(owned) = self.owned.iter_mut().find(|o| o.lease.task == id) else { return Ok(()) };
         let input = &mut owned.inputs[place];
-        let (Some((start, end)), Some(reset)) = (range, input.reset) else { return Err(error) };
+        let Some((start, end)) = range else { return Err(error) };
+        let wanted = error.offset().unwrap_or(-1);
+        let gap = |cause| Gap { task: id, at: &input.at, wanted, range: (start, end), cause };
+        let Some(reset) = input.reset else { return Err(gap(error).in_repartition_topic()) };
         let offset = match reset {
             AutoOffsetReset::Earliest | AutoOffsetReset::ByDuration(_) => start,
             AutoOffsetReset::Latest => end,
-            AutoOffsetReset::None => return Err(error),
+            AutoOffsetReset::None => return Err(gap(error).in_source_topic()),
         };
         tracing::error!(partition = %input.at, ?error, offset, "records are gone: going on elsewhere, as auto.offset.reset says");
         self.tokens.remove(&input.token);
         input.token = token;
-        input.caught_up = None;
-        input.idle_since = None;
+        input.idle = Idle::default();
         // The log is another one than that of the offset committed last, even if the numbers agree.
         input.committed = None;
         // ORDER: what waits in the queue goes first; then the position is the new one, which may lie before the old, and
@@ -627,10 +704,9 @@ impl Worker {
     }
 
     /// Processes some records of each task. Returns how many.
-    fn process(&mut self) -> usize {
+    fn process(&mut self, began: Instant) -> usize {
         let mut total = 0;
         let max_idle = self.config.max_task_idle();
-        let began = clock::monotonic();
         let mut before = began;
         for _ in 0..self.owned.len() {
             self.pulse.beat();
@@ -653,12 +729,16 @@ impl Worker {
                 let producer = &output.borrow().producer;
                 producer.has_credit() && !producer.is_fenced()
             };
-            match owned.task.process(self.slice.records(), |source| ready[source], go_on) {
+            let Owned { task, span, .. } = owned;
+            match span.in_scope(|| task.process(self.slice.records(), |source| ready[source], go_on)) {
+                Ok(0) => {}
                 Ok(processed) => {
                     total += processed;
                     let now = clock::monotonic();
-                    self.slice.took(processed, now.duration_since(before));
-                    if Slice::is_long(now.duration_since(began)) {
+                    let took = now.saturating_duration_since(before);
+                    self.slice.took(processed, took);
+                    owned.sliced(took, self.clock.wall_ms());
+                    if Slice::is_long(now.saturating_duration_since(began)) {
                         return total;
                     }
                     before = now;
@@ -673,11 +753,28 @@ impl Worker {
         total
     }
 
-    fn punctuate(&mut self) {
-        let mut failures = Vec::new();
+    /// ORDER: between slices, so that readers never see half of one.
+    fn publish(&mut self) {
+        for at in (0..self.owned.len()).rev() {
+            let owned = &self.owned[at];
+            if owned.running
+                && let Err(error) = owned.task.publish()
+            {
+                let task = owned.lease.task;
+                self.fail(Some(task), error);
+            }
+        }
+    }
+
+    /// Calls the punctuations that are due. Returns how many.
+    fn punctuate(&mut self) -> u64 {
+        let (mut failures, mut called) = (Vec::new(), 0);
         for owned in self.owned.iter_mut().filter(|o| o.running) {
+            let Owned { task, span, .. } = owned;
+            let before = task.counts().punctuations;
             let punctuated =
-                owned.task.punctuate_stream_time().and_then(|_| owned.task.punctuate_wall_clock());
+                span.in_scope(|| task.punctuate_stream_time().and_then(|_| task.punctuate_wall_clock()));
+            called += task.counts().punctuations - before;
             if let Err(error) = punctuated {
                 failures.push((owned.lease.task, error));
             }
@@ -685,6 +782,7 @@ impl Worker {
         for (task, error) in failures {
             self.fail(Some(task), error);
         }
+        called
     }
 }
 
@@ -694,7 +792,8 @@ impl Input {
             Isolation::ReadCommitted => log.last_stable_offset,
             Isolation::ReadUncommitted => log.high_watermark,
         };
-        self.caught_up = Some(next_offset >= end);
+        self.idle.caught_up = Some(next_offset >= end);
+        self.reach.end = Some(end);
     }
 }
 
@@ -710,22 +809,16 @@ impl Owned {
         }
     }
 
-    /// Which inputs may be passed over when their queues are empty (`PartitionGroup.readyToProcess`, KIP-695): those
-    /// that are known to have nothing at the broker either, for long enough; all of them if `max.task.idle.ms` is -1.
+    /// Which inputs may be passed over when their queues are empty.
     fn ready_inputs(&mut self, max_idle: Option<Duration>) -> Result<Vec<bool>> {
-        let Some(max_idle) = max_idle else { return Ok(vec![true; self.inputs.len()]) };
         let heads: Vec<bool> = self.task.heads()?.iter().map(Option::is_some).collect();
         let now = clock::monotonic();
+        self.forced = false;
+        let forced = &mut self.forced;
         let ready = self.inputs.iter_mut().zip(heads).map(|(input, has_head)| {
-            if has_head {
-                input.idle_since = None;
-                // It may run dry in the middle of the slice: then the same question is open again.
-                return input.caught_up == Some(true) && max_idle.is_zero();
-            }
-            if input.caught_up != Some(true) {
-                return false;
-            }
-            now.duration_since(*input.idle_since.get_or_insert(now)) >= max_idle
+            let over = input.idle.may_be_passed_over(has_head, max_idle, now);
+            *forced |= over && !has_head && max_idle.is_some_and(|idle| !idle.is_zero());
+            over
         });
         Ok(ready.collect())
     }
@@ -738,14 +831,19 @@ fn panic_text(panic: &(dyn std::any::Any + Send)) -> String {
 }
 
 fn restore(restore: &mut Restore, fetched: Fetched) -> Result<()> {
-    let next = fetched.next_offset;
+    let (next, mut records) = (fetched.next_offset, 0);
     for record in raw_batch(fetched).records {
         let record = record?;
         // Kafka compacts by key; a record without one cannot be a row.
         if let Some(key) = record.key {
             restore.store.restore(key, record.value, record.timestamp)?;
+            records += 1;
+        } else {
+            restore.keyless += 1;
         }
     }
+    restore.progress.records += records;
     restore.position = next;
+    restore.trouble.progress();
     Ok(())
 }

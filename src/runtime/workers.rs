@@ -31,6 +31,11 @@ const TOKEN_SHIFT: u32 = 40;
 pub(super) struct WorkerId(u32);
 
 impl WorkerId {
+    /// The number itself, which no other worker of the application has or had.
+    pub(super) fn number(self) -> u64 {
+        u64::from(self.0)
+    }
+
     /// The worker's `count`th fetch token: events that carry it go to this worker and to no other.
     pub(super) fn token(self, count: u64) -> u64 {
         u64::from(self.0) << TOKEN_SHIFT | count

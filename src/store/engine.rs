@@ -1,10 +1,11 @@
 //! The engine: ordered bytes at the bottom of a store.
 
-use std::collections::BTreeMap;
 use std::ops::Bound;
+use std::sync::Arc;
 
 use bytes::Bytes;
 
+use super::tree::Tree;
 use crate::error::Result;
 
 /// Keys in ascending order, each with its new value or `None` for a deletion.
@@ -45,59 +46,67 @@ impl KeyRange {
 /// Rows of a scan.
 pub(crate) type Rows<'a> = Box<dyn Iterator<Item = Result<(Bytes, Bytes)>> + 'a>;
 
-/// Ordered bytes. It is written in sorted runs, rarely, and is off the path of a record.
-pub(crate) trait Engine {
+/// What can be read: an engine, or a snapshot of one.
+pub(crate) trait EngineRead {
     fn get(&self, key: &[u8]) -> Result<Option<Bytes>>;
 
     /// The rows inside a range, in its direction.
     fn range<'a>(&'a self, range: &KeyRange) -> Rows<'a>;
 
+    /// How many rows there are, roughly.
+    fn approximate_len(&self) -> u64;
+}
+
+/// Ordered bytes. It is written in sorted runs, rarely, and is off the path of a record.
+pub(crate) trait Engine: EngineRead {
     /// Applies a run as one.
     fn apply(&mut self, run: &SortedRun) -> Result<()>;
 
-    /// How many rows there are, roughly.
-    fn approximate_len(&self) -> u64;
-
     /// How many bytes of open changes are worth handing over at a commit; 0 for every commit.
     fn hand_over_bytes(&self) -> usize;
+
+    /// The rows as they are now, for other threads. It costs nothing that grows with them.
+    fn snapshot(&self) -> Arc<dyn EngineRead + Send + Sync>;
 }
 
 /// An engine in memory. Its content comes back from the changelog.
-#[derive(Debug, Default)]
+#[derive(Debug, Default, Clone)]
 pub(crate) struct MemoryEngine {
-    rows: BTreeMap<Bytes, Bytes>,
+    rows: Tree,
 }
 
-impl Engine for MemoryEngine {
+impl EngineRead for MemoryEngine {
     fn get(&self, key: &[u8]) -> Result<Option<Bytes>> {
         Ok(self.rows.get(key).cloned())
     }
 
     fn range<'a>(&'a self, range: &KeyRange) -> Rows<'a> {
-        if range.is_empty() {
-            return Box::new(std::iter::empty());
-        }
-        let rows = self.rows.range::<[u8], _>(range.bounds()).map(|(k, v)| Ok((k.clone(), v.clone())));
-        if range.reverse { Box::new(rows.rev()) } else { Box::new(rows) }
+        Box::new(self.rows.range(range).map(|(k, v)| Ok((k.clone(), v.clone()))))
     }
 
+    fn approximate_len(&self) -> u64 {
+        self.rows.len() as u64
+    }
+}
+
+impl Engine for MemoryEngine {
     fn apply(&mut self, run: &SortedRun) -> Result<()> {
         for (key, value) in run {
             match value {
                 // A copy: the values of a run share one buffer, and a row that stays would keep all of it in memory.
                 Some(value) => self.rows.insert(key.clone(), Bytes::copy_from_slice(value)),
                 None => self.rows.remove(key),
-            };
+            }
         }
         Ok(())
     }
 
-    fn approximate_len(&self) -> u64 {
-        self.rows.len() as u64
-    }
-
     fn hand_over_bytes(&self) -> usize {
         0
+    }
+
+    fn snapshot(&self) -> Arc<dyn EngineRead + Send + Sync> {
+        Arc::new(self.clone())
     }
 }
 
@@ -120,8 +129,9 @@ mod tests {
 
     #[test]
     fn ranges_that_hold_nothing_are_empty_whatever_their_ends() {
-        let engine = MemoryEngine { rows: BTreeMap::from([(Bytes::from_static(b"b"), Bytes::new())]) };
         let (b, c) = (Bytes::from_static(b"b"), Bytes::from_static(b"c"));
+        let mut engine = MemoryEngine::default();
+        engine.apply(&vec![(b.clone(), Some(Bytes::new()))]).unwrap();
         for (from, to, rows) in [
             (Bound::Included(c.clone()), Bound::Included(b.clone()), 0),
             (Bound::Excluded(b.clone()), Bound::Excluded(b.clone()), 0),

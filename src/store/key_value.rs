@@ -17,7 +17,8 @@ use hashbrown::{DefaultHashBuilder, HashTable};
 use super::engine::{KeyRange, MemoryEngine, SortedRun};
 use super::layers::Layers;
 use super::options::KvOptions;
-use super::{AnyStore, StoreRow};
+use super::visible::{Publisher, Visible};
+use super::{AnyStore, StoreCounts, StoreRow, add};
 use crate::error::{BoxError, Error, ErrorKind, Result};
 use crate::record::{Headers, Timestamp};
 use crate::serde::SerdeCx;
@@ -41,13 +42,15 @@ const CLEAN_ROWS: usize = 1 << 18;
 type Page<V> = Vec<(Bytes, (V, Timestamp))>;
 
 /// How many rows an iterator reads at once. It holds no lock on the store between pages.
-const PAGE: usize = 256;
+pub(crate) const PAGE: usize = 256;
 
 struct Row<V> {
     key: Bytes,
     current: Option<(V, Timestamp)>,
     /// Changed since the last commit.
     open: bool,
+    /// Changed since other threads were last shown the store; set while they are shown it at all.
+    fresh: bool,
     withheld: Option<Box<Withheld<V>>>,
 }
 
@@ -116,7 +119,7 @@ impl<V> Table<V> {
                 let current = load()?;
                 // The key may be part of a network frame: keep a copy, not the frame.
                 let key = Bytes::copy_from_slice(key);
-                Ok(place.insert(Row { key, current, open: false, withheld: None }).into_mut())
+                Ok(place.insert(Row { key, current, open: false, fresh: false, withheld: None }).into_mut())
             }
         }
     }
@@ -131,6 +134,8 @@ struct Inner<V> {
     withheld: Vec<Bytes>,
     sequence: u64,
     layers: Layers,
+    /// Since the first time that another thread asked for the store.
+    publisher: Option<Publisher>,
     scratch: BytesMut,
 }
 
@@ -143,7 +148,25 @@ pub(crate) struct KvStore<K, V> {
     timestamped: bool,
     cached: bool,
     changelog: Option<TopicIx>,
+    visible: Arc<Visible>,
+    counts: StoreCounts,
     inner: RefCell<Inner<V>>,
+}
+
+/// The value and the timestamp of a row; -1 where the store keeps none.
+pub(crate) fn decode_row<V: 'static>(
+    row: &Bytes,
+    timestamped: bool,
+    value_serde: &SerdeRef<V>,
+    topic: &str,
+) -> Result<(V, Timestamp), BoxError> {
+    let (timestamp, value) = if timestamped {
+        let (head, _) = row.split_first_chunk::<8>().ok_or("a row of the store has no timestamp")?;
+        (i64::from_be_bytes(*head), row.slice(8..))
+    } else {
+        (-1, row.clone())
+    };
+    Ok((value_serde.read(&value, &SerdeCx::value(topic))?, timestamp))
 }
 
 /// What an update has done.
@@ -174,6 +197,8 @@ impl<K: Clone + 'static, V: Clone + 'static> KvStore<K, V> {
             timestamped: options.timestamped,
             cached,
             changelog,
+            visible: Arc::default(),
+            counts: StoreCounts::default(),
             inner: RefCell::new(Inner {
                 table: Table { rows: HashTable::new(), hasher: DefaultHashBuilder::default() },
                 open: Vec::new(),
@@ -181,6 +206,7 @@ impl<K: Clone + 'static, V: Clone + 'static> KvStore<K, V> {
                 withheld: Vec::new(),
                 sequence: 0,
                 layers: Layers::new(MemoryEngine::default()),
+                publisher: None,
                 scratch: BytesMut::new(),
             }),
         }
@@ -201,13 +227,7 @@ impl<K: Clone + 'static, V: Clone + 'static> KvStore<K, V> {
     }
 
     fn decode(&self, row: &Bytes) -> Result<(V, Timestamp), BoxError> {
-        let (timestamp, value) = if self.timestamped {
-            let (head, _) = row.split_first_chunk::<8>().ok_or("a row of the store has no timestamp")?;
-            (i64::from_be_bytes(*head), row.slice(8..))
-        } else {
-            (-1, row.clone())
-        };
-        Ok((self.value_serde.read(&value, &self.serde_cx(false))?, timestamp))
+        decode_row(row, self.timestamped, &self.value_serde, &self.topic)
     }
 
     fn encode(&self, value: &V, timestamp: Timestamp, out: &mut BytesMut) -> Result<Bytes, BoxError> {
@@ -222,7 +242,7 @@ impl<K: Clone + 'static, V: Clone + 'static> KvStore<K, V> {
     }
 
     /// Replaces a row by what `change` makes of it. `now` is the time that a deletion is logged with. On an error nothing
-    /// has changed.
+    /// has changed. It counts as a read and a write.
     pub(crate) fn update(
         &self,
         key: &[u8],
@@ -231,8 +251,22 @@ impl<K: Clone + 'static, V: Clone + 'static> KvStore<K, V> {
         cx: &mut TaskCx,
         change: impl FnOnce(Option<&(V, Timestamp)>) -> Result<Option<(V, Timestamp)>, BoxError>,
     ) -> Result<Updated<V>, BoxError> {
-        let Inner { table, open, open_sorted, withheld, sequence, layers, .. } =
+        add(&self.counts.gets, 1);
+        add(&self.counts.puts, 1);
+        self.replace(key, now, headers, cx, change)
+    }
+
+    fn replace(
+        &self,
+        key: &[u8],
+        now: Timestamp,
+        headers: &Headers,
+        cx: &mut TaskCx,
+        change: impl FnOnce(Option<&(V, Timestamp)>) -> Result<Option<(V, Timestamp)>, BoxError>,
+    ) -> Result<Updated<V>, BoxError> {
+        let Inner { table, open, open_sorted, withheld, sequence, layers, publisher, .. } =
             &mut *self.inner.borrow_mut();
+        add(&self.counts.hits, 1);
         let row = table.get_or_load(key, || self.load(layers, key))?;
         let new = change(row.current.as_ref())?;
         // ORDER: the record is in the producer's hands before the row changes, so that an error leaves both as they were.
@@ -250,6 +284,12 @@ impl<K: Clone + 'static, V: Clone + 'static> KvStore<K, V> {
                 sorted.insert(row.key.clone());
             }
             open.push(row.key.clone());
+        }
+        if let Some(publisher) = publisher
+            && !row.fresh
+        {
+            row.fresh = true;
+            publisher.fresh.push(row.key.clone());
         }
         if self.cached {
             *sequence += 1;
@@ -274,7 +314,11 @@ impl<K: Clone + 'static, V: Clone + 'static> KvStore<K, V> {
         Ok(Updated { old, new, withheld: self.cached })
     }
 
+    /// Reads a row that the table does not have.
     fn load(&self, layers: &Layers, key: &[u8]) -> Result<Option<(V, Timestamp)>, BoxError> {
+        // It was counted as found already, which it is nearly always.
+        self.counts.hits.set(self.counts.hits.get() - 1);
+        add(&self.counts.misses, 1);
         layers.get(key)?.map(|row| self.decode(&row)).transpose()
     }
 
@@ -337,10 +381,12 @@ impl<K: Clone + 'static, V: Clone + 'static> KvStore<K, V> {
     }
 
     fn get(&self, key: &K) -> Result<Option<(V, Timestamp)>, BoxError> {
+        add(&self.counts.gets, 1);
         let inner = &mut *self.inner.borrow_mut();
         inner.scratch.clear();
         self.key_serde.write(key, &self.serde_cx(true), &mut inner.scratch)?;
         let Inner { table, layers, scratch, .. } = inner;
+        add(&self.counts.hits, 1);
         Ok(table.get_or_load(scratch, || self.load(layers, scratch))?.current.clone())
     }
 
@@ -357,9 +403,49 @@ impl<K: Clone + 'static, V: Clone + 'static> KvStore<K, V> {
             .key_serde
             .write(key, &self.serde_cx(true), &mut bytes)
             .map_err(BoxError::from)
-            .and_then(|()| self.update(&bytes, now, &headers, cx, |_| Ok(value)));
+            .and_then(|()| self.replace(&bytes, now, &headers, cx, |_| Ok(value)));
         self.inner.borrow_mut().scratch = bytes;
         Ok(updated?.old)
+    }
+
+    /// The rows of some keys as they are now, in order. Rows that may outlive the others have bytes of their own, so that
+    /// they do not keep those of all in memory.
+    fn run_of(&self, table: &Table<V>, keys: &[Bytes], own_bytes: bool) -> Result<SortedRun> {
+        let mut run: SortedRun = Vec::with_capacity(keys.len());
+        let mut out = BytesMut::with_capacity(if own_bytes { 256 } else { keys.len() * 32 });
+        for key in keys {
+            let Some(row) = table.get(key) else { continue };
+            let bytes = match &row.current {
+                Some((value, timestamp)) => {
+                    Some(self.encode(value, *timestamp, &mut out).map_err(|error| {
+                        let text = format!("a row of the store {} cannot be written", self.name);
+                        Error::new(ErrorKind::Store, text).because(error)
+                    })?)
+                }
+                None => None,
+            };
+            let bytes = if own_bytes { bytes.map(|b| Bytes::copy_from_slice(&b)) } else { bytes };
+            run.push((key.clone(), bytes));
+        }
+        run.sort_unstable_by(|a, b| a.0.cmp(&b.0));
+        Ok(run)
+    }
+
+    /// Freezes what has changed since the store was last shown, if it is shown at all. Says whether there was anything.
+    fn freeze_fresh(&self, inner: &mut Inner<V>) -> Result<bool> {
+        let Some(publisher) = &mut inner.publisher else { return Ok(false) };
+        let rebased = std::mem::take(&mut publisher.rebased);
+        if publisher.fresh.is_empty() {
+            return Ok(rebased);
+        }
+        let run = self.run_of(&inner.table, &publisher.fresh, true)?;
+        for key in publisher.fresh.drain(..) {
+            if let Some(row) = inner.table.get_mut(&key) {
+                row.fresh = false;
+            }
+        }
+        publisher.push(run);
+        Ok(true)
     }
 
     /// The next rows of a scan; none only at its end.
@@ -434,9 +520,13 @@ impl<K: Clone + 'static, V: Clone + 'static> AnyStore for KvStore<K, V> {
                 Bytes::copy_from_slice(&value)
             }
         });
+        add(&self.counts.restored, 1);
         let inner = &mut *self.inner.borrow_mut();
         // ORDER: the table lies over the layers; a row it kept from before would hide the restored one.
         inner.table.remove(&key);
+        if let Some(publisher) = &mut inner.publisher {
+            publisher.rebased = true;
+        }
         inner.layers.push(vec![(Bytes::copy_from_slice(&key), row)])
     }
 
@@ -453,28 +543,64 @@ impl<K: Clone + 'static, V: Clone + 'static> AnyStore for KvStore<K, V> {
     fn commit(&self) -> Result<()> {
         let inner = &mut *self.inner.borrow_mut();
         debug_assert!(inner.withheld.is_empty(), "caches are flushed before a commit");
-        let mut run: SortedRun = Vec::with_capacity(inner.open.len());
-        let mut out = BytesMut::with_capacity(inner.open.len() * 32);
-        for key in inner.open.drain(..) {
-            let Some(kept) = inner.table.get_mut(&key) else { continue };
-            kept.open = false;
-            let row =
-                kept.current.as_ref().map(|(value, timestamp)| self.encode(value, *timestamp, &mut out));
-            let row = row.transpose().map_err(|error| {
-                Error::new(ErrorKind::Store, format!("a row of the store {} cannot be written", self.name))
-                    .because(error)
-            })?;
-            run.push((key, row));
+        let published = self.freeze_fresh(inner)?;
+        for key in &inner.open {
+            if let Some(row) = inner.table.get_mut(key) {
+                row.open = false;
+            }
         }
-        run.sort_unstable_by(|a, b| a.0.cmp(&b.0));
+        let run = match &mut inner.publisher {
+            // Everything that is open has been published, and is in its rows already.
+            Some(publisher) => publisher.take(),
+            None => self.run_of(&inner.table, &inner.open, false)?,
+        };
+        inner.open.clear();
         if let Some(sorted) = &mut inner.open_sorted {
             sorted.clear();
         }
+        let changed = published || !run.is_empty();
         inner.layers.push(run)?;
+        if inner.publisher.is_some() && changed {
+            self.visible.show(inner.layers.view(&[]));
+        }
         if inner.table.rows.len() > CLEAN_ROWS {
             inner.table.rows.clear();
         }
         Ok(())
+    }
+
+    fn visible(&self) -> &Arc<Visible> {
+        &self.visible
+    }
+
+    fn publish(&self) -> Result<()> {
+        if !self.visible.is_wanted() {
+            return Ok(());
+        }
+        let inner = &mut *self.inner.borrow_mut();
+        if inner.publisher.is_none() {
+            for key in &inner.open {
+                if let Some(row) = inner.table.get_mut(key) {
+                    row.fresh = true;
+                }
+            }
+            inner.publisher = Some(Publisher::new(&inner.open));
+        }
+        if self.freeze_fresh(inner)?
+            && let Some(publisher) = &inner.publisher
+        {
+            self.visible.show(inner.layers.view(publisher.runs()));
+        }
+        Ok(())
+    }
+
+    fn counts(&self) -> &StoreCounts {
+        &self.counts
+    }
+
+    fn approximate_len(&self) -> u64 {
+        let inner = self.inner.borrow();
+        inner.layers.approximate_len() + inner.open.len() as u64
     }
 
     fn rows(&self) -> Result<Vec<StoreRow>> {
@@ -530,6 +656,13 @@ pub struct KeyValueIterator<K, V, T = V> {
     row: fn((V, Timestamp)) -> T,
 }
 
+impl<K, V, T> Drop for KeyValueIterator<K, V, T> {
+    fn drop(&mut self) {
+        let open = &self.store.counts.open_iterators;
+        open.set(open.get().saturating_sub(1));
+    }
+}
+
 impl<K, V, T> fmt::Debug for KeyValueIterator<K, V, T> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(f, "KeyValueIterator({})", self.store.name)
@@ -576,7 +709,7 @@ fn bound_bytes<K: Clone + 'static, V: Clone + 'static>(
 }
 
 /// The end of the keys that start with `prefix`.
-fn prefix_end(prefix: &[u8]) -> Bound<Bytes> {
+pub(crate) fn prefix_end(prefix: &[u8]) -> Bound<Bytes> {
     let mut end = prefix.to_vec();
     while let Some(last) = end.last_mut() {
         if *last < u8::MAX {
@@ -599,6 +732,7 @@ macro_rules! store_access {
             /// Sets the row of a key, or deletes it. Both are logged.
             pub fn put(&mut self, key: &K, row: impl Into<Option<$row>>) -> Result<(), BoxError> {
                 let row = row.into().map($from_row(self.cx.timestamp));
+                add(&self.store.0.counts.puts, 1);
                 self.store.0.put(key, row, self.cx).map(drop)
             }
 
@@ -613,6 +747,7 @@ macro_rules! store_access {
 
             /// Deletes the row of a key and returns it. The deletion is logged even if there was none.
             pub fn delete(&mut self, key: &K) -> Result<Option<$row>, BoxError> {
+                add(&self.store.0.counts.deletes, 1);
                 Ok(self.store.0.put(key, None, self.cx)?.map($to_row))
             }
 
@@ -652,8 +787,7 @@ macro_rules! store_access {
 
             /// How many rows there are, roughly: rows that were changed since the last commit may count twice.
             pub fn approximate_num_entries(&self) -> u64 {
-                let inner = self.store.0.inner.borrow();
-                inner.layers.approximate_len() + inner.open.len() as u64
+                self.store.0.approximate_len()
             }
 
             fn scan(
@@ -662,6 +796,8 @@ macro_rules! store_access {
                 to: Bound<Bytes>,
                 reverse: bool,
             ) -> Result<KeyValueIterator<K, V, $row>, BoxError> {
+                add(&self.store.0.counts.scans, 1);
+                add(&self.store.0.counts.open_iterators, 1);
                 Ok(KeyValueIterator {
                     store: self.store.0.clone(),
                     range: KeyRange { from, to, reverse },

@@ -7,7 +7,7 @@ use std::sync::Arc;
 
 use bytes::Bytes;
 
-use super::engine::{Engine, KeyRange, Rows, SortedRun};
+use super::engine::{Engine, EngineRead, KeyRange, Rows, SortedRun};
 use crate::error::Result;
 
 /// Committed runs over an engine.
@@ -24,12 +24,16 @@ impl Layers {
     }
 
     pub(crate) fn get(&self, key: &[u8]) -> Result<Option<Bytes>> {
-        for run in self.runs.iter().rev() {
-            if let Ok(at) = run.binary_search_by(|(k, _)| k[..].cmp(key)) {
-                return Ok(run[at].1.clone());
-            }
+        match changed(&self.runs, key) {
+            Some(value) => Ok(value.clone()),
+            None => self.engine.get(key),
         }
-        self.engine.get(key)
+    }
+
+    /// What other threads see: the layers as they are now, with the runs of `open` changes (newest last) on top.
+    pub(crate) fn view(&self, open: &[Arc<SortedRun>]) -> View {
+        let runs = self.runs.iter().chain(open).cloned().collect();
+        View { runs, engine: self.engine.snapshot() }
     }
 
     /// Puts a frozen run on top, and hands the runs to the engine when enough has gathered.
@@ -56,15 +60,68 @@ impl Layers {
         range: &KeyRange,
         open: impl Iterator<Item = (Bytes, Option<Bytes>)> + 'a,
     ) -> Rows<'a> {
-        let mut rows: Rows<'a> = self.engine.range(range);
-        for run in &self.runs {
-            rows = Box::new(Overlay::new(rows, run_range(run, range), range.reverse));
-        }
+        let rows = overlaid(&self.runs, self.engine.range(range), range);
         Box::new(Overlay::new(rows, Box::new(open), range.reverse))
     }
 
     pub(crate) fn approximate_len(&self) -> u64 {
         self.engine.approximate_len() + self.runs.iter().map(|run| run.len() as u64).sum::<u64>()
+    }
+}
+
+/// What the runs (newest last) say of a key; `None` if they say nothing.
+fn changed<'a>(runs: &'a [Arc<SortedRun>], key: &[u8]) -> Option<&'a Option<Bytes>> {
+    runs.iter().rev().find_map(|run| {
+        let at = run.binary_search_by(|(k, _)| k[..].cmp(key)).ok()?;
+        Some(&run[at].1)
+    })
+}
+
+/// Rows with runs (newest last) lying over them.
+fn overlaid<'a>(runs: &'a [Arc<SortedRun>], mut rows: Rows<'a>, range: &KeyRange) -> Rows<'a> {
+    for run in runs {
+        rows = Box::new(Overlay::new(rows, run_range(run, range), range.reverse));
+    }
+    rows
+}
+
+/// A store as it was at one moment, for any thread.
+pub(crate) struct View {
+    /// Newest last.
+    runs: Vec<Arc<SortedRun>>,
+    engine: Arc<dyn EngineRead + Send + Sync>,
+}
+
+impl View {
+    pub(crate) fn get(&self, key: &[u8]) -> Result<Option<Bytes>> {
+        match changed(&self.runs, key) {
+            Some(value) => Ok(value.clone()),
+            None => self.engine.get(key),
+        }
+    }
+
+    /// The rows inside a range, in its direction.
+    pub(crate) fn range<'a>(&'a self, range: &KeyRange) -> Rows<'a> {
+        overlaid(&self.runs, self.engine.range(range), range)
+    }
+
+    /// How many rows there are, as far as the engine knows its own.
+    pub(crate) fn approximate_len(&self) -> Result<u64> {
+        let mut len = self.engine.approximate_len();
+        for (at, run) in self.runs.iter().enumerate() {
+            for (key, value) in &**run {
+                let before = match changed(&self.runs[..at], key) {
+                    Some(value) => value.is_some(),
+                    None => self.engine.get(key)?.is_some(),
+                };
+                match (before, value.is_some()) {
+                    (false, true) => len += 1,
+                    (true, false) => len = len.saturating_sub(1),
+                    _ => {}
+                }
+            }
+        }
+        Ok(len)
     }
 }
 
@@ -139,18 +196,24 @@ mod tests {
     /// A memory engine that lets runs gather first.
     struct Lazy(MemoryEngine);
 
-    impl Engine for Lazy {
+    impl EngineRead for Lazy {
         fn get(&self, key: &[u8]) -> Result<Option<Bytes>> {
             self.0.get(key)
         }
         fn range<'a>(&'a self, range: &KeyRange) -> Rows<'a> {
             self.0.range(range)
         }
-        fn apply(&mut self, run: &SortedRun) -> Result<()> {
-            self.0.apply(run)
-        }
         fn approximate_len(&self) -> u64 {
             self.0.approximate_len()
+        }
+    }
+
+    impl Engine for Lazy {
+        fn snapshot(&self) -> Arc<dyn EngineRead + Send + Sync> {
+            self.0.snapshot()
+        }
+        fn apply(&mut self, run: &SortedRun) -> Result<()> {
+            self.0.apply(run)
         }
         fn hand_over_bytes(&self) -> usize {
             24
@@ -189,7 +252,14 @@ mod tests {
             let got: Vec<_> = layers.range(&range, changes.into_iter()).map(|r| r.map(|(k, v)| (k[0], v[0])).unwrap()).collect();
             let mut want: Vec<_> = if from <= to { model.range(from..=to).map(|(k, v)| (*k, *v)).collect() } else { vec![] };
             if reverse { want.reverse(); }
-            prop_assert_eq!(got, want);
+            prop_assert_eq!(&got, &want);
+            let view = layers.view(&[Arc::new(open.iter().map(|(k, v)| (key(*k), v.map(key))).collect())]);
+            let seen: Vec<_> = view.range(&range).map(|r| r.map(|(k, v)| (k[0], v[0])).unwrap()).collect();
+            prop_assert_eq!(seen, want, "other threads see the same");
+            prop_assert_eq!(view.approximate_len().unwrap(), model.len() as u64);
+            for k in 0..20 {
+                prop_assert_eq!(view.get(&[k]).unwrap(), model.get(&k).map(|v| key(*v)));
+            }
         }
     }
 }

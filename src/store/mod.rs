@@ -10,8 +10,11 @@ pub(crate) mod layers;
 mod options;
 #[cfg(test)]
 mod tests;
+mod tree;
+pub(crate) mod visible;
 
 use std::any::Any;
+use std::cell::Cell;
 use std::fmt;
 use std::rc::Rc;
 use std::sync::Arc;
@@ -24,8 +27,11 @@ use crate::task::{TaskCx, TopicIx};
 
 pub(crate) use key_value::{Flushed, KvStore};
 pub use key_value::{KeyValueIterator, KeyValueStore, TimestampedKeyValueStore, ValueAndTimestamp};
+pub(crate) use key_value::{PAGE, decode_row, prefix_end};
+pub(crate) use layers::View;
 pub(crate) use options::KvOptions;
 pub use options::{KeyValue, StoreBuilder, TimestampedKeyValue};
+use visible::Visible;
 
 /// A row of a store, as bytes.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -61,9 +67,42 @@ pub(crate) trait AnyStore {
     /// The changes since the last commit are now part of the committed state.
     fn commit(&self) -> Result<()>;
 
+    /// What other threads see of it.
+    fn visible(&self) -> &Arc<Visible>;
+
+    /// Shows other threads what has changed, if any of them has asked for the store.
+    fn publish(&self) -> Result<()>;
+    /// What it has done.
+    fn counts(&self) -> &StoreCounts;
+
+    /// How many rows there are, roughly.
+    fn approximate_len(&self) -> u64;
+
     /// All rows in key order.
     #[cfg_attr(not(feature = "testing"), allow(dead_code, reason = "for the test driver"))]
     fn rows(&self) -> Result<Vec<StoreRow>>;
+}
+
+/// What a store has done since it was built: plain cells.
+#[derive(Debug, Default)]
+pub(crate) struct StoreCounts {
+    pub(crate) gets: Cell<u64>,
+    pub(crate) puts: Cell<u64>,
+    pub(crate) deletes: Cell<u64>,
+    /// Scans begun: of ranges, of prefixes, of everything.
+    pub(crate) scans: Cell<u64>,
+    /// Records of the changelog applied.
+    pub(crate) restored: Cell<u64>,
+    /// Reads, also those of an update, that found their row in the table.
+    pub(crate) hits: Cell<u64>,
+    /// Reads that had to look below it.
+    pub(crate) misses: Cell<u64>,
+    /// Iterators that have not been dropped.
+    pub(crate) open_iterators: Cell<u64>,
+}
+
+fn add(cell: &Cell<u64>, count: u64) {
+    cell.set(cell.get() + count);
 }
 
 /// The plan of a store: what the stores of a topology's tasks are built from.
@@ -78,6 +117,12 @@ pub(crate) trait StoreBlueprint: fmt::Debug + Send + Sync {
 
     /// Whether its name was given by the user.
     fn is_named(&self) -> bool;
+
+    /// What it is, for whoever asks for something else.
+    fn kind(&self) -> String;
+
+    /// Its [`KvOptions`], for whoever knows the types.
+    fn options(&self) -> Arc<dyn Any + Send + Sync>;
 
     /// Makes an empty store. `changelog_topic` is the topic that its serdes are told, `changelog` where it logs to.
     fn build(&self, changelog_topic: &str, changelog: Option<TopicIx>, cache: bool) -> Rc<dyn AnyStore>;

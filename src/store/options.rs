@@ -1,5 +1,6 @@
 //! The user's side of a store: one value that is its builder and its key.
 
+use std::any::{Any, type_name};
 use std::fmt;
 use std::marker::PhantomData;
 use std::rc::Rc;
@@ -69,6 +70,15 @@ impl<K: Clone + 'static, V: Clone + 'static> StoreBlueprint for KvBlueprint<K, V
 
     fn is_named(&self) -> bool {
         self.0.named
+    }
+
+    fn kind(&self) -> String {
+        let kind = if self.0.timestamped { "a timestamped key-value store" } else { "a key-value store" };
+        format!("{kind} of {} and {}", type_name::<K>(), type_name::<V>())
+    }
+
+    fn options(&self) -> Arc<dyn Any + Send + Sync> {
+        self.0.clone()
     }
 
     fn build(&self, changelog_topic: &str, changelog: Option<TopicIx>, cache: bool) -> Rc<dyn AnyStore> {

@@ -5,10 +5,12 @@ use std::collections::BTreeMap;
 use std::ops::Bound;
 use std::rc::Rc;
 use std::sync::Arc;
+use std::time::Duration;
 
 use bytes::Bytes;
 use proptest::prelude::*;
 
+use super::engine::KeyRange;
 use super::options::sealed::Sealed;
 use super::{AnyStore, KeyValue, KeyValueStore, KvStore};
 use crate::clock::ManualClock;
@@ -105,6 +107,8 @@ enum Op {
     },
     Prefix(u16),
     Commit,
+    /// Readers on other threads see everything up to here, and nothing further until the next time.
+    Publish,
     /// A record of the changelog that somebody else has written arrives.
     Restore(u16, Option<i64>),
     /// The task moves: a new store from the changelog.
@@ -130,6 +134,7 @@ fn ops() -> impl Strategy<Value = Vec<Op>> {
             .prop_map(|(from, to, reverse)| Op::Scan { from, to, reverse }),
         1 => n().prop_map(Op::Prefix),
         2 => Just(Op::Commit),
+        3 => Just(Op::Publish),
         1 => (n(), proptest::option::of(any::<i64>())).prop_map(|(k, v)| Op::Restore(k, v)),
         1 => Just(Op::Move),
     ];
@@ -140,14 +145,40 @@ fn scanned(scan: impl Iterator<Item = Result<(String, i64)>>) -> Vec<(String, i6
     scan.map(|row| row.unwrap()).collect()
 }
 
+/// What another thread reads.
+fn check_view(life: &Life, want: &BTreeMap<String, i64>) {
+    let view = life.store.0.visible().view(Duration::ZERO).unwrap_or_else(|why| panic!("{why:?}"));
+    let number = |row: &Bytes| i64::from_be_bytes(row[..].try_into().expect("a long"));
+    for reverse in [false, true] {
+        let range = KeyRange { from: Bound::Unbounded, to: Bound::Unbounded, reverse };
+        let rows = view.range(&range).map(|row| row.unwrap());
+        let mut got: Vec<_> =
+            rows.map(|(k, v)| (String::from_utf8_lossy(&k).into_owned(), number(&v))).collect();
+        if reverse {
+            got.reverse();
+        }
+        assert!(got.iter().map(|(k, v)| (k, v)).eq(want), "{got:?} instead of {want:?}");
+    }
+    assert_eq!(view.approximate_len().unwrap(), want.len() as u64);
+    for n in (0..KEYS).step_by(31) {
+        let got = view.get(key(n).as_bytes()).unwrap();
+        assert_eq!(got.as_ref().map(number), want.get(&key(n)).copied());
+    }
+}
+
 fn check(cached: bool, filled: u16, ops: &[Op]) {
     let mut life = Life::begin(cached, Log::default());
     let mut model = BTreeMap::new();
+    // What readers see; nobody reads before the first `Publish`.
+    let mut shown: Option<BTreeMap<String, i64>> = None;
     for n in 0..filled {
         life.with().put(&key(n), i64::from(n)).unwrap();
         model.insert(key(n), i64::from(n));
     }
     for op in ops {
+        if let Some(shown) = &shown {
+            check_view(&life, shown);
+        }
         match op {
             Op::Put(k, v) => {
                 life.with().put(&key(*k), *v).unwrap();
@@ -195,9 +226,18 @@ fn check(cached: bool, filled: u16, ops: &[Op]) {
                     .collect();
                 assert_eq!(got, want);
             }
-            Op::Commit => life.commit(),
+            Op::Commit => {
+                life.commit();
+                shown = shown.map(|_| model.clone());
+            }
+            Op::Publish => {
+                life.store.0.visible().want();
+                AnyStore::publish(&*life.store.0).unwrap();
+                shown = Some(model.clone());
+            }
             Op::Restore(k, v) => {
                 life.commit();
+                shown = shown.map(|_| model.clone());
                 let (bytes, value) =
                     (Bytes::from(key(*k)), v.map(|v| Bytes::copy_from_slice(&v.to_be_bytes())));
                 AnyStore::restore(&*life.store.0, bytes.clone(), value.clone(), 0).unwrap();
@@ -210,8 +250,14 @@ fn check(cached: bool, filled: u16, ops: &[Op]) {
             Op::Move => {
                 life.commit();
                 life = Life::begin(cached, life.log.clone());
+                shown = None;
             }
         }
+    }
+    if let Some(shown) = &shown {
+        check_view(&life, shown);
+        AnyStore::publish(&*life.store.0).unwrap();
+        check_view(&life, &model);
     }
     let want: Vec<_> = model.into_iter().collect();
     assert_eq!(scanned(life.with().all().unwrap()), want);

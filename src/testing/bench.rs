@@ -6,9 +6,11 @@ use std::sync::Arc;
 
 use bytes::Bytes;
 
+use super::queries::Queries;
 use crate::clock::ManualClock;
 use crate::config::Config;
 use crate::error::{Error, ErrorKind, Result};
+use crate::query::ReadOnlyKeyValueStore;
 use crate::record::{Headers, RawRecord, Record, Timestamp, TopicPartition};
 use crate::task::errors::ErrorPolicies;
 use crate::task::queue::RawBatch;
@@ -48,6 +50,7 @@ impl Collector for Counter {
 pub struct BenchTask {
     task: Task,
     sent: Rc<Cell<(u64, u64)>>,
+    queries: Queries,
 }
 
 impl std::fmt::Debug for BenchTask {
@@ -63,10 +66,11 @@ impl BenchTask {
         let application_id: Arc<str> = config.application_id().into();
         let topics =
             subtopology.sources.iter().map(|s| subtopology.plan.topic_name(&application_id, &s.topic));
+        let id = TaskId { subtopology: 0, partition: 0 };
         let task_config = TaskConfig {
-            task: TaskId { subtopology: 0, partition: 0 },
+            task: id,
             partitions: topics.map(|topic| TopicPartition::new(topic, 0)).collect(),
-            application_id,
+            application_id: application_id.clone(),
             policies: ErrorPolicies::of(config),
             cache_bytes: config.cache_bytes(),
         };
@@ -74,7 +78,8 @@ impl BenchTask {
         let collector = Box::new(Counter(sent.clone()));
         let mut task = Task::build(&subtopology.plan, task_config, collector, Arc::new(ManualClock::at(0)))?;
         task.init()?;
-        Ok(Self { task, sent })
+        let queries = Queries::of(&task, id, &subtopology.plan, &application_id);
+        Ok(Self { task, sent, queries })
     }
 
     /// Hands the task records, the first of which has the offset `offset`.
@@ -100,6 +105,18 @@ impl BenchTask {
     /// Processes everything that was pushed. Returns how many records that were.
     pub fn process(&mut self) -> Result<usize> {
         self.task.process(usize::MAX, |_| true, || true)
+    }
+
+    /// A handle that reads a key-value store.
+    pub fn key_value_store<K: 'static, V: 'static>(&self, name: &str) -> Result<ReadOnlyKeyValueStore<K, V>> {
+        let handle = self.queries.key_value_store(name, false, |(value, _)| value)?;
+        self.publish()?;
+        Ok(handle)
+    }
+
+    /// Shows readers what was processed since the last time.
+    pub fn publish(&self) -> Result<()> {
+        self.task.publish()
     }
 
     /// Commits.

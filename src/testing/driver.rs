@@ -11,13 +11,15 @@ use std::time::Duration;
 
 use bytes::{Bytes, BytesMut};
 
+use super::queries::Queries;
 use crate::clock::{Clock, ManualClock};
 use crate::config::Config;
 use crate::error::{Error, ErrorKind, Result};
+use crate::query::ReadOnlyKeyValueStore;
 use crate::record::{Headers, RawRecord, Record, Timestamp, TopicPartition};
 use crate::serde::erased::SerdeRef;
 use crate::serde::{DefaultSerde, Serde, SerdeCx};
-use crate::store::StoreRow;
+use crate::store::{StoreRow, ValueAndTimestamp};
 use crate::task::blueprint::NodeKind;
 use crate::task::errors::{DropReason, ErrorHandler, ErrorPolicies};
 use crate::task::queue::RawBatch;
@@ -41,6 +43,9 @@ pub struct ProducedRecord {
     /// The headers.
     pub headers: Headers,
 }
+
+/// All sub-topologies are one task.
+const THE_TASK: TaskId = TaskId { subtopology: 0, partition: 0 };
 
 #[derive(Default)]
 struct Captured {
@@ -123,6 +128,7 @@ pub struct TopologyTestDriver {
     /// What was produced and not yet read.
     produced: Vec<ProducedRecord>,
     offsets: HashMap<String, i64>,
+    queries: Queries,
 }
 
 impl fmt::Debug for TopologyTestDriver {
@@ -180,8 +186,8 @@ impl TopologyTestDriver {
             .map(|topic| TopicPartition::new(plan.topic_name(&application_id, topic), 0))
             .collect();
         let task_config = TaskConfig {
-            task: TaskId { subtopology: 0, partition: 0 },
-            application_id,
+            task: THE_TASK,
+            application_id: application_id.clone(),
             partitions,
             policies,
             cache_bytes: config.cache_bytes(),
@@ -191,7 +197,14 @@ impl TopologyTestDriver {
         let collector = Box::new(captured.clone());
         let mut task = Task::build(plan, task_config, collector, Arc::new(clock.clone()))?;
         task.init()?;
-        Ok(Self { task, clock, captured, produced: Vec::new(), offsets: HashMap::new() })
+        Ok(Self {
+            queries: Queries::of(&task, THE_TASK, plan, &application_id),
+            task,
+            clock,
+            captured,
+            produced: Vec::new(),
+            offsets: HashMap::new(),
+        })
     }
 
     /// A typed handle on an input topic, with the types' own serdes.
@@ -266,6 +279,37 @@ impl TopologyTestDriver {
             let text = format!("there is no store named {store}; there are: {}", known.join(", "));
             Err(Error::new(ErrorKind::Store, text))
         })
+    }
+
+    /// A handle that reads a key-value store, as [`AppHandle::key_value_store`](crate::AppHandle::key_value_store) gives
+    /// one; what it reads is what there was after the last record.
+    ///
+    /// # Errors
+    /// If the topology has no such store, or it has other types.
+    pub fn key_value_store<K: 'static, V: 'static>(&self, name: &str) -> Result<ReadOnlyKeyValueStore<K, V>> {
+        self.asked(name, false, |(value, _)| value)
+    }
+
+    /// A handle that reads a key-value store with its timestamps.
+    ///
+    /// # Errors
+    /// As [`key_value_store`](Self::key_value_store).
+    pub fn timestamped_key_value_store<K: 'static, V: 'static>(
+        &self,
+        name: &str,
+    ) -> Result<ReadOnlyKeyValueStore<K, V, ValueAndTimestamp<V>>> {
+        self.asked(name, true, |(value, timestamp)| ValueAndTimestamp { value, timestamp })
+    }
+
+    fn asked<K: 'static, V: 'static, T>(
+        &self,
+        name: &str,
+        needs_timestamps: bool,
+        row: fn((V, Timestamp)) -> T,
+    ) -> Result<ReadOnlyKeyValueStore<K, V, T>> {
+        let handle = self.queries.key_value_store(name, needs_timestamps, row)?;
+        self.task.publish()?;
+        Ok(handle)
     }
 
     /// The names of the stores, in the order in which they were added.

@@ -2,6 +2,7 @@
 
 mod bench;
 mod driver;
+mod queries;
 
 #[doc(hidden)]
 pub use bench::BenchTask;

@@ -43,6 +43,11 @@ impl Nodes {
         self.tell("kill", node).await;
     }
 
+    /// Ends a node in good order and starts it again.
+    pub(crate) async fn restart(&self, node: i32) {
+        self.tell("restart", node).await;
+    }
+
     /// Starts a node that was ended, at its old ports, and waits until it serves.
     pub(crate) async fn revive(&self, node: i32) {
         self.tell("start", node).await;

@@ -17,10 +17,12 @@ mod faults;
 mod handover;
 mod input;
 mod lifecycle;
+mod queries;
 mod refusals;
 mod state;
 mod support;
 mod table;
+mod topics;
 #[allow(dead_code, reason = "the truth has parts that only the example uses")]
 #[path = "../../examples/word_count/truth.rs"]
 mod truth;

@@ -1,11 +1,13 @@
-//! A group as its coordinator describes it: asked by hand (DescribeGroups version 4), a second reading of what members say.
+//! A group as its coordinator describes it: asked by hand (DescribeGroups), a second reading of what members say.
 
 use std::collections::BTreeMap;
 
-use bytes::{Buf, Bytes, BytesMut};
+use bytes::{Buf, BufMut, Bytes, BytesMut};
+use kafka_protocol::messages::join_group_request::JoinGroupRequestProtocol;
 use kafka_protocol::messages::{
-    ApiKey, ConsumerProtocolAssignment, DescribeGroupsRequest, DescribeGroupsResponse, GroupId,
-    RequestHeader, ResponseHeader,
+    ApiKey, ConsumerProtocolAssignment, ConsumerProtocolSubscription, DescribeGroupsRequest,
+    DescribeGroupsResponse, GroupId, JoinGroupRequest, JoinGroupResponse, RequestHeader, ResponseHeader,
+    SyncGroupRequest, SyncGroupResponse,
 };
 use kafka_protocol::protocol::{Decodable, Encodable, StrBytes};
 use mainstem::TopicPartition;
@@ -44,17 +46,15 @@ impl Group {
     }
 }
 
-/// Asks for a group; `None` if the broker does not answer now.
-pub async fn describe(broker: &str, group: &str) -> Option<Group> {
-    let group = GroupId(StrBytes::from_string(group.to_owned()));
-    let request = DescribeGroupsRequest::default().with_groups(vec![group]);
+/// Asks the broker one thing, in a version without tagged fields; `None` if it does not answer now.
+async fn ask<R: Decodable>(broker: &str, key: ApiKey, version: i16, request: &impl Encodable) -> Option<R> {
     let header = RequestHeader::default()
-        .with_request_api_key(ApiKey::DescribeGroups as i16)
-        .with_request_api_version(4)
+        .with_request_api_key(key as i16)
+        .with_request_api_version(version)
         .with_correlation_id(1);
     let mut frame = BytesMut::new();
     header.encode(&mut frame, 1).unwrap();
-    request.encode(&mut frame, 4).unwrap();
+    request.encode(&mut frame, version).unwrap();
     let mut socket = tokio::net::TcpStream::connect(broker).await.ok()?;
     socket.write_all(&(frame.len() as u32).to_be_bytes()).await.ok()?;
     socket.write_all(&frame).await.ok()?;
@@ -63,7 +63,17 @@ pub async fn describe(broker: &str, group: &str) -> Option<Group> {
     socket.read_exact(&mut answer).await.ok()?;
     let mut answer = Bytes::from(answer);
     ResponseHeader::decode(&mut answer, 0).unwrap();
-    let response = DescribeGroupsResponse::decode(&mut answer, 4).unwrap();
+    Some(R::decode(&mut answer, version).unwrap())
+}
+
+fn text(text: &str) -> StrBytes {
+    StrBytes::from_string(text.to_owned())
+}
+
+/// Asks for a group; `None` if the broker does not answer now.
+pub async fn describe(broker: &str, group: &str) -> Option<Group> {
+    let request = DescribeGroupsRequest::default().with_groups(vec![GroupId(text(group))]);
+    let response: DescribeGroupsResponse = ask(broker, ApiKey::DescribeGroups, 4, &request).await?;
     let described = response.groups.into_iter().next()?;
     let members = described.members.into_iter().map(|member| Member {
         id: member.member_id.to_string(),
@@ -71,6 +81,34 @@ pub async fn describe(broker: &str, group: &str) -> Option<Group> {
         partitions: partitions(member.member_assignment),
     });
     Some(Group { state: described.group_state.to_string(), members: members.collect() })
+}
+
+/// Joins a group as a plain consumer with the range assignor does, and takes part in it; the error code if it is refused.
+pub async fn join_as_a_consumer(broker: &str, group: &str, topic: &str) -> Result<(), i16> {
+    let mut metadata = BytesMut::new();
+    metadata.put_i16(0);
+    let subscription = ConsumerProtocolSubscription::default().with_topics(vec![text(topic)]);
+    subscription.encode(&mut metadata, 0).unwrap();
+    let protocol =
+        JoinGroupRequestProtocol::default().with_name(text("range")).with_metadata(metadata.freeze());
+    // Version 3 joins in one step.
+    let request = JoinGroupRequest::default()
+        .with_group_id(GroupId(text(group)))
+        .with_session_timeout_ms(60_000)
+        .with_rebalance_timeout_ms(60_000)
+        .with_protocol_type(text("consumer"))
+        .with_protocols(vec![protocol]);
+    let joined: JoinGroupResponse = ask(broker, ApiKey::JoinGroup, 3, &request).await.unwrap();
+    if joined.error_code != 0 {
+        return Err(joined.error_code);
+    }
+    let request = SyncGroupRequest::default()
+        .with_group_id(GroupId(text(group)))
+        .with_generation_id(joined.generation_id)
+        .with_member_id(joined.member_id);
+    let synced: SyncGroupResponse = ask(broker, ApiKey::SyncGroup, 2, &request).await.unwrap();
+    assert_eq!(synced.error_code, 0);
+    Ok(())
 }
 
 fn partitions(mut assignment: Bytes) -> Vec<TopicPartition> {

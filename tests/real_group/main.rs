@@ -16,6 +16,8 @@ mod common;
 mod data;
 mod frozen;
 mod group;
+#[path = "../common/nodes.rs"]
+mod nodes;
 mod rolling;
 mod strangers;
 #[allow(dead_code, reason = "shared with tests of one instance")]

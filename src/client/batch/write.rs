@@ -70,6 +70,7 @@ impl ProducerStamp {
 pub(crate) struct BatchBuilder {
     buffer: BytesMut,
     compression: Compression,
+    level: Option<i32>,
     count: i32,
     base_timestamp: Timestamp,
     max_timestamp: Timestamp,
@@ -85,7 +86,13 @@ impl BatchBuilder {
     pub(crate) fn with_capacity(compression: Compression, capacity: usize) -> Self {
         let mut buffer = BytesMut::with_capacity(capacity.max(RECORDS_AT));
         buffer.put_bytes(0, RECORDS_AT);
-        Self { buffer, compression, count: 0, base_timestamp: 0, max_timestamp: -1 }
+        Self { buffer, compression, level: None, count: 0, base_timestamp: 0, max_timestamp: -1 }
+    }
+
+    /// Sets how hard to compress; `None` is the codec's default.
+    #[must_use]
+    pub(crate) fn level(self, level: Option<i32>) -> Self {
+        Self { level, ..self }
     }
 
     /// The bytes of the batch so far, header included, before compression.
@@ -172,7 +179,7 @@ impl BatchBuilder {
             let plain = bytes;
             bytes = BytesMut::with_capacity(RECORDS_AT + plain.len() / 2);
             bytes.put_bytes(0, RECORDS_AT);
-            self.compression.compress(&plain[RECORDS_AT..], &mut bytes)?;
+            self.compression.compress(self.level, &plain[RECORDS_AT..], &mut bytes)?;
         }
         let length = i32::try_from(bytes.len() - BEFORE_LENGTH).map_err(|_| {
             Error::new(

@@ -37,6 +37,8 @@ pub(crate) struct FetchOptions {
     pub(crate) max_bytes: i32,
     /// The part of a partition in it, in bytes.
     pub(crate) partition_max_bytes: i32,
+    /// How many bytes a broker waits for before it answers, up to the time below.
+    pub(crate) min_bytes: i32,
     /// How long a broker may wait for records when every partition is asked for.
     pub(crate) max_wait: Duration,
     /// How long it may wait while a partition is left out: that is the delay until it is asked for again.
@@ -57,6 +59,7 @@ impl FetchOptions {
             isolation: Isolation::ReadUncommitted,
             max_bytes: 8 << 20,
             partition_max_bytes: 1 << 20,
+            min_bytes: 1,
             max_wait: Duration::from_millis(500),
             short_wait: Duration::from_millis(50),
             budget: 32 << 20,

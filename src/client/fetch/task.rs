@@ -186,7 +186,7 @@ impl Task {
         let rack = self.cluster.config().rack.clone().unwrap_or_default();
         FetchRequest::default()
             .with_max_wait_ms(i32::try_from(wait.as_millis()).unwrap_or(i32::MAX))
-            .with_min_bytes(1)
+            .with_min_bytes(self.options.min_bytes)
             .with_max_bytes(self.options.max_bytes)
             .with_isolation_level(self.options.isolation.code())
             .with_rack_id(StrBytes::from_string(rack))

@@ -2,6 +2,7 @@
 
 use std::time::Duration;
 
+use super::partition::MAX_IN_FLIGHT;
 use crate::client::compression::Compression;
 
 /// How a producer batches, how much it may hold, and how long it tries. The names are Kafka's.
@@ -18,6 +19,10 @@ pub(crate) struct ProducerConfig {
     pub(crate) max_request_size: usize,
     /// `compression.type`: none.
     pub(crate) compression: Compression,
+    /// `compression.gzip.level` or `compression.zstd.level`; `None` is the codec's own default.
+    pub(crate) compression_level: Option<i32>,
+    /// `max.in.flight.requests.per.connection`: 5. A partition never has more than five batches under way.
+    pub(crate) max_in_flight: usize,
     /// `delivery.timeout.ms`: how long a batch is tried, counted from its hand-over. 2 min. It is looked at whenever the
     /// batch would be sent, so that a request under way (at most `request.timeout.ms`) ends first.
     pub(crate) delivery_timeout: Duration,
@@ -39,6 +44,8 @@ impl Default for ProducerConfig {
             buffer_memory: 32 << 20,
             max_request_size: 1 << 20,
             compression: Compression::None,
+            compression_level: None,
+            max_in_flight: MAX_IN_FLIGHT,
             delivery_timeout: Duration::from_secs(120),
             request_timeout: Duration::from_secs(30),
             retry_backoff: Duration::from_millis(100),

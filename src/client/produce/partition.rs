@@ -40,7 +40,8 @@ use super::producer::fenced;
 use crate::client::batch::{ClosedBatch, ProducerStamp, next_sequence};
 use crate::error::{Error, ErrorClass, ErrorKind};
 
-/// How many batches of a partition, and requests to a broker, may be on their way.
+/// How many batches of a partition may be on their way, because a broker remembers five of a producer; and requests to a
+/// broker, unless the configuration says otherwise.
 pub(super) const MAX_IN_FLIGHT: usize = 5;
 
 /// How long a partition may have nothing to write before the broker is no longer expected to remember: far below the

@@ -15,7 +15,7 @@ use tokio::sync::mpsc::UnboundedReceiver;
 
 use super::answer::Answer;
 use super::config::ProducerConfig;
-use super::partition::{Done, Identity, Leader, MAX_IN_FLIGHT, Partition};
+use super::partition::{Done, Identity, Leader, Partition};
 use super::producer::{Handover, Message, Outbox};
 use super::shared::{Failed, Shared};
 use super::transport::ProduceTransport;
@@ -200,7 +200,7 @@ impl<T: ProduceTransport> Sender<T> {
             Leader::Asked => return,
             Leader::Unknown => return self.ask_leader(place),
         };
-        if self.in_flight.get(&node).is_some_and(|&requests| requests >= MAX_IN_FLIGHT) {
+        if self.in_flight.get(&node).is_some_and(|&requests| requests >= self.config.max_in_flight) {
             return;
         }
         let length = partition.next_len();
@@ -348,6 +348,9 @@ impl<T: ProduceTransport> Sender<T> {
                     None => Answer::missing(),
                 },
             };
+            if matches!(answer, Answer::Retry { .. }) {
+                self.shared.tried_again();
+            }
             // An answer that comes late, from a former leader, says nothing of the present one.
             if matches!(answer, Answer::Retry { stale_leader: true, .. })
                 && partition.leader == Leader::Node(node)

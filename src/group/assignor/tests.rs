@@ -4,6 +4,13 @@ use proptest::prelude::*;
 
 use super::*;
 
+/// `acceptable.recovery.lag` of Kafka Streams, more than the states of most tests.
+const LAG: i64 = 10_000;
+
+fn assign(members: &Members, subtopologies: &[SubTopology]) -> Placement {
+    super::assign(members, subtopologies, LAG)
+}
+
 type Members = BTreeMap<String, Candidate>;
 
 fn task(text: &str) -> TaskId {
@@ -311,5 +318,94 @@ proptest! {
         let placement = assign(&members, &topology);
         prop_assert_eq!(placement.moving.len(), count as usize / (workers + 1));
         prop_assert!(placement.moving.values().all(|to| to == "new"));
+    }
+}
+
+#[test]
+fn a_task_stays_where_its_state_is_if_the_others_are_too_far_behind() {
+    let mut old = member(1, 1, "");
+    old.offset_sums = all_tasks(&[sub(0, 4, true)]).into_iter().map(|task| (task, 50_000)).collect();
+    let near: BTreeMap<TaskId, i64> = [(task("0_0"), 40_000), (task("0_1"), 39_999)].into();
+    let mut members = group([("old", old), ("new", Candidate { offset_sums: near, ..member(2, 1, "") })]);
+    let placement = assign(&members, &[sub(0, 4, true)]);
+    assert_eq!(placement.active["new"], tasks("0_0"), "the only one with which it is caught up");
+    assert_eq!(placement.active["old"], tasks("0_1 0_2 0_3"));
+    // Nor are tasks taken from their owner for the sake of balance.
+    give(&mut members, &placement);
+    assert!(assign(&members, &[sub(0, 4, true)]).moving.is_empty());
+    // With another lag they are.
+    let placement = super::assign(&members, &[sub(0, 4, true)], 10_001);
+    assert_eq!(placement.moving, [(task("0_1"), "new".to_owned())].into());
+    // An owner is caught up, whatever its disk says; somebody who has gone is not missed.
+    members.get_mut("old").unwrap().offset_sums.clear();
+    members.get_mut("new").unwrap().offset_sums = [(task("0_2"), 90_000)].into();
+    assert!(assign(&members, &[sub(0, 4, true)]).active["old"].contains(&task("0_1")));
+    members.remove("old");
+    assert_eq!(assign(&members, &[sub(0, 4, true)]).active["new"].len(), 4);
+}
+
+#[test]
+fn stateless_tasks_fill_up_what_state_has_left_uneven() {
+    let mut old = member(1, 1, "");
+    old.offset_sums = all_tasks(&[sub(0, 4, true)]).into_iter().map(|task| (task, 50_000)).collect();
+    let members = group([("old", old), ("new", member(2, 1, ""))]);
+    let placement = assign(&members, &[sub(0, 4, true), sub(1, 6, false)]);
+    assert_eq!((placement.active["old"].len(), placement.active["new"].len()), (5, 5));
+}
+
+/// Each with its own state, of its own shape: near-linear, and an answer well within a rebalance in a debug build.
+#[test]
+fn three_thousand_tasks_and_fifty_members_settle_in_a_few_rounds() {
+    let topology = [sub(0, 1000, true), sub(1, 1000, true), sub(2, 1000, false)];
+    let mut members: Members =
+        (0..50).map(|i| (format!("m{i:02}"), member(i, 1 + (i % 3) as u16, ""))).collect();
+    let all = all_tasks(&topology);
+    let first = members.get_mut("m00").unwrap();
+    first.owned.clone_from(&all);
+    first.offset_sums = all.iter().map(|task| (*task, 5_000)).collect();
+    let rounds = settle(&mut members, &topology);
+    assert!(rounds <= 2, "{rounds}");
+    let (weights, most) = (99.0, members.values().map(|m| m.owned.len() as f64 / f64::from(m.workers)));
+    assert!(
+        most.clone().all(|load| (load - 3000.0 / weights).abs() <= 1.0),
+        "{:?}",
+        most.collect::<Vec<_>>()
+    );
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig { cases: 400, ..ProptestConfig::default() })]
+
+    /// With a lag that the random states (up to 1000) often exceed.
+    #[test]
+    fn state_goes_before_balance((members, topology) in any_group(true), lag in 0..1000_i64) {
+        let placement = super::assign(&members, &topology, lag);
+        let all = placement.active.iter().flat_map(|(id, tasks)| tasks.iter().map(move |task| (*task, id)));
+        for (task, id) in all.chain(placement.moving.iter().map(|(task, id)| (*task, id))) {
+            if !topology[task.subtopology as usize].stateful { continue; }
+            let state = |id: &String| members[id].offset_sums.get(&task).copied().unwrap_or(0);
+            let able = || members.keys().filter(|id| eligible(&members, &topology, id, task));
+            let most = able().map(state).max().unwrap();
+            let latest = members.values().filter(|m| m.owned.contains(&task)).map(|m| m.generation).max();
+            let owns = |id: &String| members[id].owned.contains(&task) && Some(members[id].generation) == latest;
+            prop_assert!(most - state(id) <= lag || owns(id), "{} at {} with {} of {}", task, id, state(id), most);
+        }
+    }
+
+    #[test]
+    fn it_settles_whatever_the_lag((mut members, topology) in any_group(true), lag in 0..1000_i64) {
+        for round in 0.. {
+            prop_assert!(round < 12, "still moving");
+            let placement = super::assign(&members, &topology, lag);
+            let before = members.clone();
+            give(&mut members, &placement);
+            // What an instance runs is on its disk.
+            for member in members.values_mut() {
+                for task in &member.owned {
+                    member.offset_sums.insert(*task, 1000);
+                }
+            }
+            if placement.moving.is_empty() && before == members { break; }
+        }
     }
 }

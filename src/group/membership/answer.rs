@@ -92,7 +92,7 @@ impl Membership {
         }
         let missed = !self.owned.is_empty() && joined.generation != self.generation.wrapping_add(1);
         self.generation = joined.generation;
-        self.session_until = now + self.config.session_timeout;
+        self.heard(now);
         self.beat_at = now + self.config.heartbeat_interval;
         let leads = joined.leader == joined.member_id;
         if self.member_id != joined.member_id {
@@ -129,11 +129,11 @@ impl Membership {
         (self.failures, self.refusals) = (0, 0);
         self.id_stored = true;
         self.id_in_doubt = false;
-        self.session_until = now + self.config.session_timeout;
+        self.heard(now);
         self.beat_at = now + self.config.heartbeat_interval;
         match read_assignment(&assignment) {
             Ok(data) => match data.error {
-                None => self.deliver(data, now),
+                None | Some(AssignmentError::OtherTopology) => self.deliver(data, now),
                 // Everything can be committed before that end, in this generation and in good order.
                 Some(error @ AssignmentError::ShutdownRequested) => {
                     self.farewell = Some(refusal(error, &self.config.group_id, &data.reason));
@@ -157,10 +157,10 @@ impl Membership {
             Ok(_) => {
                 self.failures = 0;
                 // From when it was sent: the coordinator may have had it right then.
-                self.session_until = sent + self.config.session_timeout;
+                self.heard(sent);
             }
             Err(Recovery::Rejoin) => {
-                self.session_until = sent + self.config.session_timeout;
+                self.heard(sent);
                 match self.phase {
                     Phase::Stable => self.begin_rejoin("the group rebalances", now),
                     // Somebody joined while the assignment was computed: it will be computed anew.
@@ -195,8 +195,17 @@ impl Membership {
         }
     }
 
+    /// The coordinator has known the member at this time.
+    fn heard(&mut self, at: Duration) {
+        self.heard_until = at + self.config.session_timeout;
+        self.session_until = self.heard_until;
+    }
+
     /// What to do after a JoinGroup or SyncGroup that failed, or a heartbeat that ends the generation.
     fn recover(&mut self, recovery: Recovery, now: Duration) {
+        // The wait has come to nothing: it has kept nobody alive, or a coordinator that refuses every JoinGroup would let
+        // the tasks run for ever without a commit.
+        self.session_until = self.heard_until;
         match recovery {
             Recovery::Retry => self.pause(Phase::Rejoining, now),
             // At once, because the others wait. But not for ever, should the coordinator know no other answer.
@@ -270,13 +279,17 @@ fn refusal(error: AssignmentError, group: &str, reason: &str) -> Error {
         AssignmentError::IncompatibleVersions => (
             ErrorKind::Config,
             format!(
-                "the instances of group {group} run releases that are too far apart: upgrade in smaller steps"
+                "the leader of group {group} cannot read what this instance says of itself: they run releases that are too far \
+                 apart; upgrade in smaller steps"
             ),
         ),
         AssignmentError::ShutdownRequested => (
             ErrorKind::Closed,
             format!("an instance asked for the whole application {group} to stop: {reason}"),
         ),
+        AssignmentError::OtherTopology => {
+            (ErrorKind::Topology, format!("the leader of group {group} runs another topology"))
+        }
         AssignmentError::Other(code) => {
             (ErrorKind::Broker, format!("the leader of group {group} assigns nothing, for reason {code}"))
         }

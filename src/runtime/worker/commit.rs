@@ -15,7 +15,9 @@ use crate::config::Role;
 use crate::error::{BoxError, Error, ErrorClass, ErrorKind, Result};
 use crate::group::OffsetMetadata;
 use crate::record::TopicPartition;
+use crate::runtime::figures::Activity;
 use crate::runtime::message::ToCoordinator;
+use crate::runtime::task_timeout::TaskTimeout;
 use crate::task::Partition;
 use crate::task::errors::{
     DropReason, ErrorContext, ErrorResponse, ErrorStage, dead_letter_headers, java_exception,
@@ -131,13 +133,34 @@ impl Worker {
         if self.failed {
             return;
         }
-        let outcome = self.commit();
-        self.next_commit = clock::monotonic() + self.config.commit_interval();
+        let began = clock::monotonic();
+        let outcome = self.commit(began);
+        let now = clock::monotonic();
+        self.figures.spent(Activity::Commit, now.saturating_duration_since(began));
+        self.next_commit = now + self.config.commit_interval();
         match outcome {
-            Ok(Committed::Yes) => self.owes_commit = false,
+            Ok(Committed::Yes) => {
+                self.owes_commit = false;
+                self.postponed.progress();
+            }
             Ok(Committed::Later) => {
                 tracing::debug!(worker = self.index, "commit postponed");
+                self.figures.postponed();
                 self.owes_commit = true;
+                // A rebalance that never ends, or a coordinator that refuses commits and nothing else. Without a limit of
+                // its own a single refusal would do.
+                if !self.config.task_timeout().is_zero() && self.postponed.failed(clock::monotonic()) {
+                    let tasks: Vec<String> = self.owned.iter().map(|o| o.lease.task.to_string()).collect();
+                    let who = format!("each of the tasks {}", tasks.join(", "));
+                    let cause = Error::new(
+                        ErrorKind::Timeout,
+                        "every commit was refused or postponed: the group rebalances",
+                    );
+                    let what =
+                        "no commit has passed; look at the group (kafka-consumer-groups --describe --state)";
+                    let error = self.postponed.error(who, what, cause);
+                    self.fail(None, error);
+                }
             }
             Err(error) => self.fail(None, error),
         }
@@ -159,7 +182,7 @@ impl Worker {
     }
 
     /// Caches are flushed, the producer is drained, the offsets are committed, the layers are published.
-    fn commit(&mut self) -> Result<Committed> {
+    fn commit(&mut self, began: Instant) -> Result<Committed> {
         if self.is_fenced() {
             return Ok(Committed::Later);
         }
@@ -169,9 +192,11 @@ impl Worker {
         if !any && self.offsets().is_empty() {
             return Ok(Committed::Yes);
         }
+        let span = tracing::info_span!("commit", worker = self.index, offsets = tracing::field::Empty);
+        let _commit = span.clone().entered();
         for owned in self.owned.iter_mut().filter(|o| o.running) {
             self.pulse.beat();
-            if let Err(error) = owned.task.flush_caches() {
+            if let Err(error) = owned.span.in_scope(|| owned.task.flush_caches()) {
                 failed.push((owned.lease.task, error));
             }
         }
@@ -199,11 +224,16 @@ impl Worker {
         }
         let Some(generation) = self.gate else { return Ok(Committed::Later) };
         let offsets = self.offsets();
+        span.record("offsets", offsets.len());
         // ORDER: whoever sees an offset committed sees the drops before it counted.
         self.report_drops();
         let outcome = self.commit_offsets(generation, &offsets)?;
         if outcome == Committed::Yes {
+            self.observe_commit();
             self.published(&offsets)?;
+            let now = clock::monotonic();
+            self.figures.committed(now.saturating_duration_since(began));
+            self.observe(now);
         }
         Ok(outcome)
     }
@@ -245,7 +275,7 @@ impl Worker {
         let losses = self.losses;
         let config = self.config.clone();
         let connection = config.consumer(Role::Main).connection();
-        let deadline = clock::monotonic() + config.task_timeout();
+        let mut trouble = TaskTimeout::new(config.task_timeout());
         let mut pause = connection.retry_backoff();
         loop {
             self.last_commit += 1;
@@ -278,7 +308,13 @@ impl Worker {
                     self.tell(ToCoordinator::CommitRefused { generation });
                     return Ok(Committed::Later);
                 }
-                Some(Err(error)) if error.is_retriable() && clock::monotonic() < deadline => {
+                Some(Err(error)) if error.is_retriable() => {
+                    if trouble.failed(clock::monotonic()) {
+                        let tasks: Vec<String> =
+                            self.owned.iter().map(|o| o.lease.task.to_string()).collect();
+                        let who = format!("each of the tasks {}", tasks.join(", "));
+                        return Err(trouble.error(who, "their offsets cannot be committed", error));
+                    }
                     tracing::warn!(?error, "the commit is tried again");
                     let again = clock::monotonic() + pause;
                     while clock::monotonic() < again && self.gate == Some(generation) && !self.is_fenced() {

@@ -79,6 +79,24 @@ async fn requests_keep_to_their_size_and_to_five_a_node() {
 }
 
 #[tokio::test(start_paused = true)]
+async fn requests_keep_to_the_number_that_is_configured() {
+    for max_in_flight in [1, 3] {
+        let cluster = FakeCluster::new(&[("t", 30)]);
+        cluster.with(|state| state.logs.values_mut().for_each(|log| log.leader = 0));
+        let mut rig = Rig::new(&cluster, ProducerConfig { max_request_size: 600, max_in_flight, ..config() });
+        let topic = rig.topic("t", 30);
+        for partition in 0..30 {
+            for round in 0..4 {
+                rig.batch(topic, partition, round * 9, round * 9 + 9);
+            }
+        }
+        assert!(rig.drained().await.is_empty());
+        assert!((0..30).all(|partition| cluster.log("t", partition) == numbers(0..36)));
+        assert_eq!(cluster.with(|state| state.most_in_flight), max_in_flight);
+    }
+}
+
+#[tokio::test(start_paused = true)]
 async fn a_record_that_is_too_large_is_refused_at_once() {
     let cluster = FakeCluster::new(&[("t", 1)]);
     let mut rig = Rig::new(&cluster, ProducerConfig { max_request_size: 1000, ..config() });
