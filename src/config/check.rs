@@ -35,7 +35,7 @@ pub(super) fn complete(config: &mut Config, given: &Given<'_>, errors: &mut Vec<
 }
 
 /// Properties that are read and checked, and that no room follows yet. Whoever builds what one governs takes it out here.
-const NOT_YET: [&str; 16] = [
+const NOT_YET: &[&str] = &[
     "acceptable.recovery.lag",
     "buffered.records.per.partition",
     "connections.max.idle.ms",
@@ -48,7 +48,6 @@ const NOT_YET: [&str; 16] = [
     "rack.aware.assignment.tags",
     "state.cleanup.delay.ms",
     "state.cleanup.dir.max.age.ms",
-    "state.dir",
     "transaction.timeout.ms",
     "windowstore.changelog.additional.retention.ms",
     "__emit.interval.ms.kstreams.windowed.aggregation__",

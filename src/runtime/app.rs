@@ -13,8 +13,10 @@ use tokio::sync::mpsc::{UnboundedSender, unbounded_channel};
 use tokio::sync::{oneshot, watch};
 use tracing::Instrument;
 
+use super::control::Control;
 use super::coordinator::Coordinator;
 use super::figures::{ClientFigures, Metric, Registry};
+use super::listener::{Listeners, News, RestoreListener};
 use super::message::ToCoordinator;
 use super::uncaught::{Uncaught, UncaughtErrorResponse};
 use crate::clock::{Clock, SystemClock};
@@ -64,9 +66,14 @@ pub(super) struct AppShared {
     pub(super) registry: Arc<Registry>,
     client: OnceLock<ClientFigures>,
     state: watch::Sender<AppState>,
+    pub(super) control: Control,
 }
 
 impl AppShared {
+    pub(super) fn state(&self) -> AppState {
+        *self.state.borrow()
+    }
+
     pub(super) fn set_other_topology(&self, other: bool) {
         let before = self.other_topology.swap(other, Ordering::Relaxed);
         if other {
@@ -97,6 +104,7 @@ impl AppShared {
             let changed = *state != to;
             if changed {
                 tracing::info!(from = ?*state, ?to, application = self.config.application_id(), "state");
+                self.control.listeners.tell(News::State(*state, to));
                 *state = to;
                 self.queries.set_phase(match to {
                     AppState::Created => Phase::Created,
@@ -145,7 +153,7 @@ impl Drop for LastState {
 /// # }
 /// ```
 pub struct App {
-    shared: Arc<AppShared>,
+    pub(super) shared: Arc<AppShared>,
     mailbox: UnboundedSender<ToCoordinator>,
     inbox: tokio::sync::mpsc::UnboundedReceiver<ToCoordinator>,
     last: LastState,
@@ -156,6 +164,7 @@ pub struct AppBuilder {
     topology: Topology,
     config: Config,
     handler: Option<Arc<dyn ErrorHandler>>,
+    listeners: Listeners,
     uncaught: Uncaught,
 }
 
@@ -170,6 +179,22 @@ impl AppBuilder {
     #[must_use]
     pub fn error_handler(mut self, handler: impl ErrorHandler) -> Self {
         self.handler = Some(Arc::new(handler));
+        self
+    }
+
+    /// Hears every change of the application's state, the one before and the one after
+    /// (`KafkaStreams.StateListener`). The calls come from a thread of their own, in order; [`App::run`]'s future waits
+    /// for the last, within reason.
+    #[must_use]
+    pub fn state_listener(mut self, listener: impl Fn(AppState, AppState) + Send + Sync + 'static) -> Self {
+        self.listeners.state = Some(Arc::new(listener));
+        self
+    }
+
+    /// Hears how stores are filled from their changelogs (`KafkaStreams.setGlobalStateRestoreListener`).
+    #[must_use]
+    pub fn restore_listener(mut self, listener: impl RestoreListener) -> Self {
+        self.listeners.restore = Some(Arc::new(listener));
         self
     }
 
@@ -204,7 +229,7 @@ impl AppBuilder {
     /// # Errors
     /// [`ErrorKind::Config`] for what cannot be done yet.
     pub fn build(self) -> Result<App> {
-        let Self { topology, config, handler, uncaught } = self;
+        let Self { topology, config, handler, listeners, uncaught } = self;
         if config.is_exactly_once() {
             return Err(Error::new(
                 ErrorKind::Config,
@@ -218,6 +243,7 @@ impl AppBuilder {
             policies.handler = handler;
         }
         let (mailbox, inbox) = unbounded_channel();
+        let control = Control::new(config.workers(), listeners);
         let shared = AppShared {
             topology,
             registry: Arc::new(Registry::new(&config)),
@@ -235,6 +261,7 @@ impl AppBuilder {
                 move || _ = mailbox.send(ToCoordinator::StoreWanted)
             })),
             state: watch::Sender::new(AppState::Created),
+            control,
         };
         let shared = Arc::new(shared);
         let last = LastState { shared: shared.clone(), state: AppState::NotRunning };
@@ -259,7 +286,8 @@ impl App {
 
     /// An application with more settings.
     pub fn builder(topology: Topology, config: Config) -> AppBuilder {
-        AppBuilder { topology, config, handler: None, uncaught: Uncaught::default() }
+        let (listeners, uncaught) = (Listeners::default(), Uncaught::default());
+        AppBuilder { topology, config, handler: None, listeners, uncaught }
     }
 
     /// A handle, for any thread: the state, and the way to stop.
@@ -281,8 +309,8 @@ impl App {
 #[derive(Clone)]
 pub struct AppHandle {
     state: watch::Receiver<AppState>,
-    mailbox: UnboundedSender<ToCoordinator>,
-    shared: Arc<AppShared>,
+    pub(super) mailbox: UnboundedSender<ToCoordinator>,
+    pub(super) shared: Arc<AppShared>,
 }
 
 impl fmt::Debug for AppHandle {
@@ -458,7 +486,7 @@ impl IntoFuture for Run {
                         Ok(runtime) => {
                             let application = io_shared.config.application_id().to_owned();
                             let span = tracing::info_span!("coordinator", application);
-                            runtime.block_on(Coordinator::run(io_shared, own, inbox).instrument(span))
+                            runtime.block_on(Coordinator::run(io_shared.clone(), own, inbox).instrument(span))
                         }
                         Err(error) => {
                             Err(Error::new(ErrorKind::Io, "the I/O thread cannot be started").because(error))
@@ -471,6 +499,7 @@ impl IntoFuture for Run {
                     }
                     // ORDER: whoever has the outcome sees the last state.
                     drop(last);
+                    io_shared.control.listeners.finish();
                     let _ = done.send(result);
                 })
                 .map_err(|error| {

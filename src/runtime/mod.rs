@@ -6,6 +6,7 @@
 //! mailboxes ([`message`]): a worker never waits for anything but its mailbox.
 
 mod app;
+mod control;
 mod coordinator;
 mod fetches;
 mod figures;
@@ -13,12 +14,15 @@ mod gaps;
 mod housekeeping;
 mod idle;
 mod input;
+mod listener;
 mod message;
+mod metadata;
 mod output;
 mod partition_counts;
 mod prepare;
 mod pulse;
 mod settings;
+mod state_dir;
 mod task_timeout;
 mod topics;
 mod uncaught;
@@ -27,4 +31,8 @@ mod workers;
 
 pub use app::{App, AppBuilder, AppHandle, AppState, Run};
 pub use figures::{Metric, MetricValue};
+pub use listener::{RestoreListener, RestoringStore};
+pub use metadata::{
+    InputMetadata, InstanceMetadata, RestoreMetadata, StoreLag, TaskMetadata, WorkerMetadata, WorkerState,
+};
 pub use uncaught::UncaughtErrorResponse;

@@ -11,6 +11,7 @@
 
 mod commit;
 mod observe;
+mod picture;
 mod slice;
 
 use std::cell::RefCell;
@@ -24,6 +25,7 @@ use std::time::{Duration, Instant};
 
 use tokio::runtime::Handle;
 
+use self::picture::Picture;
 use self::slice::Slice;
 use super::app::AppShared;
 use super::fetches::SharedFetcher;
@@ -31,7 +33,9 @@ use super::figures::{Activity, Reach, TaskFigures, WorkerFigures};
 use super::gaps::Gap;
 use super::idle::Idle;
 use super::input::raw_batch;
+use super::listener::News;
 use super::message::{ChangelogStart, InputStart, TaskStart, ToCoordinator, ToWorker};
+use super::metadata::WorkerState;
 use super::output::{Output, TaskOutput};
 use super::pulse::Pulse;
 use super::task_timeout::TaskTimeout;
@@ -113,6 +117,8 @@ struct Owned {
     figures: TaskFigures,
     /// Entered while the task works.
     span: tracing::Span,
+    /// Since when there was nothing to process.
+    idle_since: Option<Instant>,
 }
 
 /// What begins a commit, or the end.
@@ -152,6 +158,9 @@ pub(super) struct Worker {
     /// Counts what takes tasks away in the middle of a commit.
     losses: u64,
     failed: bool,
+    /// To be closed after the next commit, because another worker gets them.
+    moving: Vec<Lease>,
+    picture: Picture,
     slice: Slice,
     /// Whose turn it is.
     turn: usize,
@@ -211,6 +220,8 @@ impl Worker {
             postponed,
             losses: 0,
             failed: false,
+            moving: Vec::new(),
+            picture: Picture::new(clock::monotonic()),
             slice: Slice::new(),
             turn: 0,
             figures,
@@ -270,6 +281,7 @@ impl Worker {
             if now >= self.figures.next_fold() {
                 self.observe(now);
             }
+            self.show(now);
             if processed == 0 {
                 let wait = self.wait(now);
                 self.pulse.rest();
@@ -293,8 +305,12 @@ impl Worker {
         if let Some(at) = self.output.borrow().producer.next_poll() {
             wait = wait.min(at.saturating_duration_since(now));
         }
+        if let Some(at) = self.picture.due() {
+            wait = wait.min(at.saturating_duration_since(now));
+        }
         let wall = self.clock.wall_ms();
-        for owned in self.owned.iter().filter(|o| o.running) {
+        let paused = self.shared.control.is_paused();
+        for owned in self.owned.iter().filter(|o| o.running && !paused) {
             if let Some(due) = owned.task.next_wall_clock_punctuation() {
                 wait = wait.min(Duration::from_millis(u64::try_from(due - wall).unwrap_or(0)));
             }
@@ -318,6 +334,10 @@ impl Worker {
                         owned.lease = lease;
                     }
                 }
+            }
+            ToWorker::Move(leases) => {
+                self.moving.extend(leases);
+                self.next_commit = clock::monotonic();
             }
             ToWorker::Revoke(tasks) => self.control.push_back(Control::Revoke(tasks)),
             ToWorker::Lost(tasks) => {
@@ -351,6 +371,7 @@ impl Worker {
                 }
             }
             ToWorker::ProducerProgress | ToWorker::StoreWanted => {}
+            ToWorker::LookAgain => self.share_cache(self.owned.len()),
             ToWorker::Stop => self.control.push_back(Control::Stop),
         }
     }
@@ -376,9 +397,15 @@ impl Worker {
 
     /// A task's part of the record cache: workers share it evenly, and so do the tasks of each.
     fn cache_share(&self, tasks: usize) -> usize {
-        let worker = self.config.cache_bytes() / self.config.workers().max(1);
+        let worker = self.config.cache_bytes() / self.shared.control.workers().max(1);
         // A share of nothing would turn the cache off.
         if worker == 0 { 0 } else { (worker / tasks.max(1)).max(1) }
+    }
+
+    /// Gives each task that is here its share, as if there were so many tasks.
+    fn share_cache(&mut self, tasks: usize) {
+        let share = self.cache_share(tasks);
+        self.owned.iter_mut().for_each(|owned| owned.task.share_cache(share));
     }
 
     fn start(&mut self, start: TaskStart) -> Result<()> {
@@ -403,26 +430,24 @@ impl Worker {
         let mut restores = Vec::new();
         for ChangelogStart { store, at, from, to } in changelogs {
             let kept = task.stores().iter().find(|s| *s.name() == store).cloned();
-            let (Some(store), true) = (kept, from < to) else { continue };
+            let Some(store) = kept else { continue };
             let token = self.token();
-            self.tokens.insert(token, (id, restores.len()));
             let trouble = TaskTimeout::new(self.config.task_timeout());
             let progress = observe::Progress::new(id, &store, &at, (from, to), &self.config);
-            restores.push(Restore {
-                store,
-                at: at.clone(),
-                token,
-                position: from,
-                to,
-                keyless: 0,
-                trouble,
-                progress,
-            });
+            let restore =
+                Restore { store, at: at.clone(), token, position: from, to, keyless: 0, trouble, progress };
+            self.restoring(|| News::RestoreStart { store: restore.what(id), from, to });
+            if from >= to {
+                self.restoring(|| News::RestoreEnd { store: restore.what(id), records: 0 });
+                continue;
+            }
+            self.tokens.insert(token, (id, restores.len()));
+            restores.push(restore);
             self.bulk.assign(at, from, token, lease.epoch);
         }
         tracing::info!(task = %id, changelogs = restores.len(), "restoring");
-        let share = self.cache_share(self.owned.len() + 1);
-        self.owned.iter_mut().for_each(|owned| owned.task.share_cache(share));
+        self.share_cache(self.owned.len() + 1);
+        self.picture.stale = true;
         let figures = self.figures.task(id, &task);
         let owned = Owned {
             task,
@@ -437,6 +462,7 @@ impl Worker {
             forced: false,
             figures,
             span: tracing::info_span!("task", task = %id),
+            idle_since: None,
         };
         self.owned.push(owned);
         self.begin_if_restored(id)
@@ -485,6 +511,7 @@ impl Worker {
         span.in_scope(|| task.init())?;
         owned.running = true;
         owned.registered = Some(self.shared.queries.enter(id, self.id.number(), owned.task.stores()));
+        self.picture.stale = true;
         owned.task.publish()?;
         tracing::info!(task = %id, "running");
         let lease = owned.lease;
@@ -503,9 +530,11 @@ impl Worker {
             self.live.revoke(input.at.clone(), input.token);
             self.tokens.remove(&input.token);
         }
-        let share = self.cache_share(self.owned.len());
-        self.owned.iter_mut().for_each(|owned| owned.task.share_cache(share));
+        self.share_cache(self.owned.len());
+        self.picture.stale = true;
         for restore in &owned.restores {
+            let records = restore.progress.records;
+            self.restoring(|| News::RestoreSuspended { store: restore.what(id), records });
             self.bulk.revoke(restore.at.clone(), restore.token);
             self.tokens.remove(&restore.token);
         }
@@ -533,6 +562,7 @@ impl Worker {
 
     /// ORDER: commit, then close the tasks; the producer is drained by the commit.
     fn stop(&mut self) {
+        self.show_as(WorkerState::Stopping);
         self.last_commit_of_all();
         self.close_all();
     }
@@ -560,6 +590,8 @@ impl Worker {
             self.drop_task(lease.task);
         }
         self.losses += 1;
+        // They are given up already, and placed anew.
+        self.moving.clear();
         self.renew();
         self.tell(ToCoordinator::GivenUp(leases));
     }
@@ -603,8 +635,18 @@ impl Worker {
         let Some(&(id, place)) = self.tokens.get(&token) else { return };
         let Some(owned) = self.owned.iter_mut().find(|o| o.lease.task == id) else { return };
         let restoring = owned.restores.iter().position(|r| r.token == token);
+        let before = owned.inputs.get(place).and_then(|input| input.reach.end);
+        self.picture.stale |= restoring.is_some();
         let outcome = match (event, restoring) {
-            (FetchEvent::Data(fetched), Some(at)) => restore(&mut owned.restores[at], fetched),
+            (FetchEvent::Data(fetched), Some(at)) => {
+                let restored = restore(&mut owned.restores[at], fetched);
+                let (restore, listeners) = (&owned.restores[at], &self.shared.control.listeners);
+                if let (Ok(records @ 1..), true) = (&restored, listeners.hear_restores()) {
+                    let (store, next_offset, records) = (restore.what(id), restore.position, *records);
+                    listeners.tell(News::BatchRestored { store, next_offset, records });
+                }
+                restored.map(drop)
+            }
             (FetchEvent::Progress { next_offset, .. }, Some(at)) => {
                 owned.restores[at].position = next_offset;
                 owned.restores[at].trouble.progress();
@@ -642,10 +684,15 @@ impl Worker {
                     .because(error))
             }
         };
+        self.picture.stale |= self.end_of(id, place) != before;
         let outcome = outcome.and_then(|()| self.restored(id));
         if let Err(error) = outcome {
             self.fail(Some(id), error);
         }
+    }
+
+    fn end_of(&self, id: TaskId, place: usize) -> Option<i64> {
+        self.owned.iter().find(|o| o.lease.task == id)?.inputs.get(place)?.reach.end
     }
 
     /// Ends the restores of a task that are complete.
@@ -663,6 +710,10 @@ impl Worker {
             }
             restore.progress.done(restore.position);
             self.tokens.remove(&restore.token);
+            self.restoring(|| News::RestoreEnd {
+                store: restore.what(id),
+                records: restore.progress.records,
+            });
             self.bulk.revoke(restore.at, restore.token);
         }
         self.begin_if_restored(id)
@@ -706,6 +757,9 @@ impl Worker {
     /// Processes some records of each task. Returns how many.
     fn process(&mut self, began: Instant) -> usize {
         let mut total = 0;
+        if self.shared.control.is_paused() {
+            return total;
+        }
         let max_idle = self.config.max_task_idle();
         let mut before = began;
         for _ in 0..self.owned.len() {
@@ -725,15 +779,17 @@ impl Worker {
                 }
             };
             let output = &self.output;
+            let control = &self.shared.control;
             let go_on = || {
                 let producer = &output.borrow().producer;
-                producer.has_credit() && !producer.is_fenced()
+                producer.has_credit() && !producer.is_fenced() && !control.is_paused()
             };
             let Owned { task, span, .. } = owned;
             match span.in_scope(|| task.process(self.slice.records(), |source| ready[source], go_on)) {
-                Ok(0) => {}
+                Ok(0) => self.picture.stale |= owned.idles(true),
                 Ok(processed) => {
                     total += processed;
+                    self.picture.stale |= owned.idles(false);
                     let now = clock::monotonic();
                     let took = now.saturating_duration_since(before);
                     self.slice.took(processed, took);
@@ -769,6 +825,9 @@ impl Worker {
     /// Calls the punctuations that are due. Returns how many.
     fn punctuate(&mut self) -> u64 {
         let (mut failures, mut called) = (Vec::new(), 0);
+        if self.shared.control.is_paused() {
+            return called;
+        }
         for owned in self.owned.iter_mut().filter(|o| o.running) {
             let Owned { task, span, .. } = owned;
             let before = task.counts().punctuations;
@@ -809,6 +868,15 @@ impl Owned {
         }
     }
 
+    /// Notes whether there was nothing to process; says whether that is news.
+    fn idles(&mut self, idle: bool) -> bool {
+        let news = idle != self.idle_since.is_some();
+        if news {
+            self.idle_since = idle.then(clock::monotonic);
+        }
+        news
+    }
+
     /// Which inputs may be passed over when their queues are empty.
     fn ready_inputs(&mut self, max_idle: Option<Duration>) -> Result<Vec<bool>> {
         let heads: Vec<bool> = self.task.heads()?.iter().map(Option::is_some).collect();
@@ -830,7 +898,8 @@ fn panic_text(panic: &(dyn std::any::Any + Send)) -> String {
         .unwrap_or_else(|| "a panic without a text".to_owned())
 }
 
-fn restore(restore: &mut Restore, fetched: Fetched) -> Result<()> {
+/// Returns how many records were restored.
+fn restore(restore: &mut Restore, fetched: Fetched) -> Result<u64> {
     let (next, mut records) = (fetched.next_offset, 0);
     for record in raw_batch(fetched).records {
         let record = record?;
@@ -845,5 +914,5 @@ fn restore(restore: &mut Restore, fetched: Fetched) -> Result<()> {
     restore.progress.records += records;
     restore.position = next;
     restore.trouble.progress();
-    Ok(())
+    Ok(records)
 }

@@ -246,6 +246,7 @@ impl Workers {
         self.routes.lock().unwrap_or_else(PoisonError::into_inner).remove(&worker);
         self.live.dismiss(worker);
         self.bulk.dismiss(worker);
+        self.shared.control.metadata.gone(worker);
         Some(place)
     }
 
@@ -273,6 +274,20 @@ impl Workers {
     /// A worker that has not been left behind.
     pub(super) fn get(&self, worker: WorkerId) -> Option<&WorkerHandle> {
         self.running.get(&worker)
+    }
+
+    /// The place of a worker.
+    pub(super) fn index(&self, worker: WorkerId) -> Option<usize> {
+        self.get(worker).map(|worker| worker.index)
+    }
+
+    /// Forgets a worker that has ended.
+    pub(super) fn remove(&mut self, worker: WorkerId) {
+        self.routes.lock().unwrap_or_else(PoisonError::into_inner).remove(&worker);
+        // Its thread has nothing left to do but to end.
+        self.running.remove(&worker);
+        self.live.dismiss(worker);
+        self.bulk.dismiss(worker);
     }
 
     pub(super) fn ids(&self) -> impl Iterator<Item = WorkerId> + '_ {
@@ -307,6 +322,7 @@ impl Workers {
     /// A worker has ended.
     pub(super) fn stopped(&mut self, worker: WorkerId) {
         self.left.remove(&worker);
+        self.shared.control.metadata.gone(worker);
         if let Some(worker) = self.running.get_mut(&worker) {
             worker.stopped = true;
         }

@@ -9,6 +9,7 @@
 
 #[path = "../common/mod.rs"]
 mod common;
+mod control;
 #[allow(dead_code, reason = "the generator has parts that only the example uses")]
 #[path = "../../examples/word_count/data.rs"]
 mod data;
@@ -16,6 +17,7 @@ mod errors;
 mod faults;
 mod handover;
 mod input;
+mod instances_on_one_host;
 mod lifecycle;
 mod queries;
 mod refusals;

@@ -142,6 +142,9 @@ impl Worker {
             Ok(Committed::Yes) => {
                 self.owes_commit = false;
                 self.postponed.progress();
+                self.picture.stale = true;
+                // ORDER: now nothing of the tasks is open.
+                self.hand_over();
             }
             Ok(Committed::Later) => {
                 tracing::debug!(worker = self.index, "commit postponed");
