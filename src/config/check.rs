@@ -41,7 +41,6 @@ const NOT_YET: &[&str] = &[
     "connections.max.idle.ms",
     "default.dsl.store",
     "max.block.ms",
-    "max.processing.time.ms",
     "max.warmup.replicas",
     "num.standby.replicas",
     "probing.rebalance.interval.ms",

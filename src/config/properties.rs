@@ -39,7 +39,7 @@ section! {
     max_task_idle: [maybe_millis] = "max.task.idle.ms", java "0", "0";
     /// How long a task may be stuck in retries before that is an error; 0 fails at the first.
     task_timeout: [millis] = "task.timeout.ms", java "300000", "300000";
-    /// The longest time a worker may spend on one call of user code; past it its tasks are given to others. On the JVM max.poll.interval.ms does this and bounds rebalances as well.
+    /// The longest time that user code may keep a worker from its loop; past it the worker is left behind, and its tasks are built anew on another, which takes its place. The instance stays in the group. On the JVM max.poll.interval.ms does this and bounds rebalances as well.
     max_processing_time: [millis] = "max.processing.time.ms", java "300000 (max.poll.interval.ms)", "300000", POSITIVE_I32;
     /// How long a rebalance waits for a member. Short, because members answer from their own thread and not between two polls.
     rebalance_timeout: [millis] = "rebalance.timeout.ms", java "300000 (max.poll.interval.ms)", "15000", POSITIVE_I32;

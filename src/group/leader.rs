@@ -247,6 +247,7 @@ mod tests {
         assert_eq!(decision.assignments.len(), 2);
         let error = Some(AssignmentError::ShutdownRequested);
         assert!(decision.assignments.iter().all(|(_, data)| data.error == error));
+        assert!(decision.assignments.iter().all(|(_, data)| data.reason.contains("member a")));
     }
 
     #[test]

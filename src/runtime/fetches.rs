@@ -123,7 +123,7 @@ mod tests {
         let other = TopicPartition::new("t", 1);
         assert!(held.assign(&at, old.token(1), 1));
         assert!(held.assign(&other, new.token(1), 1));
-        assert_eq!(held.dismiss(old), [at.clone()]);
+        assert_eq!(held.dismiss(old), std::slice::from_ref(&at));
         assert!(!held.assign(&at, old.token(2), 9));
         assert!(!held.revoke(&at, old.token(1)));
         assert!(held.assign(&at, new.token(2), 1), "the same tenure on another worker");
