@@ -48,6 +48,8 @@ pub enum ErrorKind {
     Closed,
     /// The file system failed.
     Io,
+    /// The application is in a state in which the call means nothing: it runs where it must not, or the other way round.
+    IllegalState,
     /// A query came before the application was started (`StreamsNotStartedException`).
     NotStarted,
     /// A query came while tasks are being found, moved or restored (`StreamsRebalancingException`): the same one is

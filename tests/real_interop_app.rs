@@ -82,7 +82,8 @@ async fn run(broker: &str, id: &str, cluster: &Cluster, names: (&str, &str), wav
     // What is in the repartition topic is to be looked at: it is not purged.
     let config =
         Config::builder(id, broker).workers(2).cache_bytes(0).set("repartition.purge.interval.ms", "3600000");
-    let config = config.build().unwrap();
+    let state_dir = tempfile::tempdir().unwrap();
+    let config = config.state_dir(state_dir.path()).build().unwrap();
     let app = App::new(topology(names.0, names.1), config).unwrap();
     let handle = app.handle();
     let running = tokio::spawn(app.run().into_future());

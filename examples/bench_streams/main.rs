@@ -158,6 +158,7 @@ fn wordcount(at: &Place) -> Result<Topology> {
 fn app(work: Work, at: &Place, settings: &Settings, name: &str) -> Result<App> {
     let mut config =
         Config::builder(&format!("bench-{name}-{}-{}", std::process::id(), at.output), &at.bootstrap)
+            .state_dir(std::env::temp_dir().join("mainstem-bench"))
             .workers(settings.threads)
             .cache_bytes(settings.cache)
             .commit_interval(Duration::from_millis(settings.commit))

@@ -112,7 +112,9 @@ fn app(options: &Options) -> Result<App> {
     }
     let mut config = Config::builder(&options.app_id, &options.bootstrap)
         .workers(options.workers)
-        .cache_bytes(options.cache);
+        .cache_bytes(options.cache)
+        // Gone with the machine's temporary files: fit for an example, and for nothing that should last.
+        .state_dir(std::env::temp_dir().join("mainstem-word-count"));
     for property in &options.set {
         let (name, value) = property.split_once('=').unwrap_or((property, ""));
         config = config.set(name, value);

@@ -159,6 +159,8 @@ fn class(error: E, site: CallSite) -> ErrorClass {
 
         // A member whose generation is over has to take what the group decided since (KIP-447).
         E::IllegalGeneration | E::UnknownMemberId | E::FencedMemberEpoch => FencedLease,
+        // The group was deleted or has expired: its members are to join it anew.
+        E::GroupIdNotFound if matches!(site, CallSite::OffsetCommit | CallSite::Heartbeat) => FencedLease,
         // The commit comes too early or too late for this generation, the next one can do it.
         E::RebalanceInProgress | E::MemberIdRequired => Retriable,
         // Another process runs under the same group.instance.id: coming back would fence that one in turn.
@@ -295,6 +297,7 @@ mod tests {
             assert_eq!(class_of(E::RebalanceInProgress, site), ErrorClass::Retriable);
             assert_eq!(class_of(E::FencedInstanceId, site), ErrorClass::Fatal);
         }
+        assert_eq!(class_of(E::GroupIdNotFound, CallSite::OffsetCommit), ErrorClass::FencedLease);
     }
 
     #[test]

@@ -36,7 +36,7 @@ mod tests;
 pub use builder::ConfigBuilder;
 pub use value::{
     Acks, Compression, ErrorPolicy, IsolationLevel, OffsetReset, Optimizations, ProcessingGuarantee,
-    StoreKind, TimestampPolicy,
+    RecordingLevel, StoreKind, TimestampPolicy,
 };
 
 /// The configuration of an application. Every value is there: what was not set has its default.

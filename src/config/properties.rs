@@ -5,7 +5,7 @@ use super::section::{
 };
 use super::value::{
     Acks, Compression, ErrorPolicy, IsolationLevel, OffsetReset, Optimizations, ProcessingGuarantee,
-    StoreKind, TimestampPolicy,
+    RecordingLevel, StoreKind, TimestampPolicy,
 };
 use super::{Config, ConfigBuilder, ConnectionConfig, ConsumerConfig, ProducerConfig};
 
@@ -89,6 +89,8 @@ section! {
     changelog_additional_retention: [millis] = "windowstore.changelog.additional.retention.ms", java "86400000", "86400000";
     /// How often a summary is logged; -1 never.
     log_summary_interval: [maybe_millis] = "log.summary.interval.ms", java "120000", "120000";
+    /// Which figures are kept: INFO, DEBUG (those of nodes, stores and caches too) or TRACE. See docs/METRICS.md.
+    recording_level: [choice RecordingLevel] = "metrics.recording.level", java "INFO", "INFO";
     /// How often unmatched records of outer joins are looked for; 0 at every record. Internal, for tests.
     outer_join_emit_interval: [millis] = "__emit.interval.ms.kstreams.outer.join.spurious.results.fix__", java "1000", "1000";
     /// How often closed windows are looked for when results are emitted on close; 0 at every record. Internal, for tests.

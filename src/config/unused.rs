@@ -52,7 +52,7 @@ const fn renamed(name: &'static str, java: &'static str, to: &'static str, why: 
 
 const BY_TYPE: &str =
     "Serdes are chosen by type: DefaultSerde, or Consumed, Grouped, Materialized and Produced.";
-const METRICS: &str = "Metrics are not collected through JMX.";
+const METRICS: &str = "Figures go to the recorder of the metrics facade, not to JMX: see docs/METRICS.md.";
 const RACKS: &str = "Assignments do not look at racks; rack.aware.assignment.tags spreads standby copies.";
 const SOCKET: &str = "The operating system sizes socket buffers.";
 const TLS: &str = "Used with TLS only, which this version does not speak.";
@@ -132,7 +132,6 @@ pub(super) static UNUSED: &[Unused] = &[
     ignored("windowed.inner.class.serde", "(none)", BY_TYPE),
     ignored("metric.reporters", "JmxReporter", METRICS),
     ignored("metrics.num.samples", "2", METRICS),
-    ignored("metrics.recording.level", "INFO", METRICS),
     ignored("metrics.sample.window.ms", "30000", METRICS),
     ignored("metrics.context.*", "(none)", METRICS),
     ignored("built.in.metrics.version", "latest", METRICS),

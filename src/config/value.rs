@@ -193,6 +193,18 @@ choice!(
 );
 
 choice!(
+    /// Which figures are kept (`org.apache.kafka.common.metrics.Sensor.RecordingLevel`).
+    RecordingLevel {
+        /// Those of the client, workers, tasks and topics.
+        Info = "INFO",
+        /// Those of nodes, stores and caches too.
+        Debug = "DEBUG",
+        /// All.
+        Trace = "TRACE",
+    }
+);
+
+choice!(
     /// Which records a consumer sees.
     IsolationLevel {
         /// All, also those of open and aborted transactions.

@@ -68,14 +68,17 @@ pub(crate) fn lead(
             _ => decision.unreadable.push(member.id.clone()),
         }
     }
-    let refuse =
-        |error| AssignmentData { error: Some(error), next_rebalance_ms: -1, ..AssignmentData::default() };
+    let refuse = |error, reason| AssignmentData {
+        error: Some(error),
+        reason,
+        next_rebalance_ms: -1,
+        ..Default::default()
+    };
     for id in &decision.unreadable {
-        decision.assignments.push((id.clone(), refuse(AssignmentError::IncompatibleVersions)));
+        decision.assignments.push((id.clone(), refuse(AssignmentError::IncompatibleVersions, String::new())));
     }
-    if readable.values().any(|subscription| subscription.data.shutdown) {
-        let error = AssignmentError::ShutdownRequested;
-        decision.assignments.extend(readable.keys().map(|id| ((*id).clone(), refuse(error))));
+    if let Some((error, reason)) = common_error(&readable) {
+        decision.assignments.extend(readable.keys().map(|id| ((*id).clone(), refuse(error, reason.clone()))));
         return decision;
     }
 
@@ -122,6 +125,12 @@ pub(crate) fn lead(
 /// Whether a member that reads these versions reads what this build writes.
 fn reads_us((oldest, newest): (u8, u8)) -> bool {
     (oldest..=newest).contains(&VERSION)
+}
+
+/// Why nobody gets anything.
+fn common_error(members: &BTreeMap<&String, &Subscription>) -> Option<(AssignmentError, String)> {
+    let (member, asks) = members.iter().find(|(_, subscription)| subscription.data.shutdown)?;
+    Some((AssignmentError::ShutdownRequested, format!("member {member}: {}", asks.data.shutdown_reason)))
 }
 
 fn candidate(subscription: &Subscription) -> Candidate {
@@ -242,7 +251,7 @@ mod tests {
 
     #[test]
     fn a_newcomer_of_a_release_too_far_away_is_refused_alone() {
-        for versions in [(2, 3), (0, 0), (3, 1)] {
+        for versions in [(VERSION + 1, VERSION + 2), (0, 0), (VERSION + 1, 1)] {
             let decision = run(&[member("a", |data| data.versions = versions), member("bb", |_| {})]);
             let given: Vec<_> =
                 decision.assignments.iter().map(|(id, d)| (&id[..], d.error, d.active.len())).collect();

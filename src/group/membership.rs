@@ -56,6 +56,8 @@ pub(crate) struct Membership {
     beat_at: Duration,
     /// When the coordinator takes the member for dead if it hears nothing.
     session_until: Duration,
+    /// The same by the coordinator's last good word, without what a wait for JoinGroup or SyncGroup has added to it.
+    heard_until: Duration,
     /// When the next request may be sent that is no heartbeat.
     retry_at: Duration,
     failures: u32,
@@ -72,6 +74,8 @@ pub(crate) struct Membership {
     /// Numbers tenures and assignments.
     last_epoch: u64,
     timer: Option<Duration>,
+    /// The application is to end everywhere, as soon as this member has released its tasks.
+    farewell: Option<Error>,
     out: Vec<Action>,
 }
 
@@ -146,6 +150,7 @@ impl Membership {
             beating: None,
             beat_at: Duration::ZERO,
             session_until: Duration::ZERO,
+            heard_until: Duration::ZERO,
             retry_at: Duration::ZERO,
             failures: 0,
             refusals: 0,
@@ -156,6 +161,7 @@ impl Membership {
             last_join: 0,
             last_epoch: 0,
             timer: None,
+            farewell: None,
             out: Vec::new(),
         })
     }
@@ -237,6 +243,11 @@ impl Membership {
         if !self.owned.is_empty() && self.watches_session() && now >= self.session_until {
             self.lose("the coordinator was out of reach for the session timeout");
             self.phase = Phase::Rejoining;
+        }
+        if !matches!(self.phase, Phase::Revoking { .. } | Phase::Leaving { .. })
+            && let Some(error) = self.farewell.take()
+        {
+            return self.fail(error);
         }
         match &mut self.phase {
             Phase::Committing { until } if now >= *until => self.phase = Phase::Rejoining,

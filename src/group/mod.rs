@@ -36,4 +36,4 @@ pub(crate) use event::{
 pub(crate) use leader::{Terms, lead};
 pub(crate) use membership::Membership;
 pub(crate) use offset_metadata::OffsetMetadata;
-pub(crate) use user_data::{ActiveTask, AssignmentData, SubscriptionData};
+pub(crate) use user_data::{ActiveTask, AssignmentData, Instance, SubscriptionData};

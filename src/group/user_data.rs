@@ -16,7 +16,7 @@ use crate::{Error, ErrorKind, Result, TaskId, TopicPartition};
 /// The oldest version that this build reads.
 pub(crate) const MIN_VERSION: u8 = 1;
 /// The version that this build writes, and the newest it knows.
-pub(crate) const VERSION: u8 = 1;
+pub(crate) const VERSION: u8 = 2;
 
 /// What an instance says about itself whenever it joins.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -50,6 +50,8 @@ pub(crate) struct SubscriptionData {
     /// Another number at every JoinGroup: a coordinator makes no rebalance when a member that does not lead joins again
     /// with the bytes it joined with before.
     pub(crate) join_number: u8,
+    /// Why it asks for the end; empty if it does not. From version 2 on.
+    pub(crate) shutdown_reason: String,
 }
 
 impl SubscriptionData {
@@ -70,6 +72,7 @@ impl SubscriptionData {
             next_rebalance_ms: -1,
             shutdown: false,
             join_number: 0,
+            shutdown_reason: String::new(),
         }
     }
 
@@ -111,6 +114,7 @@ impl SubscriptionData {
         out.bytes.put_i64(self.next_rebalance_ms);
         out.bytes.put_u8(u8::from(self.shutdown));
         out.bytes.put_u8(self.join_number);
+        out.text(&self.shutdown_reason)?;
         Ok(out.bytes.freeze())
     }
 
@@ -143,6 +147,7 @@ impl SubscriptionData {
         let next_rebalance_ms = from.i64("next rebalance")?;
         let shutdown = from.u8("shutdown")? != 0;
         let join_number = from.u8("join number")?;
+        let shutdown_reason = since_2(&mut from, version, "shutdown reason")?;
         end(&from, version)?;
         Ok(Self {
             versions,
@@ -159,6 +164,7 @@ impl SubscriptionData {
             next_rebalance_ms,
             shutdown,
             join_number,
+            shutdown_reason,
         })
     }
 }
@@ -246,6 +252,8 @@ pub(crate) struct AssignmentData {
     pub(crate) instances: Vec<Instance>,
     /// When to join again even if nothing happens, in milliseconds from the receipt; -1 for never.
     pub(crate) next_rebalance_ms: i64,
+    /// What there is to say about the error. From version 2 on.
+    pub(crate) reason: String,
 }
 
 impl AssignmentData {
@@ -279,6 +287,7 @@ impl AssignmentData {
             out.tasks(&instance.standby)
         })?;
         out.bytes.put_i64(self.next_rebalance_ms);
+        out.text(&self.reason)?;
         Ok(out.bytes.freeze())
     }
 
@@ -311,8 +320,9 @@ impl AssignmentData {
             })
         })?;
         let next_rebalance_ms = from.i64("next rebalance")?;
+        let reason = since_2(&mut from, version, "reason")?;
         end(&from, version)?;
-        Ok(Self { error, active, standby, warm_up, instances, next_rebalance_ms })
+        Ok(Self { error, active, standby, warm_up, instances, next_rebalance_ms, reason })
     }
 }
 
@@ -322,6 +332,11 @@ fn version(from: &mut Reader<'_>) -> Result<u8> {
         return Err(from.wrong(&format!("version {version}, of which nothing is known,")));
     }
     Ok(version)
+}
+
+/// A text that version 1 did not have.
+fn since_2(from: &mut Reader<'_>, version: u8, field: &str) -> Result<String> {
+    if version < 2 { Ok(String::new()) } else { Ok(from.text(field)?.to_owned()) }
 }
 
 /// Nothing may follow what this build knows, unless a later version wrote it.

@@ -33,11 +33,12 @@ struct Inner {
     wanted: HashSet<Arc<str>>,
     /// Whether the group has said whose the tasks are.
     assigned: bool,
-    /// The tasks that are this instance's.
-    placed: BTreeSet<TaskId>,
+    /// The tasks that are this instance's, and the worker of each that runs.
+    placed: BTreeMap<TaskId, Option<u64>>,
     /// Where the tasks of the whole group are, as far as their instances say where they answer.
     owners: HashMap<TaskId, Arc<str>>,
-    running: BTreeMap<TaskId, OfTask>,
+    /// By task and worker: one that was left behind may still hold a task that another worker runs by now.
+    running: HashMap<(TaskId, u64), OfTask>,
 }
 
 /// The stores of this instance's tasks.
@@ -49,7 +50,7 @@ pub(crate) struct LocalStores {
 
 impl fmt::Debug for LocalStores {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("LocalStores").field("running", &self.read().running.keys()).finish_non_exhaustive()
+        f.debug_struct("LocalStores").field("placed", &self.read().placed).finish_non_exhaustive()
     }
 }
 
@@ -80,8 +81,8 @@ impl LocalStores {
         self.write().phase = phase;
     }
 
-    /// What is this instance's, and whether the group has said so.
-    pub(crate) fn set_placed(&self, assigned: bool, tasks: impl Iterator<Item = TaskId>) {
+    /// What is this instance's, with the number of the worker of each task that runs, and whether the group has said so.
+    pub(crate) fn set_placed(&self, assigned: bool, tasks: impl Iterator<Item = (TaskId, Option<u64>)>) {
         let placed = tasks.collect();
         let inner = &mut *self.write();
         (inner.assigned, inner.placed) = (assigned, placed);
@@ -93,8 +94,14 @@ impl LocalStores {
         self.write().owners = owners;
     }
 
-    /// A task's stores are complete and can be read from now on, until what this returns is dropped.
-    pub(crate) fn enter(self: &Arc<Self>, id: TaskId, stores: &[Rc<dyn AnyStore>]) -> Registered {
+    /// A task's stores are complete and can be read from now on, until what this returns is dropped. `worker` is whoever
+    /// runs the task, by a number that no other has.
+    pub(crate) fn enter(
+        self: &Arc<Self>,
+        id: TaskId,
+        worker: u64,
+        stores: &[Rc<dyn AnyStore>],
+    ) -> Registered {
         let stores = stores.iter().map(|store| (store.name().clone(), store.visible().clone()));
         let stores: OfTask = Arc::new(stores.collect());
         let mut inner = self.write();
@@ -103,9 +110,9 @@ impl LocalStores {
                 visible.want();
             }
         }
-        inner.running.insert(id, stores.clone());
+        inner.running.insert((id, worker), stores.clone());
         drop(inner);
-        Registered { local: self.clone(), id, stores }
+        Registered { local: self.clone(), at: (id, worker), stores }
     }
 
     /// There is a handle on a store: it is published from now on.
@@ -151,12 +158,13 @@ impl Inner {
             }
         }
         let all = TaskId { subtopology, partition: 0 }..=TaskId { subtopology, partition: i32::MAX };
-        let of_store = self.placed.range(all).filter(|task| partition.is_none_or(|p| p == task.partition));
+        let of_store =
+            self.placed.range(all).filter(|(task, _)| partition.is_none_or(|p| p == task.partition));
         let (mut here, mut waiting, mut any) = (Vec::new(), Vec::new(), false);
-        for task in of_store {
+        // What runs here and is not placed so is somebody else's by now, and is not looked at.
+        for (task, worker) in of_store {
             any = true;
-            let stores = self.running.get(task);
-            // ORDER: what runs here and is no longer placed here is somebody else's by now, and is not looked at.
+            let stores = worker.and_then(|worker| self.running.get(&(*task, worker)));
             match stores.and_then(|stores| stores.iter().find(|(store, _)| **store == *name)) {
                 Some((_, visible)) => here.push((*task, visible.clone())),
                 None => waiting.push(task.to_string()),
@@ -231,17 +239,14 @@ fn unseen(wanted: &Wanted<'_>, task: TaskId, why: Unseen) -> Error {
 /// A task whose stores can be read, until this is dropped.
 pub(crate) struct Registered {
     local: Arc<LocalStores>,
-    id: TaskId,
+    at: (TaskId, u64),
     stores: OfTask,
 }
 
 impl Drop for Registered {
     fn drop(&mut self) {
         let mut inner = self.local.write();
-        // A worker that was fenced may be late: the task may run on another one by now.
-        if inner.running.get(&self.id).is_some_and(|present| Arc::ptr_eq(present, &self.stores)) {
-            inner.running.remove(&self.id);
-        }
+        inner.running.remove(&self.at);
         drop(inner);
         self.stores.iter().for_each(|(_, visible)| visible.close());
     }

@@ -201,13 +201,13 @@ impl Rig {
     }
 
     /// A task of the store begins to run.
-    fn run(&self, partition: i32, rows: &[(&str, i64)]) -> Registered {
+    fn run(&self, partition: i32, worker: u64, rows: &[(&str, i64)]) -> Registered {
         let store = self.stores[1].1.build("app-rows-changelog", None, false);
         for (key, value) in rows {
             let value = Bytes::copy_from_slice(&value.to_be_bytes());
             store.restore(Bytes::copy_from_slice(key.as_bytes()), Some(value), 0).unwrap();
         }
-        let registered = self.local.enter(id(partition), std::slice::from_ref(&store));
+        let registered = self.local.enter(id(partition), worker, std::slice::from_ref(&store));
         store.publish().unwrap();
         registered
     }
@@ -230,9 +230,9 @@ fn a_read_goes_through_all_tasks_that_are_here_or_one_partition() {
     let rig = Rig::new();
     let store = rig.rows();
     rig.local.set_phase(Phase::Started);
-    rig.local.set_placed(true, [id(0), id(3)].into_iter());
-    let _three = rig.run(3, &[("a", 30), ("d", 31)]);
-    let _zero = rig.run(0, &[("b", 1), ("c", 2), ("e", 3)]);
+    rig.local.set_placed(true, [(id(0), Some(0)), (id(3), Some(1))].into_iter());
+    let _three = rig.run(3, 1, &[("a", 30), ("d", 31)]);
+    let _zero = rig.run(0, 0, &[("b", 1), ("c", 2), ("e", 3)]);
     let rows = |rows: &[(&str, i64)]| rows.iter().map(|(k, v)| ((*k).to_owned(), *v)).collect::<Vec<_>>();
     assert_eq!(all(&store).unwrap(), rows(&[("b", 1), ("c", 2), ("e", 3), ("a", 30), ("d", 31)]));
     let reversed: Vec<_> = store.reverse_all().unwrap().collect::<Result<_>>().unwrap();
@@ -285,19 +285,21 @@ fn errors_say_what_to_do_until_the_store_is_there() {
     // Two tasks are ours, one on another instance; none runs.
     let owners = [(id(0), "here:1"), (id(1), "here:1"), (id(2), "there:2")];
     rig.local.set_owners(owners.into_iter().map(|(task, owner)| (task, owner.into())));
-    rig.local.set_placed(true, [id(0), id(1)].into_iter());
+    rig.local.set_placed(true, [(id(0), None), (id(1), None)].into_iter());
     refused(all(&store), ErrorKind::Rebalancing, "restoring the tasks 1_0, 1_1");
     refused(
         all(&store.clone().enable_stale_stores()),
         ErrorKind::Rebalancing,
         "restoring the tasks 1_0, 1_1",
     );
-    let first = rig.run(0, &[("a", 1)]);
+    let first = rig.run(0, 0, &[("a", 1)]);
+    rig.local.set_placed(true, [(id(0), Some(0)), (id(1), None)].into_iter());
     refused(all(&store), ErrorKind::Rebalancing, "restoring the tasks 1_1");
     assert_eq!(all(&store.clone().enable_stale_stores()).unwrap().len(), 1);
     assert_eq!(all(&zero).unwrap().len(), 1);
     refused(all(&one), ErrorKind::Rebalancing, "restoring the tasks 1_1");
-    let _second = rig.run(1, &[("b", 2)]);
+    let _second = rig.run(1, 1, &[("b", 2)]);
+    rig.local.set_placed(true, [(id(0), Some(0)), (id(1), Some(1))].into_iter());
     assert_eq!(all(&store).unwrap().len(), 2);
 
     // What is elsewhere, and what is nowhere.
@@ -309,13 +311,18 @@ fn errors_say_what_to_do_until_the_store_is_there() {
         "no partition 9; the group has: 0, 1, 2",
     );
 
-    // One moves, and comes back on another worker before the first has noticed.
-    rig.local.set_placed(true, [id(1)].into_iter());
+    // One moves away; it comes back to another worker before the first has noticed.
+    rig.local.set_placed(true, [(id(1), Some(1))].into_iter());
     refused(all(&zero), ErrorKind::Moved, "ask here:1");
     assert_eq!(all(&store).unwrap().len(), 1, "a task that is no longer ours is not read");
-    rig.local.set_placed(true, [id(0), id(1)].into_iter());
-    let again = rig.run(0, &[("a", 1), ("c", 3)]);
-    drop(first);
+    rig.local.set_placed(true, [(id(0), None), (id(1), Some(1))].into_iter());
+    refused(all(&zero), ErrorKind::Rebalancing, "restoring the tasks 1_0");
+    let again = rig.run(0, 2, &[("a", 1), ("c", 3)]);
+    rig.local.set_placed(true, [(id(0), Some(2)), (id(1), Some(1))].into_iter());
+    assert_eq!(all(&store).unwrap().len(), 3);
+    let late = rig.run(0, 0, &[]);
+    assert_eq!(all(&store).unwrap().len(), 3, "what a worker that was left behind begins late is not read");
+    drop((first, late));
     assert_eq!(all(&store).unwrap().len(), 3);
     drop(again);
     refused(all(&store), ErrorKind::Rebalancing, "restoring the tasks 1_0");
@@ -334,9 +341,9 @@ fn errors_say_what_to_do_until_the_store_is_there() {
 fn the_first_read_waits_for_the_worker_and_ends_with_the_task() {
     let rig = Rig::new();
     rig.local.set_phase(Phase::Started);
-    rig.local.set_placed(true, std::iter::once(id(0)));
+    rig.local.set_placed(true, std::iter::once((id(0), Some(0))));
     let store = rig.stores[1].1.build("app-rows-changelog", None, false);
-    let registered = rig.local.enter(id(0), std::slice::from_ref(&store));
+    let registered = rig.local.enter(id(0), 0, std::slice::from_ref(&store));
     store.publish().unwrap();
     assert_eq!(store.visible().view(Duration::ZERO).err(), Some(Unseen::NotYet), "nobody has asked yet");
     let handle = rig.rows();
@@ -348,7 +355,7 @@ fn the_first_read_waits_for_the_worker_and_ends_with_the_task() {
     });
     let second = rig.stores[1].1.build("app-rows-changelog", None, false);
     drop(registered);
-    let registered = rig.local.enter(id(0), std::slice::from_ref(&second));
+    let registered = rig.local.enter(id(0), 0, std::slice::from_ref(&second));
     thread::scope(|scope| {
         let waiting = scope.spawn(|| all(&handle));
         drop(registered);

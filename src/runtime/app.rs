@@ -6,13 +6,17 @@ use std::future::{Future, IntoFuture};
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::pin::Pin;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex, OnceLock, PoisonError};
 use std::time::Duration;
 
 use tokio::sync::mpsc::{UnboundedSender, unbounded_channel};
 use tokio::sync::{oneshot, watch};
+use tracing::Instrument;
 
+use super::control::Control;
 use super::coordinator::Coordinator;
+use super::figures::{ClientFigures, Metric, Registry};
+use super::listener::{Listeners, News, RestoreListener};
 use super::message::ToCoordinator;
 use super::uncaught::{Uncaught, UncaughtErrorResponse};
 use crate::clock::{Clock, SystemClock};
@@ -59,10 +63,17 @@ pub(super) struct AppShared {
     other_topology: AtomicBool,
     /// The stores of this instance's tasks, for queries.
     pub(super) queries: Arc<LocalStores>,
+    pub(super) registry: Arc<Registry>,
+    client: OnceLock<ClientFigures>,
     state: watch::Sender<AppState>,
+    pub(super) control: Control,
 }
 
 impl AppShared {
+    pub(super) fn state(&self) -> AppState {
+        *self.state.borrow()
+    }
+
     pub(super) fn set_other_topology(&self, other: bool) {
         let before = self.other_topology.swap(other, Ordering::Relaxed);
         if other {
@@ -77,9 +88,15 @@ impl AppShared {
         }
     }
 
+    /// The figures of the application as a whole. The recorder that they go to is the one that the process has by now.
+    pub(super) fn figures(&self) -> &ClientFigures {
+        self.client.get_or_init(|| ClientFigures::new(&self.registry))
+    }
+
     pub(super) fn dropped(&self, node: &str, reason: DropReason, count: u64) {
         let mut drops = self.drops.lock().unwrap_or_else(PoisonError::into_inner);
         *drops.entry((node.to_owned(), reason)).or_default() += count;
+        self.figures().dropped(node, reason, count);
     }
 
     pub(super) fn set_state(&self, to: AppState) {
@@ -87,12 +104,14 @@ impl AppShared {
             let changed = *state != to;
             if changed {
                 tracing::info!(from = ?*state, ?to, application = self.config.application_id(), "state");
+                self.control.listeners.tell(News::State(*state, to));
                 *state = to;
                 self.queries.set_phase(match to {
                     AppState::Created => Phase::Created,
                     AppState::PendingShutdown | AppState::NotRunning | AppState::Error => Phase::Ended,
                     _ => Phase::Started,
                 });
+                self.figures().state(to as u8);
             }
             changed
         });
@@ -134,7 +153,7 @@ impl Drop for LastState {
 /// # }
 /// ```
 pub struct App {
-    shared: Arc<AppShared>,
+    pub(super) shared: Arc<AppShared>,
     mailbox: UnboundedSender<ToCoordinator>,
     inbox: tokio::sync::mpsc::UnboundedReceiver<ToCoordinator>,
     last: LastState,
@@ -145,6 +164,7 @@ pub struct AppBuilder {
     topology: Topology,
     config: Config,
     handler: Option<Arc<dyn ErrorHandler>>,
+    listeners: Listeners,
     uncaught: Uncaught,
 }
 
@@ -159,6 +179,22 @@ impl AppBuilder {
     #[must_use]
     pub fn error_handler(mut self, handler: impl ErrorHandler) -> Self {
         self.handler = Some(Arc::new(handler));
+        self
+    }
+
+    /// Hears every change of the application's state, the one before and the one after
+    /// (`KafkaStreams.StateListener`). The calls come from a thread of their own, in order; [`App::run`]'s future waits
+    /// for the last, within reason.
+    #[must_use]
+    pub fn state_listener(mut self, listener: impl Fn(AppState, AppState) + Send + Sync + 'static) -> Self {
+        self.listeners.state = Some(Arc::new(listener));
+        self
+    }
+
+    /// Hears how stores are filled from their changelogs (`KafkaStreams.setGlobalStateRestoreListener`).
+    #[must_use]
+    pub fn restore_listener(mut self, listener: impl RestoreListener) -> Self {
+        self.listeners.restore = Some(Arc::new(listener));
         self
     }
 
@@ -193,7 +229,7 @@ impl AppBuilder {
     /// # Errors
     /// [`ErrorKind::Config`] for what cannot be done yet.
     pub fn build(self) -> Result<App> {
-        let Self { topology, config, handler, uncaught } = self;
+        let Self { topology, config, handler, listeners, uncaught } = self;
         if config.is_exactly_once() {
             return Err(Error::new(
                 ErrorKind::Config,
@@ -207,8 +243,11 @@ impl AppBuilder {
             policies.handler = handler;
         }
         let (mailbox, inbox) = unbounded_channel();
+        let control = Control::new(config.workers(), listeners);
         let shared = AppShared {
             topology,
+            registry: Arc::new(Registry::new(&config)),
+            client: OnceLock::new(),
             config: Arc::new(config),
             policies,
             clock: Arc::new(SystemClock),
@@ -222,6 +261,7 @@ impl AppBuilder {
                 move || _ = mailbox.send(ToCoordinator::StoreWanted)
             })),
             state: watch::Sender::new(AppState::Created),
+            control,
         };
         let shared = Arc::new(shared);
         let last = LastState { shared: shared.clone(), state: AppState::NotRunning };
@@ -246,7 +286,8 @@ impl App {
 
     /// An application with more settings.
     pub fn builder(topology: Topology, config: Config) -> AppBuilder {
-        AppBuilder { topology, config, handler: None, uncaught: Uncaught::default() }
+        let (listeners, uncaught) = (Listeners::default(), Uncaught::default());
+        AppBuilder { topology, config, handler: None, listeners, uncaught }
     }
 
     /// A handle, for any thread: the state, and the way to stop.
@@ -268,8 +309,8 @@ impl App {
 #[derive(Clone)]
 pub struct AppHandle {
     state: watch::Receiver<AppState>,
-    mailbox: UnboundedSender<ToCoordinator>,
-    shared: Arc<AppShared>,
+    pub(super) mailbox: UnboundedSender<ToCoordinator>,
+    pub(super) shared: Arc<AppShared>,
 }
 
 impl fmt::Debug for AppHandle {
@@ -354,6 +395,15 @@ impl AppHandle {
         subtopologies.flat_map(|s| s.stores().iter().map(move |store| (s.id, store)))
     }
 
+    /// What the application counts, as of the last second or commit: the figures of docs/METRICS.md that
+    /// `metrics.recording.level` keeps. Those of a task or a worker are there as long as it is on this instance.
+    ///
+    /// The same figures go to the recorder of the [`metrics`](https://docs.rs/metrics) facade, if the process has installed
+    /// one before the application runs.
+    pub fn metrics(&self) -> Vec<Metric> {
+        self.shared.registry.snapshot()
+    }
+
     /// Waits until the application is in a state, or has ended. Says whether it got there.
     pub async fn wait_for(&self, state: AppState) -> bool {
         let ended = |s: &AppState| matches!(s, AppState::NotRunning | AppState::Error);
@@ -433,7 +483,11 @@ impl IntoFuture for Run {
                 .name(format!("{}-io", shared.config.application_id()))
                 .spawn(move || {
                     let io = || match tokio::runtime::Builder::new_current_thread().enable_all().build() {
-                        Ok(runtime) => runtime.block_on(Coordinator::run(io_shared, own, inbox)),
+                        Ok(runtime) => {
+                            let application = io_shared.config.application_id().to_owned();
+                            let span = tracing::info_span!("coordinator", application);
+                            runtime.block_on(Coordinator::run(io_shared.clone(), own, inbox).instrument(span))
+                        }
                         Err(error) => {
                             Err(Error::new(ErrorKind::Io, "the I/O thread cannot be started").because(error))
                         }
@@ -445,6 +499,7 @@ impl IntoFuture for Run {
                     }
                     // ORDER: whoever has the outcome sees the last state.
                     drop(last);
+                    io_shared.control.listeners.finish();
                     let _ = done.send(result);
                 })
                 .map_err(|error| {

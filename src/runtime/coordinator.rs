@@ -2,13 +2,13 @@
 //! One async task on the I/O thread; everything that takes time runs beside it and comes back as a message.
 
 mod replace;
+mod scale;
 
-use std::collections::{BTreeSet, HashMap};
+use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use tokio::sync::mpsc::{UnboundedReceiver, UnboundedSender, unbounded_channel};
-use uuid::Uuid;
 
 use self::replace::Replacements;
 use super::app::{AppShared, AppState, CLOSE_TIMEOUT};
@@ -16,6 +16,7 @@ use super::housekeeping::Housekeeping;
 use super::message::{TaskStart, ToCoordinator, ToWorker};
 use super::prepare::Preparer;
 use super::settings;
+use super::state_dir::Identity;
 use super::topics::{self, TopicPlan};
 use super::uncaught::UncaughtErrorResponse;
 use super::workers::{WorkerHandle, WorkerId, Workers};
@@ -30,6 +31,7 @@ use crate::group::{
 };
 use crate::record::TopicPartition;
 use crate::task_id::TaskId;
+use crate::topology::Topology;
 
 /// How long a worker may take to notice that it has been fenced during a shutdown.
 const LAST_WORD: Duration = Duration::from_secs(5);
@@ -46,6 +48,10 @@ struct Placed {
     running: bool,
     /// The worker was told to give it up.
     revoked: bool,
+    /// The worker has been sent all it needs.
+    started: bool,
+    /// The worker was told to close it after a commit, so that another gets it.
+    moving: bool,
 }
 
 pub(super) struct Coordinator {
@@ -69,12 +75,18 @@ pub(super) struct Coordinator {
     /// Whether the group has said what this instance has.
     assigned: bool,
     flushing: BTreeSet<WorkerId>,
+    /// Workers that are being removed.
+    leaving: Vec<scale::Leaving>,
     housekeeping: Housekeeping,
     origin: Instant,
     timer: Option<Duration>,
     join: Join,
+    /// A rebalance under way: since when, and its span.
+    rebalance: Option<(Instant, tracing::Span)>,
     failure: Option<Error>,
     ending: Option<Ending>,
+    /// The folder is this instance's until its tasks are closed.
+    _identity: Identity,
 }
 
 /// The way out: workers stop, then the member leaves.
@@ -102,6 +114,8 @@ impl Coordinator {
 
     async fn start(shared: &Arc<AppShared>, own: UnboundedSender<ToCoordinator>) -> Result<Self> {
         let config = &shared.config;
+        // ORDER: first, so that a state directory that cannot be used is said before anything is waited for.
+        let identity = Identity::of(config, &shared.topology)?;
         let cluster = Cluster::connect(settings::client(config)).await?;
         let plan = topics::plan(&cluster, &shared.topology, config.application_id()).await?;
         if let Some(topic) = config.dead_letter_topic() {
@@ -123,14 +137,9 @@ impl Coordinator {
             protocols: Vec::new(),
         };
         let instance_id = group_config.instance_id.clone();
-        // A static member keeps its identity; a dynamic one is new at every start.
-        let process = match &instance_id {
-            Some(id) => Uuid::from_u64_pair(fnv(id.as_bytes(), 1), fnv(id.as_bytes(), 2)),
-            None => Uuid::new_v4(),
-        };
-        let mut data = SubscriptionData::new(process, u16::try_from(config.workers()).unwrap_or(u16::MAX));
-        data.fingerprints =
-            shared.topology.inner.subtopologies.iter().map(|s| (s.id, s.fingerprint)).collect();
+        let workers = u16::try_from(config.workers()).unwrap_or(u16::MAX);
+        let mut data = SubscriptionData::new(identity.process_id, workers);
+        data.fingerprints = fingerprints(&shared.topology);
         data.endpoint = config.application_server().unwrap_or_default().to_owned();
         let source_topics = topics::source_topics(&shared.topology, config.application_id());
         let subscription = (source_topics.clone(), data.clone());
@@ -164,12 +173,15 @@ impl Coordinator {
             placed: HashMap::new(),
             assigned: false,
             flushing: BTreeSet::new(),
+            leaving: Vec::new(),
             housekeeping: Housekeeping::new(config, repartition_topics, clock::monotonic()),
             origin: clock::monotonic(),
             timer: None,
             join,
+            rebalance: None,
             failure: None,
             ending: None,
+            _identity: identity,
         })
     }
 
@@ -199,6 +211,7 @@ impl Coordinator {
                 self.keep_house();
                 self.look_after_workers();
             }
+            self.let_go();
             if self.end_if_done() {
                 break;
             }
@@ -245,6 +258,7 @@ impl Coordinator {
                 // What was said of an earlier tenure means nothing to the present one.
                 leases
                     .retain(|l| self.placed.get(&l.task).is_none_or(|placed| placed.lease.epoch == l.epoch));
+                let leases = self.moved(leases);
                 self.forget(&leases);
                 self.step(Event::Revoked(leases.into_iter().map(|lease| lease.task).collect()));
                 self.update_state();
@@ -264,7 +278,14 @@ impl Coordinator {
             }
             ToCoordinator::CommitRefused { generation } => self.step(Event::CommitRefused { generation }),
             ToCoordinator::Failed { error, .. } => self.fail(error),
-            ToCoordinator::Stopped { worker } => self.workers.stopped(worker),
+            ToCoordinator::Stopped { worker } => {
+                self.workers.stopped(worker);
+                self.removed(worker);
+            }
+            ToCoordinator::AddWorker { answer } => self.add_worker(answer),
+            ToCoordinator::RemoveWorker { answer } => self.remove_worker(answer),
+            ToCoordinator::Resumed => self.workers.broadcast(|| ToWorker::LookAgain),
+            ToCoordinator::Lags { answer } => self.lags(answer),
             ToCoordinator::StoreWanted => self.workers.broadcast(|| ToWorker::StoreWanted),
             ToCoordinator::Stop { within } => self.end(within),
         }
@@ -299,7 +320,8 @@ impl Coordinator {
     }
 
     fn update_state(&self) {
-        self.shared.queries.set_placed(self.assigned, self.placed.keys().copied());
+        let placed = |(task, p): (&TaskId, &Placed)| (*task, p.running.then(|| p.worker.number()));
+        self.shared.queries.set_placed(self.assigned, self.placed.iter().map(placed));
         let all = self.assigned && self.placed.values().all(|placed| placed.running);
         let state = if all { AppState::Running } else { AppState::Rebalancing };
         if self.ending.is_none() {
@@ -397,6 +419,7 @@ impl Coordinator {
             }
             Action::Lost { tasks, reason } => {
                 tracing::warn!(reason, count = tasks.len(), "the tasks are lost");
+                self.shared.figures().tasks_lost(tasks.len());
                 for worker in self.workers.ids() {
                     let its = |task: &&TaskId| self.placed.get(task).is_some_and(|p| p.worker == worker);
                     let its: Vec<TaskId> = tasks.iter().filter(its).copied().collect();
@@ -408,14 +431,8 @@ impl Coordinator {
                 self.assigned = false;
                 self.update_state();
             }
-            Action::GateOpen(generation) => {
-                self.gate = Some(generation);
-                self.workers.broadcast(|| ToWorker::Gate(Some(generation)));
-            }
-            Action::GateClosed => {
-                self.gate = None;
-                self.workers.broadcast(|| ToWorker::Gate(None));
-            }
+            Action::GateOpen(generation) => self.set_gate(Some(generation)),
+            Action::GateClosed => self.set_gate(None),
             Action::FlushAndCommit => {
                 self.flushing = self.workers.alive().collect();
                 self.workers.broadcast(|| ToWorker::FlushAndCommit);
@@ -428,6 +445,11 @@ impl Coordinator {
             Action::Fatal(error) => self.fail(error),
             Action::Stopped => self.ending = Some(Ending::Leaving),
         }
+    }
+
+    fn set_gate(&mut self, gate: Option<i32>) {
+        self.gate = gate;
+        self.workers.broadcast(|| ToWorker::Gate(gate));
     }
 
     fn revoke(&mut self, leases: Vec<Lease>) {
@@ -454,6 +476,10 @@ impl Coordinator {
     }
 
     fn send_request(&mut self, id: RequestId, request: Request, timeout: Duration) {
+        if matches!(request, Request::Join { .. }) {
+            let span = || tracing::info_span!("rebalance", generation = tracing::field::Empty);
+            self.rebalance.get_or_insert_with(|| (clock::monotonic(), span()));
+        }
         let (group, own, join) = (self.group.clone(), self.own.clone(), self.join.clone());
         let member = MemberId { instance_id: self.member.instance_id.clone(), ..MemberId::default() };
         self.cluster.runtime().spawn(async move {
@@ -519,6 +545,13 @@ impl Coordinator {
     }
 
     fn deliver(&mut self, assignment: Assignment) {
+        let rebalance = self.rebalance.take();
+        let span = rebalance.as_ref().map_or_else(tracing::Span::none, |(_, span)| span.clone());
+        span.record("generation", assignment.generation);
+        let _rebalance = span.entered();
+        if let Some((since, _)) = rebalance {
+            self.shared.figures().rebalanced(clock::monotonic().saturating_duration_since(since));
+        }
         tracing::info!(
             generation = assignment.generation,
             kept = assignment.kept.len(),
@@ -527,6 +560,7 @@ impl Coordinator {
         );
         self.member.generation = assignment.generation;
         self.assigned = true;
+        self.shared.control.metadata.assigned(&assignment.instances);
         let mut leases: HashMap<WorkerId, Vec<Lease>> = HashMap::new();
         self.shared.set_other_topology(assignment.other_topology);
         let owners = assignment.instances.iter().flat_map(|instance| {
@@ -563,7 +597,16 @@ impl Coordinator {
         let partitions = active.clone();
         self.last_placement += 1;
         let placement = self.last_placement;
-        let placed = Placed { worker, placement, lease, active, running: false, revoked: false };
+        let placed = Placed {
+            worker,
+            placement,
+            lease,
+            active,
+            running: false,
+            revoked: false,
+            started: false,
+            moving: false,
+        };
         self.placed.insert(lease.task, placed);
         if self.workers.get(worker).is_none() {
             // It is placed again when the place is filled.
@@ -577,14 +620,18 @@ impl Coordinator {
 
     fn prepared(&mut self, task: TaskId, placement: u64, outcome: Result<Box<TaskStart>>) {
         // The task may have been lost, have come back or have gone to another worker in the meantime.
-        let current = |placed: &&Placed| placed.placement == placement && !placed.revoked;
-        let Some(placed) = self.placed.get(&task).filter(current) else { return };
+        let current = |placed: &&mut Placed| placed.placement == placement && !placed.revoked;
+        let Some(placed) = self.placed.get_mut(&task).filter(current) else { return };
         match outcome {
             Ok(mut start) => {
                 start.lease = placed.lease;
+                placed.started = true;
                 self.workers.send(placed.worker, ToWorker::Start(start));
             }
-            Err(error) => self.ask_about(placed.worker, error),
+            Err(error) => {
+                let worker = placed.worker;
+                self.ask_about(worker, error);
+            }
         }
     }
 
@@ -619,6 +666,7 @@ impl Coordinator {
 
     /// An error that nobody handles shuts the client down (Kafka Streams' default, `SHUTDOWN_CLIENT`).
     fn fail(&mut self, error: Error) {
+        self.shared.figures().failed();
         if self.failure.is_none() {
             tracing::error!(?error, "the application shuts down");
             self.failure = Some(error);
@@ -690,11 +738,9 @@ async fn stop_told(inbox: &mut UnboundedReceiver<ToCoordinator>) {
     }
 }
 
-/// FNV-1a, for an identity that follows from a name.
-fn fnv(bytes: &[u8], seed: u64) -> u64 {
-    bytes.iter().fold(0xcbf2_9ce4_8422_2325 ^ seed, |hash, byte| {
-        (hash ^ u64::from(*byte)).wrapping_mul(0x0000_0100_0000_01b3)
-    })
+/// The shape of each part of the topology.
+fn fingerprints(topology: &Topology) -> BTreeMap<i32, u64> {
+    topology.inner.subtopologies.iter().map(|part| (part.id, part.fingerprint)).collect()
 }
 
 /// Asks the group's coordinator.

@@ -4,6 +4,9 @@ use std::collections::HashMap;
 use std::sync::Arc;
 use std::time::Duration;
 
+use tokio::sync::oneshot;
+
+use super::metadata::StoreLag;
 use super::topics::TopicPlan;
 use super::uncaught::UncaughtErrorResponse;
 use super::workers::WorkerId;
@@ -24,6 +27,8 @@ pub(super) enum ToWorker {
     Leases(Vec<Lease>),
     /// Commit and close these tasks, and say so.
     Revoke(Vec<Lease>),
+    /// Close these tasks after the next commit, and say so: another worker gets them.
+    Move(Vec<Lease>),
     /// These tasks are somebody else's by now: drop them without a commit.
     Lost(Vec<TaskId>),
     /// Commits are accepted in this generation only, or not at all.
@@ -36,6 +41,8 @@ pub(super) enum ToWorker {
     Committed { commit: u64, outcome: Result<()> },
     /// Topics have other partition counts than before, by the topics' names in the cluster.
     Counts(HashMap<String, i32>),
+    /// Look again: the application is paused no more, or the cache is shared by another number of workers.
+    LookAgain,
     /// The producer has credit again, has written everything, or has failed at something.
     ProducerProgress,
     /// Somebody has asked for a store: publish it without waiting for the next record.
@@ -110,6 +117,14 @@ pub(super) enum ToCoordinator {
     StoreWanted,
     /// A worker has ended.
     Stopped { worker: WorkerId },
+    /// Paused no more.
+    Resumed,
+    /// One worker more. The answer is its number.
+    AddWorker { answer: oneshot::Sender<Result<usize>> },
+    /// One worker fewer. The answer comes when it has ended.
+    RemoveWorker { answer: oneshot::Sender<Result<Option<usize>>> },
+    /// How far the stores are behind their changelogs.
+    Lags { answer: oneshot::Sender<Result<Vec<StoreLag>>> },
     /// Shut down, and give up what has not ended in this time.
     Stop { within: Duration },
 }

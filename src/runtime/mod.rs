@@ -6,18 +6,23 @@
 //! mailboxes ([`message`]): a worker never waits for anything but its mailbox.
 
 mod app;
+mod control;
 mod coordinator;
 mod fetches;
+mod figures;
 mod gaps;
 mod housekeeping;
 mod idle;
 mod input;
+mod listener;
 mod message;
+mod metadata;
 mod output;
 mod partition_counts;
 mod prepare;
 mod pulse;
 mod settings;
+mod state_dir;
 mod task_timeout;
 mod topics;
 mod uncaught;
@@ -25,4 +30,9 @@ mod worker;
 mod workers;
 
 pub use app::{App, AppBuilder, AppHandle, AppState, Run};
+pub use figures::{Metric, MetricValue};
+pub use listener::{RestoreListener, RestoringStore};
+pub use metadata::{
+    InputMetadata, InstanceMetadata, RestoreMetadata, StoreLag, TaskMetadata, WorkerMetadata, WorkerState,
+};
 pub use uncaught::UncaughtErrorResponse;

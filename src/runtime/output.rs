@@ -13,10 +13,20 @@ use crate::error::{Error, ErrorKind, Result};
 use crate::record::{Headers, Timestamp, partition_for_key};
 use crate::task::{Collector, Partition, TopicIx};
 
+/// A topic that the tasks of a worker write to.
+struct Topic {
+    name: String,
+    producer: ProducerTopic,
+    partitions: i32,
+    /// What was sent to it.
+    records: u64,
+    bytes: u64,
+}
+
 /// What the tasks of a worker share.
 pub(super) struct Output {
     pub(super) producer: Producer,
-    topics: Vec<(ProducerTopic, i32)>,
+    topics: Vec<Topic>,
     by_name: HashMap<String, TopicIx>,
     /// Partition counts that are known without asking.
     counts: HashMap<String, i32>,
@@ -33,10 +43,10 @@ impl Output {
     pub(super) fn know(&mut self, counts: HashMap<String, i32>) -> Result<()> {
         for (topic, count) in &counts {
             if let Some(ix) = self.by_name.get(topic) {
-                let (_, known) = &mut self.topics[ix.0 as usize];
-                if count > known {
+                let known = &mut self.topics[ix.0 as usize];
+                if *count > known.partitions {
                     self.producer.register(topic, *count)?;
-                    *known = *count;
+                    known.partitions = *count;
                 }
             }
         }
@@ -54,7 +64,10 @@ impl Output {
         value: Option<&[u8]>,
         headers: &Headers,
     ) -> Result<()> {
-        let (producer, count) = self.topics[topic.0 as usize];
+        let to = &mut self.topics[topic.0 as usize];
+        let (producer, count) = (to.producer, to.partitions);
+        to.records += 1;
+        to.bytes += (key.map_or(0, <[u8]>::len) + value.map_or(0, <[u8]>::len) + headers.wire().len()) as u64;
         let partition = match (partition, key) {
             (Partition::Exactly(partition), _) => partition,
             (Partition::Default, Some(key)) => partition_for_key(key, count),
@@ -76,9 +89,15 @@ impl Output {
         let producer = self.producer.register(topic, count)?;
         let ix =
             TopicIx(u32::try_from(self.topics.len()).expect("a worker writes to fewer than 2^32 topics"));
-        self.topics.push((producer, count));
+        let name = topic.to_owned();
+        self.topics.push(Topic { name, producer, partitions: count, records: 0, bytes: 0 });
         self.by_name.insert(topic.to_owned(), ix);
         Ok(ix)
+    }
+
+    /// What was sent to each topic: its name, records, bytes. New ones come last.
+    pub(super) fn sent(&self) -> impl Iterator<Item = (&str, u64, u64)> {
+        self.topics.iter().map(|topic| (&*topic.name, topic.records, topic.bytes))
     }
 
     /// A topic that a record has named: the worker waits for the brokers' answer, once a topic.
@@ -107,7 +126,7 @@ impl Collector for TaskOutput {
     }
 
     fn partitions(&self, topic: TopicIx) -> i32 {
-        self.shared.borrow().topics[topic.0 as usize].1
+        self.shared.borrow().topics[topic.0 as usize].partitions
     }
 
     fn send(

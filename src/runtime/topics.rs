@@ -151,8 +151,9 @@ fn internal_topics(topology: &Topology, config: &Config, plan: &TopicPlan) -> Re
     };
     let named_with = |partitions: i32, topics: Vec<Arc<str>>| {
         let named = |topic: &Arc<str>| {
-            let plans = topology.inner.subtopologies.iter().map(|s| s.plan.topic_name(application_id, topic));
-            plans.filter(|name| plan.counts.get(&**name) == Some(&partitions)).last()
+            let mut plans =
+                topology.inner.subtopologies.iter().map(|s| s.plan.topic_name(application_id, topic));
+            plans.find(|name| plan.counts.get(&**name) == Some(&partitions))
         };
         let names: Vec<String> = topics.iter().filter_map(named).collect();
         if names.is_empty() {

@@ -10,6 +10,8 @@
 //! that are still this instance's.
 
 mod commit;
+mod observe;
+mod picture;
 mod slice;
 
 use std::cell::RefCell;
@@ -23,13 +25,17 @@ use std::time::{Duration, Instant};
 
 use tokio::runtime::Handle;
 
+use self::picture::Picture;
 use self::slice::Slice;
 use super::app::AppShared;
 use super::fetches::SharedFetcher;
+use super::figures::{Activity, Reach, TaskFigures, WorkerFigures};
 use super::gaps::Gap;
 use super::idle::Idle;
 use super::input::raw_batch;
+use super::listener::News;
 use super::message::{ChangelogStart, InputStart, TaskStart, ToCoordinator, ToWorker};
+use super::metadata::WorkerState;
 use super::output::{Output, TaskOutput};
 use super::pulse::Pulse;
 use super::task_timeout::TaskTimeout;
@@ -78,6 +84,7 @@ struct Input {
     idle: Idle,
     /// What was committed last.
     committed: Option<i64>,
+    reach: Reach,
 }
 
 struct Restore {
@@ -89,6 +96,7 @@ struct Restore {
     /// Records without a key: no rows.
     keyless: u64,
     trouble: TaskTimeout,
+    progress: observe::Progress,
 }
 
 struct Owned {
@@ -104,6 +112,13 @@ struct Owned {
     isolation: Isolation,
     /// The drops that the application knows of, in the order of the task's own list.
     reported: HashMap<(String, DropReason), u64>,
+    /// The last slices went on without an input that had nothing for too long.
+    forced: bool,
+    figures: TaskFigures,
+    /// Entered while the task works.
+    span: tracing::Span,
+    /// Since when there was nothing to process.
+    idle_since: Option<Instant>,
 }
 
 /// What begins a commit, or the end.
@@ -145,9 +160,13 @@ pub(super) struct Worker {
     /// Counts what takes tasks away in the middle of a commit.
     losses: u64,
     failed: bool,
+    /// To be closed after the next commit, because another worker gets them.
+    moving: Vec<Lease>,
+    picture: Picture,
     slice: Slice,
     /// Whose turn it is.
     turn: usize,
+    figures: WorkerFigures,
     shared: Arc<AppShared>,
 }
 
@@ -172,8 +191,12 @@ impl Worker {
             shared,
         } = parts;
         let output = Rc::new(RefCell::new(Output::new(producer, cluster, io)));
-        let next_commit = clock::monotonic() + config.commit_interval();
         let postponed = TaskTimeout::new(config.task_timeout());
+        let span = tracing::info_span!("worker", application = config.application_id(), worker = index);
+        let _worker = span.entered();
+        let now = clock::monotonic();
+        let next_commit = now + config.commit_interval();
+        let figures = WorkerFigures::new(&shared.registry, index, &config, clock.wall_ms(), now);
         let mut worker = Self {
             id,
             index,
@@ -200,8 +223,11 @@ impl Worker {
             postponed,
             losses: 0,
             failed: false,
+            moving: Vec::new(),
+            picture: Picture::new(clock::monotonic()),
             slice: Slice::new(),
             turn: 0,
+            figures,
             shared,
         };
         // Code of a topology is guarded task by task; this is for suppliers, extractors of names, and our own mistakes.
@@ -239,23 +265,33 @@ impl Worker {
             if self.is_fenced() {
                 self.give_up();
             }
-            let processed = if self.failed { 0 } else { self.process() };
+            let began = clock::monotonic();
+            let processed = if self.failed { 0 } else { self.process(began) };
             self.shared.processed.fetch_add(processed as u64, Ordering::Relaxed);
+            let slice_end = clock::monotonic();
+            self.figures.processed(processed, slice_end.saturating_duration_since(began));
+            let called = if self.failed { 0 } else { self.punctuate() };
             if !self.failed {
-                self.punctuate();
                 self.publish();
             }
             let now = clock::monotonic();
+            self.figures.punctuated(called, now.saturating_duration_since(slice_end));
             self.look_after_producer(now);
             let requested = self.owned.iter().any(|o| o.running && o.task.commit_requested());
             if (requested && self.gate.is_some()) || now >= self.next_commit {
                 self.commit_all();
             }
+            if now >= self.figures.next_fold() {
+                self.observe(now);
+            }
+            self.show(now);
             if processed == 0 {
                 let wait = self.wait(now);
                 self.pulse.rest();
+                let idle = clock::monotonic();
                 let message = self.inbox.recv_timeout(wait);
                 self.pulse.beat();
+                self.figures.spent(Activity::Idle, clock::monotonic().saturating_duration_since(idle));
                 match message {
                     Ok(message) => self.take(message),
                     Err(RecvTimeoutError::Timeout) => {}
@@ -267,12 +303,17 @@ impl Worker {
 
     /// How long nothing is to be done if nothing comes.
     fn wait(&self, now: Instant) -> Duration {
-        let mut wait = self.config.poll().min(self.next_commit.saturating_duration_since(now));
+        let next = self.next_commit.min(self.figures.next_fold());
+        let mut wait = self.config.poll().min(next.saturating_duration_since(now));
         if let Some(at) = self.output.borrow().producer.next_poll() {
             wait = wait.min(at.saturating_duration_since(now));
         }
+        if let Some(at) = self.picture.due() {
+            wait = wait.min(at.saturating_duration_since(now));
+        }
         let wall = self.clock.wall_ms();
-        for owned in self.owned.iter().filter(|o| o.running) {
+        let paused = self.shared.control.is_paused();
+        for owned in self.owned.iter().filter(|o| o.running && !paused) {
             if let Some(due) = owned.task.next_wall_clock_punctuation() {
                 wait = wait.min(Duration::from_millis(u64::try_from(due - wall).unwrap_or(0)));
             }
@@ -296,6 +337,10 @@ impl Worker {
                         owned.lease = lease;
                     }
                 }
+            }
+            ToWorker::Move(leases) => {
+                self.moving.extend(leases);
+                self.next_commit = clock::monotonic();
             }
             ToWorker::Revoke(tasks) => self.control.push_back(Control::Revoke(tasks)),
             ToWorker::Lost(tasks) => {
@@ -329,6 +374,7 @@ impl Worker {
                 }
             }
             ToWorker::ProducerProgress | ToWorker::StoreWanted => {}
+            ToWorker::LookAgain => self.share_cache(self.owned.len()),
             ToWorker::Stop => self.control.push_back(Control::Stop),
         }
     }
@@ -354,9 +400,15 @@ impl Worker {
 
     /// A task's part of the record cache: workers share it evenly, and so do the tasks of each.
     fn cache_share(&self, tasks: usize) -> usize {
-        let worker = self.config.cache_bytes() / self.config.workers().max(1);
+        let worker = self.config.cache_bytes() / self.shared.control.workers().max(1);
         // A share of nothing would turn the cache off.
         if worker == 0 { 0 } else { (worker / tasks.max(1)).max(1) }
+    }
+
+    /// Gives each task that is here its share, as if there were so many tasks.
+    fn share_cache(&mut self, tasks: usize) {
+        let share = self.cache_share(tasks);
+        self.owned.iter_mut().for_each(|owned| owned.task.share_cache(share));
     }
 
     fn start(&mut self, start: TaskStart) -> Result<()> {
@@ -381,16 +433,25 @@ impl Worker {
         let mut restores = Vec::new();
         for ChangelogStart { store, at, from, to } in changelogs {
             let kept = task.stores().iter().find(|s| *s.name() == store).cloned();
-            let (Some(store), true) = (kept, from < to) else { continue };
+            let Some(store) = kept else { continue };
             let token = self.token();
-            self.tokens.insert(token, (id, restores.len()));
             let trouble = TaskTimeout::new(self.config.task_timeout());
-            restores.push(Restore { store, at: at.clone(), token, position: from, to, keyless: 0, trouble });
+            let progress = observe::Progress::new(id, &store, &at, (from, to), &self.config);
+            let restore =
+                Restore { store, at: at.clone(), token, position: from, to, keyless: 0, trouble, progress };
+            self.restoring(|| News::RestoreStart { store: restore.what(id), from, to });
+            if from >= to {
+                self.restoring(|| News::RestoreEnd { store: restore.what(id), records: 0 });
+                continue;
+            }
+            self.tokens.insert(token, (id, restores.len()));
+            restores.push(restore);
             self.bulk.assign(at, from, token, lease.epoch);
         }
         tracing::info!(task = %id, changelogs = restores.len(), "restoring");
-        let share = self.cache_share(self.owned.len() + 1);
-        self.owned.iter_mut().for_each(|owned| owned.task.share_cache(share));
+        self.share_cache(self.owned.len() + 1);
+        self.picture.stale = true;
+        let figures = self.figures.task(id, &task);
         let owned = Owned {
             task,
             lease,
@@ -401,6 +462,10 @@ impl Worker {
             starts: inputs,
             isolation,
             reported: HashMap::new(),
+            forced: false,
+            figures,
+            span: tracing::info_span!("task", task = %id),
+            idle_since: None,
         };
         self.owned.push(owned);
         self.begin_if_restored(id)
@@ -440,13 +505,16 @@ impl Worker {
                 reset: start.reset,
                 idle: Idle::default(),
                 committed: Some(start.offset),
+                reach: Reach::default(),
             });
             self.live.assign(start.at, start.offset, token, epoch);
         }
         let owned = &mut self.owned[at];
-        owned.task.init()?;
+        let Owned { task, span, .. } = owned;
+        span.in_scope(|| task.init())?;
         owned.running = true;
-        owned.registered = Some(self.shared.queries.enter(id, owned.task.stores()));
+        owned.registered = Some(self.shared.queries.enter(id, self.id.number(), owned.task.stores()));
+        self.picture.stale = true;
         owned.task.publish()?;
         tracing::info!(task = %id, "running");
         let lease = owned.lease;
@@ -459,13 +527,17 @@ impl Worker {
         let at = self.owned.iter().position(|o| o.lease.task == id)?;
         let mut owned = self.owned.remove(at);
         owned.report_drops(&self.shared);
+        owned.observe(clock::monotonic());
+        self.figures.closed();
         for input in &owned.inputs {
             self.live.revoke(input.at.clone(), input.token);
             self.tokens.remove(&input.token);
         }
-        let share = self.cache_share(self.owned.len());
-        self.owned.iter_mut().for_each(|owned| owned.task.share_cache(share));
+        self.share_cache(self.owned.len());
+        self.picture.stale = true;
         for restore in &owned.restores {
+            let records = restore.progress.records;
+            self.restoring(|| News::RestoreSuspended { store: restore.what(id), records });
             self.bulk.revoke(restore.at.clone(), restore.token);
             self.tokens.remove(&restore.token);
         }
@@ -475,7 +547,7 @@ impl Worker {
     fn close_task(&mut self, id: TaskId) {
         if let Some(mut owned) = self.drop_task(id)
             && owned.running
-            && let Err(error) = owned.task.close()
+            && let Err(error) = owned.span.in_scope(|| owned.task.close())
         {
             tracing::warn!(task = %id, ?error, "a processor failed while it was closed");
         }
@@ -493,6 +565,7 @@ impl Worker {
 
     /// ORDER: commit, then close the tasks; the producer is drained by the commit.
     fn stop(&mut self) {
+        self.show_as(WorkerState::Stopping);
         self.last_commit_of_all();
         self.close_all();
     }
@@ -501,6 +574,7 @@ impl Worker {
         for task in self.owned.iter().map(|o| o.lease.task).collect::<Vec<_>>() {
             self.close_task(task);
         }
+        self.observe(clock::monotonic());
     }
 
     fn is_fenced(&self) -> bool {
@@ -519,6 +593,8 @@ impl Worker {
             self.drop_task(lease.task);
         }
         self.losses += 1;
+        // They are given up already, and placed anew.
+        self.moving.clear();
         self.renew();
         self.tell(ToCoordinator::GivenUp(leases));
     }
@@ -563,15 +639,27 @@ impl Worker {
         let Some(at) = self.place_of(id) else { return };
         let owned = &mut self.owned[at];
         let restoring = owned.restores.iter().position(|r| r.token == token);
+        let before = owned.inputs.get(place).and_then(|input| input.reach.end);
+        self.picture.stale |= restoring.is_some();
         let outcome = match (event, restoring) {
-            (FetchEvent::Data(fetched), Some(at)) => restore(&mut owned.restores[at], fetched),
+            (FetchEvent::Data(fetched), Some(at)) => {
+                let restored = restore(&mut owned.restores[at], fetched);
+                let (restore, listeners) = (&owned.restores[at], &self.shared.control.listeners);
+                if let (Ok(records @ 1..), true) = (&restored, listeners.hear_restores()) {
+                    let (store, next_offset, records) = (restore.what(id), restore.position, *records);
+                    listeners.tell(News::BatchRestored { store, next_offset, records });
+                }
+                restored.map(drop)
+            }
             (FetchEvent::Progress { next_offset, .. }, Some(at)) => {
                 owned.restores[at].position = next_offset;
                 owned.restores[at].trouble.progress();
                 Ok(())
             }
             (FetchEvent::Data(fetched), None) => {
-                owned.inputs[place].heard(fetched.next_offset, fetched.log, owned.isolation);
+                let input = &mut owned.inputs[place];
+                input.reach.fetched_bytes += fetched.records.len() as u64;
+                input.heard(fetched.next_offset, fetched.log, owned.isolation);
                 owned.task.push(place, raw_batch(fetched));
                 Ok(())
             }
@@ -600,6 +688,7 @@ impl Worker {
                     .because(error))
             }
         };
+        self.picture.stale |= self.end_of(id, place) != before;
         let outcome = match restoring {
             Some(_) => outcome.and_then(|()| self.restored(id)),
             None => outcome,
@@ -622,6 +711,11 @@ impl Worker {
         Some(at)
     }
 
+    fn end_of(&mut self, id: TaskId, place: usize) -> Option<i64> {
+        let at = self.place_of(id)?;
+        self.owned[at].inputs.get(place)?.reach.end
+    }
+
     /// Ends the restores of a task that are complete.
     fn restored(&mut self, id: TaskId) -> Result<()> {
         let Some(owned) = self.owned.iter_mut().find(|o| o.lease.task == id) else { return Ok(()) };
@@ -631,12 +725,16 @@ impl Worker {
         let (done, open): (Vec<_>, Vec<_>) = owned.restores.drain(..).partition(|r| r.position >= r.to);
         owned.restores = open;
         for restore in done {
-            tracing::info!(task = %id, changelog = %restore.at, offset = restore.position, "restored");
             if restore.keyless > 0 {
                 tracing::warn!(changelog = %restore.at, count = restore.keyless, "records without a key are no rows: passed over");
                 self.shared.dropped(&restore.at.topic, DropReason::NullKey, restore.keyless);
             }
+            restore.progress.done(restore.position);
             self.tokens.remove(&restore.token);
+            self.restoring(|| News::RestoreEnd {
+                store: restore.what(id),
+                records: restore.progress.records,
+            });
             self.bulk.revoke(restore.at, restore.token);
         }
         self.begin_if_restored(id)
@@ -678,10 +776,12 @@ impl Worker {
     }
 
     /// Processes some records of each task. Returns how many.
-    fn process(&mut self) -> usize {
+    fn process(&mut self, began: Instant) -> usize {
         let mut total = 0;
+        if self.shared.control.is_paused() {
+            return total;
+        }
         let max_idle = self.config.max_task_idle();
-        let began = clock::monotonic();
         let mut before = began;
         for _ in 0..self.owned.len() {
             self.pulse.beat();
@@ -703,16 +803,22 @@ impl Worker {
                 }
             };
             let output = &self.output;
+            let control = &self.shared.control;
             let go_on = || {
                 let producer = &output.borrow().producer;
-                producer.has_credit() && !producer.is_fenced()
+                producer.has_credit() && !producer.is_fenced() && !control.is_paused()
             };
-            match owned.task.process(self.slice.records(), |source| ready[source], go_on) {
+            let Owned { task, span, .. } = owned;
+            match span.in_scope(|| task.process(self.slice.records(), |source| ready[source], go_on)) {
+                Ok(0) => self.picture.stale |= owned.idles(true),
                 Ok(processed) => {
                     total += processed;
+                    self.picture.stale |= owned.idles(false);
                     let now = clock::monotonic();
-                    self.slice.took(processed, now.duration_since(before));
-                    if Slice::is_long(now.duration_since(began)) {
+                    let took = now.saturating_duration_since(before);
+                    self.slice.took(processed, took);
+                    owned.sliced(took, self.clock.wall_ms());
+                    if Slice::is_long(now.saturating_duration_since(began)) {
                         return total;
                     }
                     before = now;
@@ -740,11 +846,18 @@ impl Worker {
         }
     }
 
-    fn punctuate(&mut self) {
-        let mut failures = Vec::new();
+    /// Calls the punctuations that are due. Returns how many.
+    fn punctuate(&mut self) -> u64 {
+        let (mut failures, mut called) = (Vec::new(), 0);
+        if self.shared.control.is_paused() {
+            return called;
+        }
         for owned in self.owned.iter_mut().filter(|o| o.running) {
+            let Owned { task, span, .. } = owned;
+            let before = task.counts().punctuations;
             let punctuated =
-                owned.task.punctuate_stream_time().and_then(|_| owned.task.punctuate_wall_clock());
+                span.in_scope(|| task.punctuate_stream_time().and_then(|_| task.punctuate_wall_clock()));
+            called += task.counts().punctuations - before;
             if let Err(error) = punctuated {
                 failures.push((owned.lease.task, error));
             }
@@ -752,6 +865,7 @@ impl Worker {
         for (task, error) in failures {
             self.fail(Some(task), error);
         }
+        called
     }
 }
 
@@ -762,6 +876,7 @@ impl Input {
             Isolation::ReadUncommitted => log.high_watermark,
         };
         self.idle.caught_up = Some(next_offset >= end);
+        self.reach.end = Some(end);
     }
 }
 
@@ -777,12 +892,27 @@ impl Owned {
         }
     }
 
+    /// Notes whether there was nothing to process; says whether that is news.
+    fn idles(&mut self, idle: bool) -> bool {
+        let news = idle != self.idle_since.is_some();
+        if news {
+            self.idle_since = idle.then(clock::monotonic);
+        }
+        news
+    }
+
     /// Which inputs may be passed over when their queues are empty.
     fn ready_inputs(&mut self, max_idle: Option<Duration>) -> Result<Vec<bool>> {
         let heads: Vec<bool> = self.task.heads()?.iter().map(Option::is_some).collect();
         let now = clock::monotonic();
-        let inputs = self.inputs.iter_mut().zip(heads);
-        Ok(inputs.map(|(input, has_head)| input.idle.may_be_passed_over(has_head, max_idle, now)).collect())
+        self.forced = false;
+        let forced = &mut self.forced;
+        let ready = self.inputs.iter_mut().zip(heads).map(|(input, has_head)| {
+            let over = input.idle.may_be_passed_over(has_head, max_idle, now);
+            *forced |= over && !has_head && max_idle.is_some_and(|idle| !idle.is_zero());
+            over
+        });
+        Ok(ready.collect())
     }
 }
 
@@ -792,18 +922,21 @@ fn panic_text(panic: &(dyn std::any::Any + Send)) -> String {
         .unwrap_or_else(|| "a panic without a text".to_owned())
 }
 
-fn restore(restore: &mut Restore, fetched: Fetched) -> Result<()> {
-    let next = fetched.next_offset;
+/// Returns how many records were restored.
+fn restore(restore: &mut Restore, fetched: Fetched) -> Result<u64> {
+    let (next, mut records) = (fetched.next_offset, 0);
     for record in raw_batch(fetched).records {
         let record = record?;
         // Kafka compacts by key; a record without one cannot be a row.
         if let Some(key) = record.key {
             restore.store.restore(key, record.value, record.timestamp)?;
+            records += 1;
         } else {
             restore.keyless += 1;
         }
     }
+    restore.progress.records += records;
     restore.position = next;
     restore.trouble.progress();
-    Ok(())
+    Ok(records)
 }

@@ -31,6 +31,11 @@ const TOKEN_SHIFT: u32 = 40;
 pub(super) struct WorkerId(u32);
 
 impl WorkerId {
+    /// The number itself, which no other worker of the application has or had.
+    pub(super) fn number(self) -> u64 {
+        u64::from(self.0)
+    }
+
     /// The worker's `count`th fetch token: events that carry it go to this worker and to no other.
     pub(super) fn token(self, count: u64) -> u64 {
         u64::from(self.0) << TOKEN_SHIFT | count
@@ -220,6 +225,7 @@ impl Workers {
         };
         handle.send(ToWorker::Gate(gate));
         self.running.insert(id, handle);
+        self.shared.figures().workers(self.alive().count());
         Ok(id)
     }
 
@@ -236,11 +242,13 @@ impl Workers {
             self.left.insert(worker);
         }
         let place = handle.index;
+        self.shared.figures().workers(self.alive().count());
         // ORDER: fenced before anybody else gets its tasks.
         drop(handle);
         self.routes.lock().unwrap_or_else(PoisonError::into_inner).remove(&worker);
         self.live.dismiss(worker);
         self.bulk.dismiss(worker);
+        self.shared.control.metadata.gone(worker);
         Some(place)
     }
 
@@ -268,6 +276,20 @@ impl Workers {
     /// A worker that has not been left behind.
     pub(super) fn get(&self, worker: WorkerId) -> Option<&WorkerHandle> {
         self.running.get(&worker)
+    }
+
+    /// The place of a worker.
+    pub(super) fn index(&self, worker: WorkerId) -> Option<usize> {
+        self.get(worker).map(|worker| worker.index)
+    }
+
+    /// Forgets a worker that has ended.
+    pub(super) fn remove(&mut self, worker: WorkerId) {
+        self.routes.lock().unwrap_or_else(PoisonError::into_inner).remove(&worker);
+        // Its thread has nothing left to do but to end.
+        self.running.remove(&worker);
+        self.live.dismiss(worker);
+        self.bulk.dismiss(worker);
     }
 
     pub(super) fn ids(&self) -> impl Iterator<Item = WorkerId> + '_ {
@@ -302,9 +324,11 @@ impl Workers {
     /// A worker has ended.
     pub(super) fn stopped(&mut self, worker: WorkerId) {
         self.left.remove(&worker);
+        self.shared.control.metadata.gone(worker);
         if let Some(worker) = self.running.get_mut(&worker) {
             worker.stopped = true;
         }
+        self.shared.figures().workers(self.alive().count());
     }
 
     /// Waits for the threads of workers that have ended. One that was given up is not waited for: it may be stuck in user

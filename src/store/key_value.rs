@@ -18,7 +18,7 @@ use super::engine::{KeyRange, MemoryEngine, SortedRun};
 use super::layers::Layers;
 use super::options::KvOptions;
 use super::visible::{Publisher, Visible};
-use super::{AnyStore, StoreRow};
+use super::{AnyStore, StoreCounts, StoreRow, add};
 use crate::error::{BoxError, Error, ErrorKind, Result};
 use crate::record::{Headers, Timestamp};
 use crate::serde::SerdeCx;
@@ -149,6 +149,7 @@ pub(crate) struct KvStore<K, V> {
     cached: bool,
     changelog: Option<TopicIx>,
     visible: Arc<Visible>,
+    counts: StoreCounts,
     inner: RefCell<Inner<V>>,
 }
 
@@ -197,6 +198,7 @@ impl<K: Clone + 'static, V: Clone + 'static> KvStore<K, V> {
             cached,
             changelog,
             visible: Arc::default(),
+            counts: StoreCounts::default(),
             inner: RefCell::new(Inner {
                 table: Table { rows: HashTable::new(), hasher: DefaultHashBuilder::default() },
                 open: Vec::new(),
@@ -240,8 +242,21 @@ impl<K: Clone + 'static, V: Clone + 'static> KvStore<K, V> {
     }
 
     /// Replaces a row by what `change` makes of it. `now` is the time that a deletion is logged with. On an error nothing
-    /// has changed.
+    /// has changed. It counts as a read and a write.
     pub(crate) fn update(
+        &self,
+        key: &[u8],
+        now: Timestamp,
+        headers: &Headers,
+        cx: &mut TaskCx,
+        change: impl FnOnce(Option<&(V, Timestamp)>) -> Result<Option<(V, Timestamp)>, BoxError>,
+    ) -> Result<Updated<V>, BoxError> {
+        add(&self.counts.gets, 1);
+        add(&self.counts.puts, 1);
+        self.replace(key, now, headers, cx, change)
+    }
+
+    fn replace(
         &self,
         key: &[u8],
         now: Timestamp,
@@ -251,6 +266,7 @@ impl<K: Clone + 'static, V: Clone + 'static> KvStore<K, V> {
     ) -> Result<Updated<V>, BoxError> {
         let Inner { table, open, open_sorted, withheld, sequence, layers, publisher, .. } =
             &mut *self.inner.borrow_mut();
+        add(&self.counts.hits, 1);
         let row = table.get_or_load(key, || self.load(layers, key))?;
         let new = change(row.current.as_ref())?;
         // ORDER: the record is in the producer's hands before the row changes, so that an error leaves both as they were.
@@ -298,7 +314,11 @@ impl<K: Clone + 'static, V: Clone + 'static> KvStore<K, V> {
         Ok(Updated { old, new, withheld: self.cached })
     }
 
+    /// Reads a row that the table does not have.
     fn load(&self, layers: &Layers, key: &[u8]) -> Result<Option<(V, Timestamp)>, BoxError> {
+        // It was counted as found already, which it is nearly always.
+        self.counts.hits.set(self.counts.hits.get() - 1);
+        add(&self.counts.misses, 1);
         layers.get(key)?.map(|row| self.decode(&row)).transpose()
     }
 
@@ -361,10 +381,12 @@ impl<K: Clone + 'static, V: Clone + 'static> KvStore<K, V> {
     }
 
     fn get(&self, key: &K) -> Result<Option<(V, Timestamp)>, BoxError> {
+        add(&self.counts.gets, 1);
         let inner = &mut *self.inner.borrow_mut();
         inner.scratch.clear();
         self.key_serde.write(key, &self.serde_cx(true), &mut inner.scratch)?;
         let Inner { table, layers, scratch, .. } = inner;
+        add(&self.counts.hits, 1);
         Ok(table.get_or_load(scratch, || self.load(layers, scratch))?.current.clone())
     }
 
@@ -381,7 +403,7 @@ impl<K: Clone + 'static, V: Clone + 'static> KvStore<K, V> {
             .key_serde
             .write(key, &self.serde_cx(true), &mut bytes)
             .map_err(BoxError::from)
-            .and_then(|()| self.update(&bytes, now, &headers, cx, |_| Ok(value)));
+            .and_then(|()| self.replace(&bytes, now, &headers, cx, |_| Ok(value)));
         self.inner.borrow_mut().scratch = bytes;
         Ok(updated?.old)
     }
@@ -498,6 +520,7 @@ impl<K: Clone + 'static, V: Clone + 'static> AnyStore for KvStore<K, V> {
                 Bytes::copy_from_slice(&value)
             }
         });
+        add(&self.counts.restored, 1);
         let inner = &mut *self.inner.borrow_mut();
         // ORDER: the table lies over the layers; a row it kept from before would hide the restored one.
         inner.table.remove(&key);
@@ -571,6 +594,15 @@ impl<K: Clone + 'static, V: Clone + 'static> AnyStore for KvStore<K, V> {
         Ok(())
     }
 
+    fn counts(&self) -> &StoreCounts {
+        &self.counts
+    }
+
+    fn approximate_len(&self) -> u64 {
+        let inner = self.inner.borrow();
+        inner.layers.approximate_len() + inner.open.len() as u64
+    }
+
     fn rows(&self) -> Result<Vec<StoreRow>> {
         let store_error = |error: BoxError| {
             Error::new(ErrorKind::Store, format!("the store {} cannot be read", self.name)).because(error)
@@ -622,6 +654,13 @@ pub struct KeyValueIterator<K, V, T = V> {
     page: VecDeque<(Bytes, (V, Timestamp))>,
     done: bool,
     row: fn((V, Timestamp)) -> T,
+}
+
+impl<K, V, T> Drop for KeyValueIterator<K, V, T> {
+    fn drop(&mut self) {
+        let open = &self.store.counts.open_iterators;
+        open.set(open.get().saturating_sub(1));
+    }
 }
 
 impl<K, V, T> fmt::Debug for KeyValueIterator<K, V, T> {
@@ -693,6 +732,7 @@ macro_rules! store_access {
             /// Sets the row of a key, or deletes it. Both are logged.
             pub fn put(&mut self, key: &K, row: impl Into<Option<$row>>) -> Result<(), BoxError> {
                 let row = row.into().map($from_row(self.cx.timestamp));
+                add(&self.store.0.counts.puts, 1);
                 self.store.0.put(key, row, self.cx).map(drop)
             }
 
@@ -707,6 +747,7 @@ macro_rules! store_access {
 
             /// Deletes the row of a key and returns it. The deletion is logged even if there was none.
             pub fn delete(&mut self, key: &K) -> Result<Option<$row>, BoxError> {
+                add(&self.store.0.counts.deletes, 1);
                 Ok(self.store.0.put(key, None, self.cx)?.map($to_row))
             }
 
@@ -746,8 +787,7 @@ macro_rules! store_access {
 
             /// How many rows there are, roughly: rows that were changed since the last commit may count twice.
             pub fn approximate_num_entries(&self) -> u64 {
-                let inner = self.store.0.inner.borrow();
-                inner.layers.approximate_len() + inner.open.len() as u64
+                self.store.0.approximate_len()
             }
 
             fn scan(
@@ -756,6 +796,8 @@ macro_rules! store_access {
                 to: Bound<Bytes>,
                 reverse: bool,
             ) -> Result<KeyValueIterator<K, V, $row>, BoxError> {
+                add(&self.store.0.counts.scans, 1);
+                add(&self.store.0.counts.open_iterators, 1);
                 Ok(KeyValueIterator {
                     store: self.store.0.clone(),
                     range: KeyRange { from, to, reverse },

@@ -14,6 +14,7 @@ mod tree;
 pub(crate) mod visible;
 
 use std::any::Any;
+use std::cell::Cell;
 use std::fmt;
 use std::rc::Rc;
 use std::sync::Arc;
@@ -71,10 +72,37 @@ pub(crate) trait AnyStore {
 
     /// Shows other threads what has changed, if any of them has asked for the store.
     fn publish(&self) -> Result<()>;
+    /// What it has done.
+    fn counts(&self) -> &StoreCounts;
+
+    /// How many rows there are, roughly.
+    fn approximate_len(&self) -> u64;
 
     /// All rows in key order.
     #[cfg_attr(not(feature = "testing"), allow(dead_code, reason = "for the test driver"))]
     fn rows(&self) -> Result<Vec<StoreRow>>;
+}
+
+/// What a store has done since it was built: plain cells.
+#[derive(Debug, Default)]
+pub(crate) struct StoreCounts {
+    pub(crate) gets: Cell<u64>,
+    pub(crate) puts: Cell<u64>,
+    pub(crate) deletes: Cell<u64>,
+    /// Scans begun: of ranges, of prefixes, of everything.
+    pub(crate) scans: Cell<u64>,
+    /// Records of the changelog applied.
+    pub(crate) restored: Cell<u64>,
+    /// Reads, also those of an update, that found their row in the table.
+    pub(crate) hits: Cell<u64>,
+    /// Reads that had to look below it.
+    pub(crate) misses: Cell<u64>,
+    /// Iterators that have not been dropped.
+    pub(crate) open_iterators: Cell<u64>,
+}
+
+fn add(cell: &Cell<u64>, count: u64) {
+    cell.set(cell.get() + count);
 }
 
 /// The plan of a store: what the stores of a topology's tasks are built from.

@@ -6,6 +6,8 @@ use std::collections::HashMap;
 use std::rc::Rc;
 use std::sync::Arc;
 
+use super::counts::NodeCount;
+use super::node::Edge;
 use super::queue::InputQueue;
 use super::{Lifecycle, Node, NodeIx, Outputs, Port, TaskCx};
 use crate::error::{Error, ErrorKind, Result};
@@ -25,13 +27,13 @@ impl ErasedPort {
 }
 
 /// The children of a node that is about to be built, in order.
-pub(crate) struct Children(pub(crate) Vec<(Rc<str>, Rc<ErasedPort>)>);
+pub(crate) struct Children(pub(crate) Vec<(Rc<str>, Rc<ErasedPort>, NodeCount)>);
 
 impl Children {
     /// The typed edges to the children.
     pub(crate) fn outputs<K: 'static, V: 'static>(self) -> Result<Outputs<K, V>> {
-        let typed = self.0.into_iter().map(|(name, erased)| match erased.port() {
-            Some(port) => Ok((name, port)),
+        let typed = self.0.into_iter().map(|(name, erased, count)| match erased.port() {
+            Some(port) => Ok(Edge { name, port, count }),
             None => {
                 let what = std::any::type_name::<(K, V)>();
                 Err(Error::new(

@@ -6,6 +6,7 @@ use std::sync::Arc;
 
 use bytes::{Bytes, BytesMut};
 
+use super::counts::{NodeCount, TaskCounts, one_more};
 use super::errors::{
     DropReason, ErrorContext, ErrorPolicies, ErrorResponse, ErrorStage, dead_letter_headers, java_exception,
 };
@@ -60,8 +61,10 @@ pub(crate) struct TaskCx {
     pub(crate) wall_punctuations: Punctuations,
     /// The node whose user code runs, for panics.
     pub(crate) current: Option<NodeIx>,
+    pub(crate) counts: TaskCounts,
     tokens: Tokens,
     node_names: Vec<Rc<str>>,
+    node_counts: Vec<NodeCount>,
     drops: Vec<[u64; DropReason::ALL.len()]>,
     key: KeyBytes,
     failure: Option<Error>,
@@ -94,8 +97,10 @@ impl TaskCx {
             stream_punctuations: Punctuations::default(),
             wall_punctuations: Punctuations::default(),
             current: None,
+            counts: TaskCounts::default(),
             tokens: Tokens::default(),
             node_names: Vec::new(),
+            node_counts: Vec::new(),
             drops: Vec::new(),
             key: KeyBytes::Unknown,
             failure: None,
@@ -107,12 +112,28 @@ impl TaskCx {
 
     pub(crate) fn add_node(&mut self, name: &str) -> NodeIx {
         self.node_names.push(name.into());
+        self.node_counts.push(NodeCount::default());
         self.drops.push(Default::default());
         NodeIx(u32::try_from(self.node_names.len() - 1).expect("a topology has fewer than 2^32 nodes"))
     }
 
     pub(crate) fn node_name(&self, node: NodeIx) -> &str {
         &self.node_names[node.0 as usize]
+    }
+
+    pub(crate) fn node_count(&self, node: NodeIx) -> &NodeCount {
+        &self.node_counts[node.0 as usize]
+    }
+
+    /// The records that have reached each node.
+    pub(crate) fn node_counts(&self) -> impl Iterator<Item = (&str, u64)> {
+        self.node_names.iter().zip(&self.node_counts).map(|(name, count)| (&**name, count.get()))
+    }
+
+    /// A source node takes a record from a partition.
+    pub(crate) fn taken(&mut self, source: usize, node: NodeIx, raw: &RawRecord, timestamp: Timestamp) {
+        one_more(&self.node_counts[node.0 as usize]);
+        self.counts.taken(source, raw, timestamp, self.stream_time);
     }
 
     /// The name of the node whose user code ran last.

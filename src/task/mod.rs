@@ -7,6 +7,7 @@
 pub(crate) mod blueprint;
 pub(crate) mod collector;
 pub(crate) mod context;
+pub(crate) mod counts;
 pub(crate) mod errors;
 pub(crate) mod node;
 pub(crate) mod punctuation;

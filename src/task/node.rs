@@ -4,6 +4,7 @@ use std::cell::RefCell;
 use std::rc::Rc;
 
 use super::TaskCx;
+use super::counts::{NodeCount, one_more};
 use super::punctuation::Token;
 use crate::record::{Record, Timestamp};
 
@@ -52,11 +53,25 @@ pub(crate) type Port<K, V> = Rc<RefCell<dyn Node<K, V>>>;
 
 /// Where a node sends its records: its children, in order.
 pub(crate) struct Outputs<K, V> {
-    children: Vec<(Rc<str>, Port<K, V>)>,
+    children: Vec<Edge<K, V>>,
+}
+
+/// The way to one child.
+pub(crate) struct Edge<K, V> {
+    pub(crate) name: Rc<str>,
+    pub(crate) port: Port<K, V>,
+    pub(crate) count: NodeCount,
+}
+
+impl<K, V> Edge<K, V> {
+    fn send(&self, record: Record<K, V>, cx: &mut TaskCx) -> Flow {
+        one_more(&self.count);
+        self.port.borrow_mut().process(record, cx)
+    }
 }
 
 impl<K, V> Outputs<K, V> {
-    pub(crate) fn new(children: Vec<(Rc<str>, Port<K, V>)>) -> Self {
+    pub(crate) fn new(children: Vec<Edge<K, V>>) -> Self {
         Self { children }
     }
 
@@ -66,23 +81,23 @@ impl<K, V> Outputs<K, V> {
 
     /// The position of the child of that name.
     pub(crate) fn position(&self, name: &str) -> Option<usize> {
-        self.children.iter().position(|(n, _)| &**n == name)
+        self.children.iter().position(|edge| &*edge.name == name)
     }
 
     /// Sends to one child.
     pub(crate) fn forward_to(&self, child: usize, record: Record<K, V>, cx: &mut TaskCx) -> Flow {
-        self.children[child].1.borrow_mut().process(record, cx)
+        self.children[child].send(record, cx)
     }
 }
 
 impl<K: Clone, V: Clone> Outputs<K, V> {
     /// Sends to every child; the last one gets the record itself, the others a copy.
     pub(crate) fn forward(&self, record: Record<K, V>, cx: &mut TaskCx) -> Flow {
-        let Some(((_, last), rest)) = self.children.split_last() else { return Ok(()) };
-        for (_, child) in rest {
-            child.borrow_mut().process(record.clone(), cx)?;
+        let Some((last, rest)) = self.children.split_last() else { return Ok(()) };
+        for child in rest {
+            child.send(record.clone(), cx)?;
         }
-        last.borrow_mut().process(record, cx)
+        last.send(record, cx)
     }
 
     /// Sends a record whose key is not the one that arrived: the bytes known of that key do not hold further down.

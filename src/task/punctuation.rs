@@ -23,15 +23,26 @@ struct Schedule {
     node: NodeIx,
     next: Timestamp,
     interval: i64,
+    /// It has been called: from then on the next call is never far.
+    called: bool,
 }
 
 impl Schedule {
     /// Moves to the first due time after `now`; missed calls collapse into the one just made.
     fn advance(&mut self, now: Timestamp) {
+        self.called = true;
         self.next += self.interval;
         if now >= self.next {
             let missed = (now - (self.next - self.interval)) / self.interval;
             self.next = self.next - self.interval + (missed + 1) * self.interval;
+        }
+    }
+
+    /// The clock was set back: the next call is the first of the same grid after `now`, instead of one as late as the clock
+    /// was wrong; Kafka Streams stands still that long. A small correction of the clock makes no call twice.
+    fn turn_back(&mut self, now: Timestamp) {
+        if self.called && self.next - now > self.interval.saturating_mul(2) {
+            self.next -= (self.next - now - 1) / self.interval * self.interval;
         }
     }
 }
@@ -40,6 +51,8 @@ impl Schedule {
 #[derive(Debug, Default)]
 pub(crate) struct Punctuations {
     schedules: Vec<Schedule>,
+    /// The time of the last look.
+    seen: Timestamp,
 }
 
 impl Punctuations {
@@ -53,9 +66,10 @@ impl Punctuations {
         anchored: bool,
         now: Timestamp,
     ) {
-        let mut schedule = Schedule { token, node, next: first, interval };
+        let mut schedule = Schedule { token, node, next: first, interval, called: false };
         if anchored && first < now {
             schedule.advance(now);
+            schedule.called = false;
         }
         self.schedules.push(schedule);
     }
@@ -73,6 +87,10 @@ impl Punctuations {
 
     /// The earliest schedule that is due at `now`, moved on to its next time.
     pub(crate) fn take_due(&mut self, now: Timestamp) -> Option<(NodeIx, Token)> {
+        if now < self.seen {
+            self.schedules.iter_mut().for_each(|schedule| schedule.turn_back(now));
+        }
+        self.seen = now;
         let due = self.schedules.iter_mut().filter(|s| s.next <= now).min_by_key(|s| s.next)?;
         due.advance(now);
         Some((due.node, due.token))
@@ -106,6 +124,24 @@ mod tests {
         assert_eq!(due(&mut punctuations, 99), 0);
         assert_eq!(due(&mut punctuations, 350), 1);
         assert_eq!(punctuations.next_due(), Some(400));
+    }
+
+    #[test]
+    fn a_clock_that_jumps_to_and_fro_stops_no_punctuation() {
+        let mut punctuations = Punctuations::default();
+        punctuations.add(Token(1), NodeIx(0), 1_000_100, 100, false, 1_000_000);
+        punctuations.add(Token(2), NodeIx(0), 5_000_000, 100, true, 1_000_000);
+        assert_eq!(due(&mut punctuations, 1_000_130), 1);
+        assert_eq!(due(&mut punctuations, 130), 0, "a quarter of an hour back");
+        assert_eq!(due(&mut punctuations, 199), 0);
+        assert_eq!(due(&mut punctuations, 200), 1, "on its old grid");
+        assert_eq!(due(&mut punctuations, 190), 0, "a small step back");
+        assert_eq!(punctuations.next_due(), Some(300));
+        assert_eq!(due(&mut punctuations, 300), 1);
+        assert_eq!(due(&mut punctuations, 900_050), 1, "hours forward: one call, not thousands");
+        assert_eq!(punctuations.next_due(), Some(900_100));
+        assert_eq!(due(&mut punctuations, 4_999_950), 1, "the one that waits for its start still waits");
+        assert_eq!(due(&mut punctuations, 5_000_000), 2);
     }
 
     #[test]

@@ -57,7 +57,6 @@ pub(crate) trait InputQueue {
     fn start_at(&mut self, offset: i64);
 
     /// About how many records wait.
-    #[allow(dead_code, reason = "until queues count in the memory account")]
     fn len(&self) -> usize;
 
     /// Whether nothing has come that is not taken: no record, and no batch that may turn out to hold none.
@@ -225,6 +224,7 @@ impl<K: Clone + 'static, V: Clone + 'static> InputQueue for SourceQueue<K, V> {
         let offset = raw.offset;
         self.state.partition_time = self.state.partition_time.max(record.timestamp);
         cx.stream_time = cx.stream_time.max(record.timestamp);
+        cx.taken(self.source, self.node, &raw, record.timestamp);
         cx.begin(self.source, raw, record.timestamp, self.key_serde.canonical());
         self.outputs.forward(record, cx)?;
         // ORDER: the offset moves on only when the record has gone all the way down.

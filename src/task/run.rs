@@ -8,6 +8,7 @@ use std::sync::Arc;
 
 use super::blueprint::{BuildCx, Children, ErasedPort, NodeKind, Plan};
 use super::context::Source;
+use super::counts::{NodeCount, SourceCount, TaskCounts};
 use super::errors::{DropReason, ErrorPolicies};
 use super::queue::{InputQueue, RawBatch};
 use super::{Collector, Flow, Lifecycle, NodeIx, Stop, TaskCx};
@@ -81,13 +82,15 @@ impl Task {
         let mut ports: Vec<Option<Rc<ErasedPort>>> = plan.nodes.iter().map(|_| None).collect();
         let mut queues: Vec<Option<Box<dyn InputQueue>>> = cx.sources.iter().map(|_| None).collect();
         let nodes: Vec<NodeIx> = plan.nodes.iter().map(|node| cx.add_node(&node.name)).collect();
+        cx.counts.sources = vec![SourceCount::default(); cx.sources.len()];
+        let counts: Vec<NodeCount> = nodes.iter().map(|node| cx.node_count(*node).clone()).collect();
         // ORDER: children are built before their parents, which hold the edges.
         for (at, node) in plan.nodes.iter().enumerate().rev() {
             let children = || {
                 let child = |&c: &usize| {
                     let port = ports[c].clone();
                     let name: Rc<str> = (&*plan.nodes[c].name).into();
-                    port.map(|port| (name, port)).ok_or_else(|| {
+                    port.map(|port| (name, port, counts[c].clone())).ok_or_else(|| {
                         Error::new(
                             ErrorKind::Topology,
                             format!("{} stands before its parent", plan.nodes[c].name),
@@ -157,7 +160,26 @@ impl Task {
         self.cx.drops()
     }
 
-    #[allow(dead_code, reason = "asked by tests, and metrics")]
+    /// What has been counted since the task was built.
+    pub(crate) fn counts(&mut self) -> &mut TaskCounts {
+        &mut self.cx.counts
+    }
+
+    /// The records that have reached each node.
+    pub(crate) fn node_counts(&self) -> impl Iterator<Item = (&str, u64)> {
+        self.cx.node_counts()
+    }
+
+    /// The bytes that the task's record caches hold.
+    pub(crate) fn cached_bytes(&self) -> usize {
+        self.cx.cached_bytes
+    }
+
+    /// The offset of the next record to take from a partition.
+    pub(crate) fn position(&self, source: usize) -> Option<i64> {
+        self.queues[source].position()
+    }
+
     pub(crate) fn stream_time(&self) -> Timestamp {
         self.cx.stream_time
     }
@@ -181,7 +203,6 @@ impl Task {
     }
 
     /// About how many records wait in a queue.
-    #[allow(dead_code, reason = "until queues count in the memory account")]
     pub(crate) fn queued(&self, source: usize) -> usize {
         self.queues[source].len()
     }
@@ -294,6 +315,7 @@ impl Task {
         self.guarded(|task| {
             while let Some((node, token)) = due(&mut task.cx) {
                 *any_seen = true;
+                task.cx.counts.punctuations += 1;
                 task.cx.begin_punctuation(now);
                 let target = task.lifecycles.iter().find(|(n, _)| *n == node).map(|(_, node)| node.clone());
                 if let Some(target) = target {

@@ -21,9 +21,9 @@ impl Queries {
     pub(super) fn of(task: &Task, id: TaskId, plan: &Plan, application_id: &Arc<str>) -> Self {
         let local = Arc::new(LocalStores::new(|| ()));
         local.set_phase(Phase::Started);
-        local.set_placed(true, std::iter::once(id));
+        local.set_placed(true, std::iter::once((id, Some(0))));
         Self {
-            _registered: local.enter(id, task.stores()),
+            _registered: local.enter(id, 0, task.stores()),
             local,
             application_id: application_id.clone(),
             stores: plan.stores.iter().map(|store| (id.subtopology, store.clone())).collect(),

@@ -21,9 +21,9 @@ use crate::{data, truth};
 const PARTITIONS: i32 = 4;
 
 /// A broker that a test may stop; it ends with the test.
-struct OwnKafka {
+pub struct OwnKafka {
     dir: tempfile::TempDir,
-    address: String,
+    pub address: String,
 }
 
 fn script() -> PathBuf {
@@ -35,7 +35,7 @@ fn free_port() -> u16 {
 }
 
 impl OwnKafka {
-    async fn up(more: &[&str]) -> Self {
+    pub async fn up(more: &[&str]) -> Self {
         let (dir, port) = (tempfile::tempdir().unwrap(), free_port());
         let own = Self { dir, address: format!("127.0.0.1:{port}") };
         let port = port.to_string();

@@ -9,12 +9,15 @@
 
 #[path = "../common/mod.rs"]
 mod common;
+mod control;
 #[allow(dead_code, reason = "the generator has parts that only the example uses")]
 #[path = "../../examples/word_count/data.rs"]
 mod data;
 mod errors;
 mod faults;
+mod handover;
 mod input;
+mod instances_on_one_host;
 mod lifecycle;
 mod queries;
 mod refusals;

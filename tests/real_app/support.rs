@@ -45,6 +45,8 @@ pub struct Rig {
     pub cluster: Cluster,
     pub producer: Producer,
     pub app_id: String,
+    /// The test's own, so that nothing is left in the home of whoever runs it.
+    pub state_dir: tempfile::TempDir,
 }
 
 /// The broker that is there for tests; `None` with a loud line if there is none.
@@ -59,7 +61,8 @@ pub async fn rig_at(broker: &str, test: &str) -> Rig {
         .try_init();
     let cluster = connect(broker).await;
     let producer = Producer::new(&cluster, ProducerOptions::default()).unwrap();
-    Rig { broker: broker.to_owned(), cluster, producer, app_id: unique(test) }
+    let state_dir = tempfile::tempdir().unwrap();
+    Rig { broker: broker.to_owned(), cluster, producer, app_id: unique(test), state_dir }
 }
 
 impl Rig {
@@ -83,6 +86,7 @@ impl Rig {
     pub fn config(&self) -> ConfigBuilder {
         Config::builder(&self.app_id, &self.broker)
             .workers(1)
+            .state_dir(self.state_dir.path())
             .cache_bytes(0)
             .set("commit.interval.ms", "100")
             .set("poll.ms", "20")

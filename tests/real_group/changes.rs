@@ -107,8 +107,8 @@ async fn a_coordinator_that_restarts_finds_its_group_again() {
     let broker = Nodes::start(1).await;
     let count = WordCount::at(rig_at(&broker.bootstrap, "coordinator").await).await;
     let mut generator = count.generate(1_500);
-    // Longer than the broker is away.
-    let start = || count.start_with(&["session.timeout.ms=30000"]);
+    // Longer than the broker is away, on a busy machine too.
+    let start = || count.start_with(&["session.timeout.ms=120000"]);
     let (mut first, mut second) = (start(), start());
     count.settled(2).await;
     count.wait_lines(3_000).await;

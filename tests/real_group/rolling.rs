@@ -7,7 +7,8 @@ use crate::word_count::{Process, WordCount};
 const NAMES: [&str; 3] = ["one", "two", "three"];
 
 fn start(count: &WordCount, name: &str) -> Process {
-    count.start_with(&[&format!("client.id={name}")])
+    // Nobody has to wait for a session to be over, and a freeze is always shorter.
+    count.start_with(&[&format!("client.id={name}"), "session.timeout.ms=20000"])
 }
 
 /// The partitions of a topic that the instance of this client id reads.
@@ -44,7 +45,6 @@ async fn kept_tasks_go_on_during_every_rebalance_of_a_rolling_restart() {
             let ends = count.ends(&count.output).await;
             kept.iter().map(|partition| ends[*partition as usize]).sum::<i64>()
         };
-        let generations = processes[observer].generations().len();
         processes[frozen].signal("-STOP");
         let before = committed().await;
         processes[victim].signal("-TERM");
@@ -53,9 +53,8 @@ async fn kept_tasks_go_on_during_every_rebalance_of_a_rolling_restart() {
         eventually("what was done before it is committed", async || committed().await > before).await;
         let (before, began) = (committed().await, written().await);
         eventually("the kept tasks write", async || written().await > began + 100).await;
-        // Still the same rebalance.
+        // Still the same rebalance: none is over without the frozen instance.
         assert_eq!(count.describe().await.state, "PreparingRebalance");
-        assert_eq!(processes[observer].generations().len(), generations);
         processes[frozen].signal("-CONT");
         eventually("the kept tasks commit", async || committed().await > before + 100).await;
         processes[victim].ended().await;

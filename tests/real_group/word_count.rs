@@ -18,6 +18,9 @@ pub const TOKENS: i64 = 54_760;
 /// The shortest that a broker allows as it comes.
 pub const SESSION: Duration = Duration::from_secs(6);
 
+/// One at a time: who shares the machine with many processes may be late for its heartbeats, and every count is off.
+static TURN: tokio::sync::Mutex<()> = tokio::sync::Mutex::const_new(());
+
 /// An application of its own with its topics, and the processes that run it.
 pub struct WordCount {
     pub rig: Rig,
@@ -25,6 +28,7 @@ pub struct WordCount {
     pub output: String,
     logs: tempfile::TempDir,
     started: AtomicU64,
+    _turn: tokio::sync::MutexGuard<'static, ()>,
 }
 
 /// A process. SIGKILL if the test ends before it.
@@ -40,9 +44,10 @@ impl WordCount {
     }
 
     pub async fn at(rig: Rig) -> Self {
+        let turn = TURN.lock().await;
         let (lines, output) = (rig.topic("lines", PARTITIONS).await, rig.topic("counts", PARTITIONS).await);
         let logs = tempfile::tempdir().unwrap();
-        Self { rig, lines, output, logs, started: AtomicU64::new(0) }
+        Self { rig, lines, output, logs, started: AtomicU64::new(0), _turn: turn }
     }
 
     fn process(&self, arguments: &[&str]) -> Process {
@@ -58,6 +63,7 @@ impl WordCount {
             .args(["--lines", &self.lines, "--counts", &self.output])
             .args(["--set", "commit.interval.ms=200", "--set", "heartbeat.interval.ms=300"])
             .args(["--set", &format!("session.timeout.ms={}", SESSION.as_millis())])
+            .args(["--set", &format!("state.dir={}", self.logs.path().join("state").display())])
             .args(arguments)
             .env("RUST_LOG", "info")
             .env("NO_COLOR", "1")
@@ -252,7 +258,8 @@ impl Process {
             rest.split(' ').next().unwrap().parse::<usize>().unwrap()
         };
         let said = self.said();
-        let assigned = said.lines().filter(|line| line.contains(" assigned generation="));
+        // What comes before it may name the generation too.
+        let assigned = said.lines().filter_map(|line| line.split_once(": assigned ")).map(|(_, said)| said);
         assigned
             .map(|line| (number(line, "generation") as i32, number(line, "kept"), number(line, "added")))
             .collect()

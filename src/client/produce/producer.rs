@@ -67,6 +67,18 @@ struct Lingering {
     until: Instant,
 }
 
+/// What a producer has done since it was made.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) struct ProducerCounts {
+    /// Batches handed over, and their bytes as they are sent.
+    pub(crate) batches: u64,
+    pub(crate) bytes: u64,
+    /// Answers that made it send a batch again.
+    pub(crate) retries: u64,
+    /// Batches that were given up.
+    pub(crate) failures: u64,
+}
+
 /// A worker's producer.
 ///
 /// Dropping it gives up the batches that are still open; those handed over are still delivered. Call
@@ -83,6 +95,8 @@ pub(crate) struct Producer {
     /// The bytes of the open batches.
     open_bytes: usize,
     send_epoch: u64,
+    /// The batches handed over, and their bytes.
+    handed: (u64, u64),
     /// The time of the last poll: a batch counts as opened then, so that no clock is read.
     now: Instant,
 }
@@ -119,6 +133,7 @@ impl Producer {
             lingering: VecDeque::new(),
             open_bytes: 0,
             send_epoch: 0,
+            handed: (0, 0),
             now: clock::monotonic(),
         };
         Ok((producer, outbox))
@@ -274,6 +289,13 @@ impl Producer {
         self.open_bytes
     }
 
+    /// What it has done so far.
+    pub(crate) fn counts(&self) -> ProducerCounts {
+        let (batches, bytes) = self.handed;
+        let (retries, failures) = self.shared.troubles();
+        ProducerCounts { batches, bytes, retries, failures }
+    }
+
     /// Empties the slot of what was not written.
     pub(crate) fn take_failures(&self) -> Vec<Failed> {
         self.shared.take_failures()
@@ -346,6 +368,7 @@ impl Producer {
         self.open_bytes -= open.len();
         let batch = open.close().map_err(|e| e.at_topic(&*known.name).at_partition(partition))?;
         let bytes = batch.len();
+        self.handed = (self.handed.0 + 1, self.handed.1 + bytes as u64);
         // ORDER: before the back can be done with it.
         self.shared.handed_over(bytes);
         let send_epoch = self.send_epoch;

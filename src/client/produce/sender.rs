@@ -348,6 +348,9 @@ impl<T: ProduceTransport> Sender<T> {
                     None => Answer::missing(),
                 },
             };
+            if matches!(answer, Answer::Retry { .. }) {
+                self.shared.tried_again();
+            }
             // An answer that comes late, from a former leader, says nothing of the present one.
             if matches!(answer, Answer::Retry { stale_leader: true, .. })
                 && partition.leader == Leader::Node(node)

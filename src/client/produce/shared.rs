@@ -43,6 +43,8 @@ pub(super) struct Shared {
     permit_until: AtomicU64,
     failures: Mutex<Vec<Failed>>,
     any_failure: AtomicBool,
+    retries: AtomicU64,
+    given_up: AtomicU64,
     /// Wakes the back for a new send epoch.
     pub(super) wake: Notify,
     progress: Progress,
@@ -64,6 +66,8 @@ impl Shared {
             permit_until: AtomicU64::new(u64::MAX),
             failures: Mutex::new(Vec::new()),
             any_failure: AtomicBool::new(false),
+            retries: AtomicU64::new(0),
+            given_up: AtomicU64::new(0),
             wake: Notify::new(),
             progress,
         }
@@ -104,11 +108,22 @@ impl Shared {
             error = ?failed.error,
             "a batch was not written"
         );
+        self.given_up.fetch_add(1, Ordering::Relaxed);
         self.failures.lock().unwrap_or_else(PoisonError::into_inner).push(failed);
         self.any_failure.store(true, Ordering::SeqCst);
         // ORDER: after the slot, so that whoever sees the producer drained sees every failure.
         self.in_flight.fetch_sub(bytes, Ordering::SeqCst);
         (self.progress)();
+    }
+
+    /// A batch has to be sent again.
+    pub(super) fn tried_again(&self) {
+        self.retries.fetch_add(1, Ordering::Relaxed);
+    }
+
+    /// How many answers asked for a retry, and how many batches were given up.
+    pub(super) fn troubles(&self) -> (u64, u64) {
+        (self.retries.load(Ordering::Relaxed), self.given_up.load(Ordering::Relaxed))
     }
 
     pub(super) fn take_failures(&self) -> Vec<Failed> {

@@ -7,7 +7,7 @@ use kafka_protocol::ResponseError;
 use super::super::event::{Action, Joined, Member, Reply, RequestId, RpcError};
 use super::super::protocol::{PROTOCOL_NAME, read_assignment, read_subscription};
 use super::super::recovery::{Call, Recovery, recovery};
-use super::super::user_data::AssignmentError;
+use super::super::user_data::{AssignmentData, AssignmentError};
 use super::{Coordinator, Membership, Phase};
 use crate::{Error, ErrorKind, Result};
 
@@ -92,7 +92,7 @@ impl Membership {
         }
         let missed = !self.owned.is_empty() && joined.generation != self.generation.wrapping_add(1);
         self.generation = joined.generation;
-        self.session_until = now + self.config.session_timeout;
+        self.heard(now);
         self.beat_at = now + self.config.heartbeat_interval;
         let leads = joined.leader == joined.member_id;
         if self.member_id != joined.member_id {
@@ -129,12 +129,17 @@ impl Membership {
         (self.failures, self.refusals) = (0, 0);
         self.id_stored = true;
         self.id_in_doubt = false;
-        self.session_until = now + self.config.session_timeout;
+        self.heard(now);
         self.beat_at = now + self.config.heartbeat_interval;
         match read_assignment(&assignment) {
             Ok(data) => match data.error {
                 None | Some(AssignmentError::OtherTopology) => self.deliver(data, now),
-                Some(error) => self.fail(refusal(error, &self.config.group_id)),
+                // Everything can be committed before that end, in this generation and in good order.
+                Some(error @ AssignmentError::ShutdownRequested) => {
+                    self.farewell = Some(refusal(error, &self.config.group_id, &data.reason));
+                    self.deliver(AssignmentData { next_rebalance_ms: -1, ..AssignmentData::default() }, now);
+                }
+                Some(error) => self.fail(refusal(error, &self.config.group_id, &data.reason)),
             },
             Err(error) => {
                 let text = format!(
@@ -152,10 +157,10 @@ impl Membership {
             Ok(_) => {
                 self.failures = 0;
                 // From when it was sent: the coordinator may have had it right then.
-                self.session_until = sent + self.config.session_timeout;
+                self.heard(sent);
             }
             Err(Recovery::Rejoin) => {
-                self.session_until = sent + self.config.session_timeout;
+                self.heard(sent);
                 match self.phase {
                     Phase::Stable => self.begin_rejoin("the group rebalances", now),
                     // Somebody joined while the assignment was computed: it will be computed anew.
@@ -190,8 +195,17 @@ impl Membership {
         }
     }
 
+    /// The coordinator has known the member at this time.
+    fn heard(&mut self, at: Duration) {
+        self.heard_until = at + self.config.session_timeout;
+        self.session_until = self.heard_until;
+    }
+
     /// What to do after a JoinGroup or SyncGroup that failed, or a heartbeat that ends the generation.
     fn recover(&mut self, recovery: Recovery, now: Duration) {
+        // The wait has come to nothing: it has kept nobody alive, or a coordinator that refuses every JoinGroup would let
+        // the tasks run for ever without a commit.
+        self.session_until = self.heard_until;
         match recovery {
             Recovery::Retry => self.pause(Phase::Rejoining, now),
             // At once, because the others wait. But not for ever, should the coordinator know no other answer.
@@ -252,7 +266,7 @@ fn nonsense(reply: &Reply) -> Error {
     Error::new(ErrorKind::Corrupt, format!("the answer belongs to another request: {reply:?}"))
 }
 
-fn refusal(error: AssignmentError, group: &str) -> Error {
+fn refusal(error: AssignmentError, group: &str, reason: &str) -> Error {
     let (kind, message) = match error {
         AssignmentError::MissingSourceTopics => (
             ErrorKind::Topic,
@@ -269,12 +283,13 @@ fn refusal(error: AssignmentError, group: &str) -> Error {
                  apart; upgrade in smaller steps"
             ),
         ),
-        AssignmentError::ShutdownRequested => {
-            (ErrorKind::Closed, format!("an instance asked for the whole application {group} to stop"))
-        }
         AssignmentError::OtherTopology => {
             (ErrorKind::Topology, format!("the leader of group {group} runs another topology"))
         }
+        AssignmentError::ShutdownRequested => (
+            ErrorKind::Closed,
+            format!("an instance asked for the whole application {group} to stop: {reason}"),
+        ),
         AssignmentError::Other(code) => {
             (ErrorKind::Broker, format!("the leader of group {group} assigns nothing, for reason {code}"))
         }

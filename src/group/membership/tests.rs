@@ -707,11 +707,9 @@ fn an_assignor_of_others_is_refused() {
 
 #[test]
 fn an_error_instead_of_an_assignment_ends_the_membership_but_leaves_the_group() {
-    for (error, kind) in [
-        (AssignmentError::MissingSourceTopics, "fatal Topic"),
-        (AssignmentError::ShutdownRequested, "fatal Closed"),
-        (AssignmentError::Other(77), "fatal Broker"),
-    ] {
+    for (error, kind) in
+        [(AssignmentError::MissingSourceTopics, "fatal Topic"), (AssignmentError::Other(77), "fatal Broker")]
+    {
         let mut rig = Rig::stable("0_0");
         rig.rebalance();
         rig.step(Event::Committed);
@@ -721,6 +719,21 @@ fn an_error_instead_of_an_assignment_ends_the_membership_but_leaves_the_group() 
         assert_eq!(rig.step(Event::Close { leave: true }), [r#"leave "m""#]);
         assert_eq!(rig.reply("leave", Reply::Left), ["stopped"]);
     }
+}
+
+/// `SHUTDOWN_APPLICATION` (KIP-671): nothing that was processed is processed again at the next start.
+#[test]
+fn an_application_that_is_to_end_everywhere_commits_and_releases_its_tasks_first() {
+    let mut rig = Rig::stable("0_0");
+    rig.rebalance();
+    rig.step(Event::Committed);
+    rig.joined(2);
+    let error = Some(AssignmentError::ShutdownRequested);
+    let assignment = AssignmentData { error, reason: "member m: no".into(), ..data("") };
+    assert_eq!(rig.synced(&assignment), ["deliver kept [] added []", "open 2", "revoke [0_0@2/1]"]);
+    assert_eq!(rig.step(Event::Revoked(vec!["0_0".parse().unwrap()])), ["closed", "fatal Closed"]);
+    assert_eq!(rig.step(Event::Close { leave: true }), [r#"leave "m""#]);
+    assert_eq!(rig.reply("leave", Reply::Left), ["stopped"]);
 }
 
 #[test]

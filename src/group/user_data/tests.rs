@@ -24,6 +24,7 @@ fn subscription() -> SubscriptionData {
         next_rebalance_ms: -1,
         shutdown: true,
         join_number: 9,
+        shutdown_reason: "no".into(),
     }
 }
 
@@ -50,6 +51,7 @@ fn assignment() -> AssignmentData {
             standby: vec![task("1_2")],
         }],
         next_rebalance_ms: 600_000,
+        reason: "m: no".into(),
     }
 }
 
@@ -66,17 +68,21 @@ fn unhex(text: &str) -> Vec<u8> {
 /// A fixture is what that version wrote: it is never written anew, only read.
 const SUBSCRIPTION_V1: &str = include_str!("fixtures/subscription-v1.hex");
 const ASSIGNMENT_V1: &str = include_str!("fixtures/assignment-v1.hex");
+const SUBSCRIPTION_V2: &str = include_str!("fixtures/subscription-v2.hex");
+const ASSIGNMENT_V2: &str = include_str!("fixtures/assignment-v2.hex");
 
 #[test]
 fn version_1_stays_readable() {
-    assert_eq!(SubscriptionData::decode(&unhex(SUBSCRIPTION_V1)).unwrap(), subscription());
-    assert_eq!(AssignmentData::decode(&unhex(ASSIGNMENT_V1)).unwrap(), assignment());
+    let subscription = SubscriptionData { shutdown_reason: String::new(), ..subscription() };
+    assert_eq!(SubscriptionData::decode(&unhex(SUBSCRIPTION_V1)).unwrap(), subscription);
+    let assignment = AssignmentData { reason: String::new(), ..assignment() };
+    assert_eq!(AssignmentData::decode(&unhex(ASSIGNMENT_V1)).unwrap(), assignment);
 }
 
 #[test]
-fn written_bytes_are_version_1() {
-    assert_eq!(hex(&subscription().encode().unwrap()), hex(&unhex(SUBSCRIPTION_V1)));
-    assert_eq!(hex(&assignment().encode().unwrap()), hex(&unhex(ASSIGNMENT_V1)));
+fn written_bytes_are_version_2() {
+    assert_eq!(hex(&subscription().encode().unwrap()), hex(&unhex(SUBSCRIPTION_V2)));
+    assert_eq!(hex(&assignment().encode().unwrap()), hex(&unhex(ASSIGNMENT_V2)));
 }
 
 #[test]
@@ -88,11 +94,11 @@ fn a_later_version_may_append() {
             true => SubscriptionData::decode(bytes).map(|read| assert_eq!(read, subscription())),
             false => AssignmentData::decode(bytes).map(|read| assert_eq!(read, assignment())),
         };
-        bytes.extend(b"what version 2 knows");
+        bytes.extend(b"what version 3 knows");
         let error = decode(&bytes).unwrap_err();
         assert_eq!(error.kind(), ErrorKind::Corrupt);
         assert!(error.to_string().contains("more than there should be"), "{error}");
-        bytes[0] = 2;
+        bytes[0] = 3;
         decode(&bytes).unwrap();
         bytes[0] = 0;
         decode(&bytes).unwrap_err();

@@ -43,6 +43,13 @@ pub(super) struct Replacements {
     pub(super) asked_until: Option<Instant>,
 }
 
+impl Replacements {
+    /// The places that wait for their next workers.
+    pub(super) fn vacant(&self) -> impl Iterator<Item = usize> + '_ {
+        self.vacancies.iter().map(|vacancy| vacancy.index)
+    }
+}
+
 impl Coordinator {
     /// A worker says something. One that was left behind is not heard: what it holds is somebody else's by now.
     pub(super) fn said(&mut self, worker: WorkerId, message: ToCoordinator) {
@@ -124,7 +131,10 @@ impl Coordinator {
     /// Leaves a worker behind. Its tasks wait for the next worker in its place; what it was asked for is as good as done.
     fn replace(&mut self, worker: WorkerId, from: Instant, latest: Instant) {
         let Some(index) = self.workers.leave_behind(worker) else { return };
-        self.replacements.vacancies.push(Vacancy { index, worker, from, latest });
+        // One that was to go has no successor.
+        if !self.left(worker) {
+            self.replacements.vacancies.push(Vacancy { index, worker, from, latest });
+        }
         let mut given_up = Vec::new();
         for placed in self.placed.values_mut().filter(|placed| placed.worker == worker) {
             placed.running = false;
@@ -158,7 +168,7 @@ impl Coordinator {
     pub(super) fn worker_for_task(&self) -> Option<WorkerId> {
         let tasks_of = |worker: &WorkerId| self.placed.values().filter(|p| p.worker == *worker).count();
         let waiting = || self.replacements.vacancies.first().map(|vacancy| vacancy.worker);
-        self.workers.ids().min_by_key(tasks_of).or_else(waiting)
+        self.staying().min_by_key(tasks_of).or_else(waiting)
     }
 
     /// A task could not be started. The worker that was to have it answers for it, as any of its errors.
@@ -183,6 +193,7 @@ impl Coordinator {
         tracing::error!(?error, "all instances of the application are asked to shut down");
         let (topics, data) = &mut self.subscription;
         data.shutdown = true;
+        data.shutdown_reason = error.to_string().chars().take(1000).collect();
         let (topics, data) = (topics.clone(), Box::new(data.clone()));
         self.failure.get_or_insert(error);
         self.replacements.asked_until = Some(clock::monotonic() + CLOSE_TIMEOUT);

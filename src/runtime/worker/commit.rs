@@ -15,6 +15,7 @@ use crate::config::Role;
 use crate::error::{BoxError, Error, ErrorClass, ErrorKind, Result};
 use crate::group::OffsetMetadata;
 use crate::record::TopicPartition;
+use crate::runtime::figures::Activity;
 use crate::runtime::message::ToCoordinator;
 use crate::runtime::task_timeout::TaskTimeout;
 use crate::task::Partition;
@@ -132,15 +133,23 @@ impl Worker {
         if self.failed {
             return;
         }
-        let outcome = self.commit();
-        self.next_commit = clock::monotonic() + self.config.commit_interval();
+        let began = clock::monotonic();
+        let outcome = self.commit(began);
+        let now = clock::monotonic();
+        self.figures.spent(Activity::Commit, now.saturating_duration_since(began));
+        self.next_commit = now + self.config.commit_interval();
         match outcome {
             Ok(Committed::Yes) => {
                 self.owes_commit = false;
+                self.observe(now);
                 self.postponed.progress();
+                self.picture.stale = true;
+                // ORDER: now nothing of the tasks is open.
+                self.hand_over();
             }
             Ok(Committed::Later) => {
                 tracing::debug!(worker = self.index, "commit postponed");
+                self.figures.postponed();
                 self.owes_commit = true;
                 // A rebalance that never ends, or a coordinator that refuses commits and nothing else. Without a limit of
                 // its own a single refusal would do.
@@ -177,7 +186,7 @@ impl Worker {
     }
 
     /// Caches are flushed, the producer is drained, the offsets are committed, the layers are published.
-    fn commit(&mut self) -> Result<Committed> {
+    fn commit(&mut self, began: Instant) -> Result<Committed> {
         if self.is_fenced() {
             return Ok(Committed::Later);
         }
@@ -187,9 +196,11 @@ impl Worker {
         if !any && self.offsets().is_empty() {
             return Ok(Committed::Yes);
         }
+        let span = tracing::info_span!("commit", worker = self.index, offsets = tracing::field::Empty);
+        let _commit = span.clone().entered();
         for owned in self.owned.iter_mut().filter(|o| o.running) {
             self.pulse.beat();
-            if let Err(error) = owned.task.flush_caches() {
+            if let Err(error) = owned.span.in_scope(|| owned.task.flush_caches()) {
                 failed.push((owned.lease.task, error));
             }
         }
@@ -217,11 +228,14 @@ impl Worker {
         }
         let Some(generation) = self.gate else { return Ok(Committed::Later) };
         let offsets = self.offsets();
+        span.record("offsets", offsets.len());
         // ORDER: whoever sees an offset committed sees the drops before it counted.
         self.report_drops();
         let outcome = self.commit_offsets(generation, &offsets)?;
         if outcome == Committed::Yes {
+            self.observe_commit();
             self.published(&offsets)?;
+            self.figures.committed(clock::monotonic().saturating_duration_since(began));
         }
         Ok(outcome)
     }
