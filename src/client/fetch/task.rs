@@ -327,7 +327,7 @@ impl Task {
                 partition.succeeded();
                 partition.offset = next_offset;
                 partition.turn = turn;
-                partition.told = Some((next_offset, log));
+                partition.told = None;
                 let records = records.slice(..length);
                 let credit = frame.credit(records.len(), &partition.outstanding);
                 let aborted = data.aborted_transactions.unwrap_or_default();
