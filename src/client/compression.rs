@@ -62,6 +62,7 @@ impl Compression {
     }
 
     /// Appends the compressed form of `plain` to `out`. `level` is for the codecs that have levels, gzip and zstd.
+    #[allow(unused_variables, reason = "the level is not used when gzip and zstd are off")]
     pub(crate) fn compress(self, level: Option<i32>, plain: &[u8], out: &mut BytesMut) -> Result<()> {
         self.check_available()?;
         let done: io::Result<()> = match self {

@@ -85,6 +85,8 @@ pub(super) struct Coordinator {
     rebalance: Option<(Instant, tracing::Span)>,
     failure: Option<Error>,
     ending: Option<Ending>,
+    /// Read-locked by every commit on its way to the broker.
+    commits: Arc<tokio::sync::RwLock<()>>,
     /// The folder is this instance's until its tasks are closed.
     _identity: Identity,
 }
@@ -181,6 +183,7 @@ impl Coordinator {
             rebalance: None,
             failure: None,
             ending: None,
+            commits: Arc::default(),
             _identity: identity,
         })
     }
@@ -612,7 +615,11 @@ impl Coordinator {
             // It is placed again when the place is filled.
             return;
         }
+        let commits = self.commits.clone();
         self.cluster.runtime().spawn(async move {
+            // ORDER: a worker that had the task before may have a commit on its way. It must not arrive after the offset was
+            // read, or it would be set back to where that worker was.
+            drop(commits.write().await);
             let outcome = preparer.prepare(lease, &partitions, &plan).await.map(Box::new);
             let _ = own.send(ToCoordinator::Prepared { task: lease.task, placement, outcome });
         });
@@ -646,7 +653,14 @@ impl Coordinator {
         let member = MemberId { generation, ..self.member.clone() };
         let group = self.group.clone();
         let (own, repartition) = (self.own.clone(), self.housekeeping.repartition_topics.clone());
+        let commits = self.commits.clone();
+        let under_way = commits.clone().try_read_owned();
         self.cluster.runtime().spawn(async move {
+            let _under_way = match under_way {
+                Ok(under_way) => under_way,
+                // A task is about to be prepared.
+                Err(_) => commits.read_owned().await,
+            };
             let outcome = match group.commit(&member, &offsets).await {
                 Ok(results) => results.into_iter().try_for_each(|(_, result)| result),
                 Err(error) => Err(error),
