@@ -397,7 +397,7 @@ impl Coordinator {
         for action in self.membership.step(event, now) {
             self.carry_out(action);
         }
-        let until = self.origin + self.membership.session_until();
+        let until = self.origin + self.membership.permit_until();
         self.workers.permit_until(until);
     }
 
