@@ -19,6 +19,7 @@ mod api;
 mod broker;
 mod clock;
 mod config;
+mod coordinators;
 mod faults;
 mod groups;
 mod handle;
@@ -43,8 +44,9 @@ use crate::{Error, ErrorKind, Result};
 use broker::Broker;
 use clock::BrokerClock;
 use config::BrokerConfig;
+use coordinators::CoordinatorKind;
 use server::Mode;
-use state::{CoordinatorKind, State};
+use state::State;
 
 /// What an [`EmbeddedKafka`] shall be.
 #[derive(Debug, Clone)]
@@ -115,7 +117,7 @@ impl EmbeddedKafkaBuilder {
             listeners.push(listener);
         }
         let clock = BrokerClock::new(self.manual_clock);
-        let broker = Arc::new(Broker::new(State::new(&ports), clock, config, self.users));
+        let broker = Arc::new(Broker::new(State::new(&ports, &config), clock, config, self.users));
         let modes: BTreeMap<i32, watch::Sender<Mode>> =
             (1..).zip(&ports).map(|(id, _)| (id, watch::Sender::new(Mode::Running))).collect();
         let runtime = tokio::runtime::Builder::new_current_thread()
@@ -215,7 +217,16 @@ impl EmbeddedKafka {
     ///
     /// `Broker` if there is no such node, or if it is stopped.
     pub fn move_group_coordinator(&self, group: &str, node: i32) -> Result<()> {
-        self.move_coordinator(CoordinatorKind::Group, group, node)
+        self.move_coordinator(CoordinatorKind::Group, group, node, Duration::ZERO)
+    }
+
+    /// The same, and the new coordinator answers COORDINATOR_LOAD_IN_PROGRESS for that long by the cluster's clock.
+    ///
+    /// # Errors
+    ///
+    /// `Broker` if there is no such node, or if it is stopped.
+    pub fn move_group_coordinator_slowly(&self, group: &str, node: i32, loading: Duration) -> Result<()> {
+        self.move_coordinator(CoordinatorKind::Group, group, node, loading)
     }
 
     /// Makes `node` the coordinator of a transactional id, and of those that share its slot.
@@ -224,15 +235,18 @@ impl EmbeddedKafka {
     ///
     /// `Broker` if there is no such node, or if it is stopped.
     pub fn move_transaction_coordinator(&self, transactional_id: &str, node: i32) -> Result<()> {
-        self.move_coordinator(CoordinatorKind::Transaction, transactional_id, node)
+        self.move_coordinator(CoordinatorKind::Transaction, transactional_id, node, Duration::ZERO)
     }
 
-    fn move_coordinator(&self, kind: CoordinatorKind, key: &str, node: i32) -> Result<()> {
+    fn move_coordinator(&self, kind: CoordinatorKind, key: &str, node: i32, loading: Duration) -> Result<()> {
+        let now = self.broker.clock.now();
         let mut state = self.broker.lock();
         if !state.alive().any(|alive| alive == node) {
             return Err(Error::new(ErrorKind::Broker, format!("there is no living node {node}")));
         }
-        state.move_coordinator(kind, key, node);
+        state.move_coordinator(kind, key, node, now, loading);
+        // A deadline may be nearer now.
+        self.broker.timers.notify_one();
         Ok(())
     }
 
