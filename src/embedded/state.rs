@@ -30,6 +30,15 @@ pub(crate) struct Partition {
     pub(crate) log: Log,
 }
 
+impl Partition {
+    /// Another leader, or none.
+    fn lead(&mut self, leader: Option<i32>) {
+        self.leader = leader;
+        self.leader_epoch += 1;
+        self.log.lead(self.leader_epoch);
+    }
+}
+
 /// A topic.
 #[derive(Debug)]
 pub(crate) struct Topic {
@@ -49,11 +58,29 @@ pub(crate) struct State {
     pub(crate) coordinators: Coordinators,
     /// Where the next topic's first leader is.
     next_leader: usize,
+    intervals: Intervals,
+    next_retention: Instant,
+    next_compaction: Instant,
+}
+
+/// How often logs are looked after.
+#[derive(Debug, Clone, Copy)]
+struct Intervals {
+    retention: Duration,
+    compaction: Duration,
+    /// How long an idle producer is remembered, in ms.
+    producers: i64,
 }
 
 impl State {
     /// A cluster of nodes with these ports; ids count from 1.
-    pub(crate) fn new(ports: &[u16], config: &BrokerConfig) -> Self {
+    pub(crate) fn new(ports: &[u16], config: &BrokerConfig, now: Instant) -> Self {
+        let interval = |name| Duration::from_millis(config.number(name).max(1).unsigned_abs());
+        let intervals = Intervals {
+            retention: interval("log.retention.check.interval.ms"),
+            compaction: interval("log.cleaner.backoff.ms"),
+            producers: config.number("producer.id.expiration.ms"),
+        };
         let nodes: BTreeMap<i32, Node> =
             (1..).zip(ports).map(|(id, port)| (id, Node { port: *port, alive: true })).collect();
         let ids: Vec<i32> = nodes.keys().copied().collect();
@@ -65,6 +92,9 @@ impl State {
             txn: Transactions::default(),
             coordinators: Coordinators::new(&ids),
             next_leader: 0,
+            intervals,
+            next_retention: now + intervals.retention,
+            next_compaction: now + intervals.compaction,
         }
     }
 
@@ -72,13 +102,36 @@ impl State {
     pub(crate) fn tick(&mut self, now: Instant, wall_ms: i64) {
         self.coordinators.tick(now);
         self.groups.tick(now);
-        let _ = wall_ms;
+        self.clean(now, wall_ms);
+    }
+
+    /// Retention and compaction, each at its own interval.
+    fn clean(&mut self, now: Instant, wall_ms: i64) {
+        if now >= self.next_retention {
+            self.next_retention = now + self.intervals.retention;
+            for topic in self.topics.values_mut() {
+                for partition in &mut topic.partitions {
+                    partition.log.expire_producers(wall_ms.saturating_sub(self.intervals.producers));
+                    partition.log.retain(&topic.config, wall_ms);
+                }
+            }
+        }
+        if now >= self.next_compaction {
+            self.next_compaction = now + self.intervals.compaction;
+            for topic in self.topics.values_mut() {
+                for partition in &mut topic.partitions {
+                    partition.log.compact_if_dirty(&topic.config, wall_ms);
+                }
+            }
+        }
     }
 
     /// When something is due next.
     pub(crate) fn next_deadline(&self) -> Option<Instant> {
-        let all = [self.coordinators.next_deadline(), self.groups.next_deadline(), self.txn.next_deadline()];
-        all.into_iter().flatten().min()
+        let coordinators =
+            [self.coordinators.next_deadline(), self.groups.next_deadline(), self.txn.next_deadline()];
+        let logs = [self.next_retention, self.next_compaction];
+        coordinators.into_iter().flatten().chain(logs).min()
     }
 
     /// The node that coordinates `key`, if any is alive.
@@ -106,19 +159,6 @@ impl State {
         loading: Duration,
     ) {
         self.move_slot(kind, slot(key), Some(node), now, loading);
-    }
-
-    /// Gives all that a node coordinates to those that are alive, and what nobody coordinates, too.
-    pub(crate) fn move_all_coordinators(&mut self, from: i32, now: Instant) {
-        let alive: Vec<i32> = self.alive().filter(|node| *node != from).collect();
-        for kind in [CoordinatorKind::Group, CoordinatorKind::Transaction] {
-            for owner in [Some(from), None] {
-                for slot in self.coordinators.slots_of(kind, owner) {
-                    let node = alive.get(slot % alive.len().max(1)).copied();
-                    self.move_slot(kind, slot, node, now, Duration::ZERO);
-                }
-            }
-        }
     }
 
     fn move_slot(
@@ -167,6 +207,54 @@ impl State {
         }
     }
 
+    /// Moves the leadership of a partition to a living node, which becomes a replica if it is none. What is above the
+    /// high watermark is lost.
+    pub(crate) fn move_leader(&mut self, topic: &str, index: i32, node: i32) -> Result<(), ResponseError> {
+        let unknown = ResponseError::UnknownTopicOrPartition;
+        if !self.alive().any(|alive| alive == node) {
+            return Err(ResponseError::BrokerNotAvailable);
+        }
+        let topic = self.topics.get_mut(topic).ok_or(unknown)?;
+        let at = usize::try_from(index).map_err(|_| unknown)?;
+        let partition = topic.partitions.get_mut(at).ok_or(unknown)?;
+        if !partition.replicas.contains(&node) {
+            partition.replicas.push(node);
+        }
+        partition.lead(Some(node));
+        Ok(())
+    }
+
+    /// A node is gone: the next living replica of each partition takes over, and so do coordinators.
+    pub(crate) fn node_stopped(&mut self, id: i32, now: Instant) {
+        if let Some(node) = self.nodes.get_mut(&id) {
+            node.alive = false;
+        }
+        self.elect(Some(id), now);
+    }
+
+    /// A node is back: it takes what has nobody.
+    pub(crate) fn node_started(&mut self, id: i32, now: Instant) {
+        if let Some(node) = self.nodes.get_mut(&id) {
+            node.alive = true;
+        }
+        self.elect(None, now);
+    }
+
+    fn elect(&mut self, gone: Option<i32>, now: Instant) {
+        let alive: Vec<i32> = self.alive().collect();
+        for partition in self.topics.values_mut().flat_map(|topic| &mut topic.partitions) {
+            if partition.leader == gone {
+                partition.lead(partition.replicas.iter().copied().find(|id| alive.contains(id)));
+            }
+        }
+        for kind in [CoordinatorKind::Group, CoordinatorKind::Transaction] {
+            for slot in self.coordinators.slots_of(kind, gone) {
+                let node = alive.get(slot % alive.len().max(1)).copied();
+                self.move_slot(kind, slot, node, now, Duration::ZERO);
+            }
+        }
+    }
+
     /// Makes a topic that is not there. Replicas are dealt out in turn.
     pub(crate) fn create_topic(
         &mut self,
@@ -179,6 +267,12 @@ impl State {
         self.topics.insert(name.to_owned(), Topic { id, config, partitions: Vec::new() });
         self.add_partitions(name, partitions, replication);
         id
+    }
+
+    /// Forgets a topic; says whether it was there.
+    pub(crate) fn delete_topic(&mut self, name: &str) -> bool {
+        self.groups.topic_deleted(name);
+        self.topics.remove(name).is_some()
     }
 
     /// Adds partitions to a topic until it has `count`.

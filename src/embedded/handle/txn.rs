@@ -7,11 +7,16 @@ use crate::embedded::broker::{Broker, Caller};
 use crate::embedded::refuse::Refuse;
 
 pub(crate) async fn init_producer_id(
-    _broker: &Broker,
+    broker: &Broker,
     _caller: &Caller,
     request: m::InitProducerIdRequest,
 ) -> m::InitProducerIdResponse {
-    request.refuse(ResponseError::UnsupportedVersion.code())
+    if request.transactional_id.is_some() {
+        return request.refuse(ResponseError::UnsupportedVersion.code());
+    }
+    // Without a transactional id, who asks gets a new one, whatever it had.
+    let id = broker.lock().txn.new_producer_id();
+    m::InitProducerIdResponse::default().with_producer_id(m::ProducerId(id)).with_producer_epoch(0)
 }
 
 pub(crate) async fn add_partitions_to_txn(
