@@ -58,6 +58,10 @@ pub(crate) struct Membership {
     session_until: Duration,
     /// The same by the coordinator's last good word, without what a wait for JoinGroup or SyncGroup has added to it.
     heard_until: Duration,
+    /// Until when the coordinator cannot have completed a rebalance without this member. See [`Membership::permit_until`].
+    in_group_until: Duration,
+    /// When the machine was stepped last: what is there now was not there then.
+    stepped: Duration,
     /// When the next request may be sent that is no heartbeat.
     retry_at: Duration,
     failures: u32,
@@ -151,6 +155,8 @@ impl Membership {
             beat_at: Duration::ZERO,
             session_until: Duration::ZERO,
             heard_until: Duration::ZERO,
+            in_group_until: Duration::ZERO,
+            stepped: Duration::ZERO,
             retry_at: Duration::ZERO,
             failures: 0,
             refusals: 0,
@@ -172,20 +178,26 @@ impl Membership {
         self.notice_freeze(now);
         self.handle(event, now);
         self.advance(now);
+        self.stepped = now;
         std::mem::take(&mut self.out)
     }
 
-    /// Until when the tasks are this instance's if the coordinator says nothing more: after that nothing may be written
-    /// for them either, because they may be somebody else's.
-    pub(crate) fn session_until(&self) -> Duration {
-        self.session_until
+    /// Until when something may be written for the tasks if the coordinator says nothing more: after that they may be
+    /// somebody else's.
+    ///
+    /// A coordinator removes a member that is silent for the session timeout, and also one that does not join a rebalance
+    /// within the rebalance timeout, which may have begun right after the last heartbeat that was answered without a word
+    /// of it. A JoinGroup that waits may not have arrived. So a rebalance that takes all its time stops the writing for a
+    /// moment, and the tasks stay.
+    pub(crate) fn permit_until(&self) -> Duration {
+        self.session_until.min(self.in_group_until)
     }
 
-    /// While JoinGroup or SyncGroup waits there are no heartbeats, and the machine hears of the time at least three times
-    /// a session instead. If it does not, the process was frozen or the machine asleep, and the answer that is there by
-    /// now may be as old as that: the group may have gone on without this member.
+    /// While JoinGroup or SyncGroup waits there are no heartbeats, and the machine hears of the time often instead. If it
+    /// does not, the process was frozen, and the answer that is there by now may be as old as that: the group may have
+    /// gone on without this member.
     fn notice_freeze(&mut self, now: Duration) {
-        if !self.waits_for_group() || now < self.session_until {
+        if !self.waits_for_group() || self.owned.is_empty() || now < self.session_until {
             return;
         }
         self.lose("this process stood still for the session timeout");
@@ -195,7 +207,7 @@ impl Membership {
     }
 
     fn waits_for_group(&self) -> bool {
-        matches!(self.phase, Phase::Joining(_) | Phase::Syncing(_)) && !self.owned.is_empty()
+        matches!(self.phase, Phase::Joining(_) | Phase::Syncing(_))
     }
 
     fn handle(&mut self, event: Event, now: Duration) {
@@ -285,7 +297,7 @@ impl Membership {
                 _ => {}
             }
         }
-        if self.waits_for_group() {
+        if self.waits_for_group() && !self.owned.is_empty() {
             self.session_until = self.session_until.max(now + self.config.session_timeout);
         }
         self.set_timer(now);
@@ -309,7 +321,7 @@ impl Membership {
         // Often enough to know that the process runs; see `notice_freeze`.
         let pulse = self.waits_for_group().then(|| match self.timer {
             Some(at) if at > now => at,
-            _ => now + self.config.session_timeout / 3,
+            _ => now + self.config.session_timeout.min(self.config.rebalance_timeout) / 3,
         });
         let known = self.coordinator == Coordinator::Known;
         let beat = (known && self.phase.beats() && self.beating.is_none()).then_some(self.beat_at);

@@ -92,7 +92,7 @@ impl Membership {
         }
         let missed = !self.owned.is_empty() && joined.generation != self.generation.wrapping_add(1);
         self.generation = joined.generation;
-        self.heard(now);
+        self.in_group(self.stepped);
         self.beat_at = now + self.config.heartbeat_interval;
         let leads = joined.leader == joined.member_id;
         if self.member_id != joined.member_id {
@@ -129,7 +129,7 @@ impl Membership {
         (self.failures, self.refusals) = (0, 0);
         self.id_stored = true;
         self.id_in_doubt = false;
-        self.heard(now);
+        self.in_group(self.stepped);
         self.beat_at = now + self.config.heartbeat_interval;
         match read_assignment(&assignment) {
             Ok(data) => match data.error {
@@ -157,7 +157,7 @@ impl Membership {
             Ok(_) => {
                 self.failures = 0;
                 // From when it was sent: the coordinator may have had it right then.
-                self.heard(sent);
+                self.in_group(sent);
             }
             Err(Recovery::Rejoin) => {
                 self.heard(sent);
@@ -193,6 +193,12 @@ impl Membership {
             // Gone, or forgotten, or nothing to be done about it: the session timeout will.
             _ => self.stop(),
         }
+    }
+
+    /// The coordinator had the member in its generation at this time, and no rebalance that it had not joined.
+    fn in_group(&mut self, at: Duration) {
+        self.in_group_until = at + self.config.rebalance_timeout;
+        self.heard(at);
     }
 
     /// The coordinator has known the member at this time.

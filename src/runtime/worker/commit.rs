@@ -227,6 +227,11 @@ impl Worker {
             return Ok(Committed::Later);
         }
         let Some(generation) = self.gate else { return Ok(Committed::Later) };
+        // The coordinator does not check who commits for a partition: a task whose lease is of another generation is not
+        // known to be this worker's.
+        if self.owned.iter().any(|o| o.running && o.lease.generation != generation) {
+            return Ok(Committed::Later);
+        }
         let offsets = self.offsets();
         span.record("offsets", offsets.len());
         // ORDER: whoever sees an offset committed sees the drops before it counted.
