@@ -62,6 +62,8 @@ pub mod client;
 pub mod clock;
 pub mod config;
 pub mod dsl;
+#[cfg(feature = "embedded")]
+mod embedded;
 mod error;
 mod group;
 pub mod query;

@@ -1,0 +1,215 @@
+//! Transactions, after Kafka's `TransactionCoordinator` in transaction version 1 (clients add partitions themselves).
+//!
+//! The coordinator decides and keeps time by what it is told; it writes nothing. Ending a transaction leaves
+//! [`markers`](TransactionCoordinator::markers) to be written: whoever drives it writes each to its partition or to its
+//! group's pending offsets, and says so with [`marker_written`](TransactionCoordinator::marker_written).
+
+mod metadata;
+
+#[cfg(test)]
+mod model;
+#[cfg(test)]
+mod tests;
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use kafka_protocol::ResponseError as Code;
+
+pub(crate) use metadata::{Transaction, TransactionState};
+
+use self::metadata::Initialised;
+use crate::{Timestamp, TopicPartition};
+
+const NO_PRODUCER_ID: i64 = -1;
+const NO_EPOCH: i16 = -1;
+
+/// Who writes: the two numbers that stand in every batch of an idempotent producer.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub(crate) struct Producer {
+    /// The producer id.
+    pub(crate) id: i64,
+    /// Its epoch; who has an older one is fenced.
+    pub(crate) epoch: i16,
+}
+
+/// What takes part in a transaction, and is told of its end.
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub(crate) enum Participant {
+    /// A partition that records are written to.
+    Partition(TopicPartition),
+    /// A group whose offsets are committed. (Kafka has the partition of `__consumer_offsets` here.)
+    Group(String),
+}
+
+/// What is to be written to one participant of a transaction that ends.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) struct Marker {
+    /// Whose transaction.
+    pub(crate) transactional_id: String,
+    /// The producer that the marker is for; after a fencing the epoch is one that no client has.
+    pub(crate) producer: Producer,
+    /// Goes into the value of the control record.
+    pub(crate) coordinator_epoch: i32,
+    /// Where to.
+    pub(crate) participant: Participant,
+    /// Commit or abort.
+    pub(crate) commit: bool,
+}
+
+/// The transactions of a cluster.
+#[derive(Debug)]
+pub(crate) struct TransactionCoordinator {
+    ids: BTreeMap<String, Transaction>,
+    /// The ids whose markers are on their way.
+    ending: BTreeSet<String>,
+    next_producer_id: i64,
+    max_timeout_ms: i32,
+    coordinator_epoch: i32,
+}
+
+impl TransactionCoordinator {
+    /// Without any transactional id; `max_timeout_ms` is the broker's `transaction.max.timeout.ms`.
+    pub(crate) fn new(max_timeout_ms: i32) -> Self {
+        Self {
+            ids: BTreeMap::new(),
+            ending: BTreeSet::new(),
+            next_producer_id: 0,
+            max_timeout_ms,
+            coordinator_epoch: 0,
+        }
+    }
+
+    /// Another node coordinates from now on.
+    pub(crate) fn moved(&mut self) {
+        self.coordinator_epoch += 1;
+    }
+
+    fn new_producer_id(&mut self) -> i64 {
+        self.next_producer_id += 1;
+        self.next_producer_id - 1
+    }
+
+    /// InitProducerId. Without a transactional id: a new idempotent producer.
+    pub(crate) fn init_producer_id(
+        &mut self,
+        transactional_id: Option<&str>,
+        timeout_ms: i32,
+        expected: Option<Producer>,
+    ) -> Result<Producer, Code> {
+        let Some(transactional_id) = transactional_id else {
+            return Ok(Producer { id: self.new_producer_id(), epoch: 0 });
+        };
+        if transactional_id.is_empty() {
+            return Err(Code::InvalidRequest);
+        }
+        if timeout_ms <= 0 || timeout_ms > self.max_timeout_ms {
+            return Err(Code::InvalidTransactionTimeout);
+        }
+        if !self.ids.contains_key(transactional_id) {
+            let producer_id = self.new_producer_id();
+            self.ids.insert(transactional_id.to_owned(), Transaction::new(producer_id));
+        }
+        match self.transaction(transactional_id)?.init(timeout_ms, expected)? {
+            Initialised::With(producer) => Ok(producer),
+            Initialised::Aborting => {
+                self.ending.insert(transactional_id.to_owned());
+                Err(Code::ConcurrentTransactions)
+            }
+            Initialised::NeedsProducerId => {
+                let producer_id = self.new_producer_id();
+                let transaction = self.transaction(transactional_id)?;
+                Ok(transaction.rotate(producer_id, timeout_ms, expected.is_some()))
+            }
+        }
+    }
+
+    fn transaction(&mut self, transactional_id: &str) -> Result<&mut Transaction, Code> {
+        match transactional_id.is_empty() {
+            true => Err(Code::InvalidRequest),
+            false => self.ids.get_mut(transactional_id).ok_or(Code::InvalidProducerIdMapping),
+        }
+    }
+
+    /// AddPartitionsToTxn and AddOffsetsToTxn: opens a transaction unless one is open.
+    pub(crate) fn add(
+        &mut self,
+        now: Timestamp,
+        transactional_id: &str,
+        producer: Producer,
+        participants: impl IntoIterator<Item = Participant>,
+    ) -> Result<(), Code> {
+        self.transaction(transactional_id)?.add(now, producer, participants)
+    }
+
+    /// Whether `producer` may write to `participant` now: INVALID_TXN_STATE if it was not added to an open transaction
+    /// (KIP-890).
+    pub(crate) fn verify(
+        &self,
+        transactional_id: &str,
+        producer: Producer,
+        participant: &Participant,
+    ) -> Result<(), Code> {
+        let transaction = self.ids.get(transactional_id).ok_or(Code::InvalidProducerIdMapping)?;
+        transaction.verify(producer, participant)
+    }
+
+    /// EndTxn.
+    pub(crate) fn end(
+        &mut self,
+        transactional_id: &str,
+        producer: Producer,
+        commit: bool,
+    ) -> Result<(), Code> {
+        let transaction = self.transaction(transactional_id)?;
+        transaction.end(producer, commit)?;
+        if transaction.state.ending().is_some() {
+            self.ending.insert(transactional_id.to_owned());
+        }
+        Ok(())
+    }
+
+    /// Aborts the transactions that are open for too long.
+    pub(crate) fn tick(&mut self, now: Timestamp) {
+        for (id, transaction) in &mut self.ids {
+            if transaction.deadline().is_some_and(|deadline| deadline < now) {
+                transaction.fence();
+                self.ending.insert(id.clone());
+            }
+        }
+    }
+
+    /// The first time at which [`tick`](Self::tick) has something to do.
+    pub(crate) fn next_deadline(&self) -> Option<Timestamp> {
+        self.ids.values().filter_map(Transaction::deadline).min().map(|deadline| deadline + 1)
+    }
+
+    /// What is to be written now, each once.
+    pub(crate) fn markers(&self) -> Vec<Marker> {
+        let ending = self.ending.iter().filter_map(|id| Some((id, self.ids.get(id)?)));
+        ending
+            .flat_map(|(id, transaction)| {
+                transaction.participants.iter().map(|participant| Marker {
+                    transactional_id: id.clone(),
+                    producer: transaction.producer,
+                    coordinator_epoch: self.coordinator_epoch,
+                    participant: participant.clone(),
+                    commit: transaction.state == TransactionState::PrepareCommit,
+                })
+            })
+            .collect()
+    }
+
+    /// The marker is where it belongs, or its partition is gone; the last one completes the transaction.
+    pub(crate) fn marker_written(&mut self, marker: &Marker) {
+        if let Some(transaction) = self.ids.get_mut(&marker.transactional_id)
+            && transaction.told(&marker.participant)
+        {
+            self.ending.remove(&marker.transactional_id);
+        }
+    }
+
+    /// All transactional ids with their states.
+    pub(crate) fn transactions(&self) -> impl Iterator<Item = (&str, &Transaction)> {
+        self.ids.iter().map(|(id, transaction)| (id.as_str(), transaction))
+    }
+}
