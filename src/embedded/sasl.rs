@@ -1,9 +1,7 @@
 //! Who a connection speaks for: SASL with PLAIN (RFC 4616) and SCRAM (RFC 5802, KIP-84), the broker's side.
 //!
-//! A connection to a broker with users begins as [`Authentication::new`] and is let through once it
-//! [`is_authenticated`](Authentication::is_authenticated), as with Kafka's `SaslServerAuthenticator`.
-
-use std::collections::BTreeMap;
+//! One [`Exchange`] a connection, after Kafka's `SaslServerAuthenticator`: SaslHandshake names the mechanism, and each
+//! SaslAuthenticate brings one of its tokens.
 
 use base64::prelude::{BASE64_STANDARD, Engine as _};
 use hmac::{Hmac, Mac};
@@ -15,20 +13,11 @@ pub(crate) const MECHANISMS: [&str; 3] = ["PLAIN", "SCRAM-SHA-256", "SCRAM-SHA-5
 /// The fewest iterations that Kafka accepts (`ScramMechanism.minIterations`).
 const ITERATIONS: u32 = 4096;
 
-/// The users of a broker, by name, with their passwords.
-#[derive(Debug, Clone, Default)]
-pub(crate) struct Users(BTreeMap<String, String>);
+/// The users of a broker: names and passwords.
+pub(crate) type Users = [(String, String)];
 
-impl Users {
-    /// Adds a user or changes its password.
-    pub(crate) fn add(&mut self, name: &str, password: &str) {
-        self.0.insert(name.to_owned(), password.to_owned());
-    }
-
-    /// Whether nobody needs to say who it is.
-    pub(crate) fn is_empty(&self) -> bool {
-        self.0.is_empty()
-    }
+fn password<'a>(users: &'a Users, name: &str) -> Option<&'a str> {
+    users.iter().find(|(known, _)| known == name).map(|(_, password)| password.as_str())
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -44,9 +33,10 @@ enum Mechanism {
 }
 
 /// What was exchanged with one connection so far.
-#[derive(Debug)]
+#[derive(Debug, Default)]
 enum State {
     /// SaslHandshake has not come yet.
+    #[default]
     Start,
     /// The mechanism is agreed upon.
     Chosen(Mechanism),
@@ -81,31 +71,13 @@ pub(crate) enum Refusal {
 }
 
 /// How far a connection has come.
-#[derive(Debug)]
-pub(crate) struct Authentication {
-    users: Users,
-    state: State,
-}
+#[derive(Debug, Default)]
+pub(crate) struct Exchange(State);
 
-impl Authentication {
-    /// A connection that has said nothing yet.
-    pub(crate) fn new(users: Users) -> Self {
-        Self { users, state: State::Start }
-    }
-
-    /// Whether requests are let through.
-    pub(crate) fn is_authenticated(&self) -> bool {
-        matches!(self.state, State::Done(_))
-    }
-
-    /// Whether ApiVersions may be asked: before everything else, as well as once authenticated.
-    pub(crate) fn may_ask_versions(&self) -> bool {
-        matches!(self.state, State::Start | State::Done(_))
-    }
-
-    /// Who it is.
+impl Exchange {
+    /// Who it is, once that is proved.
     pub(crate) fn user(&self) -> Option<&str> {
-        match &self.state {
+        match &self.0 {
             State::Done(user) => Some(user),
             _ => None,
         }
@@ -113,16 +85,16 @@ impl Authentication {
 
     /// SaslHandshake. Once authenticated, it begins anew (KIP-368).
     pub(crate) fn handshake(&mut self, mechanism: &str) -> Result<(), Refusal> {
-        if !matches!(self.state, State::Start | State::Done(_)) {
-            self.state = State::Failed;
+        if !matches!(self.0, State::Start | State::Done(_)) {
+            self.0 = State::Failed;
             return Err(Refusal::State("SaslHandshake request received after a mechanism was chosen"));
         }
-        self.state = match mechanism {
+        self.0 = match mechanism {
             "PLAIN" => State::Chosen(Mechanism::Plain),
             "SCRAM-SHA-256" => State::Chosen(Mechanism::Scram(Hash::Sha256)),
             "SCRAM-SHA-512" => State::Chosen(Mechanism::Scram(Hash::Sha512)),
             _ => {
-                self.state = State::Failed;
+                self.0 = State::Failed;
                 return Err(Refusal::Mechanism);
             }
         };
@@ -132,25 +104,26 @@ impl Authentication {
     /// SaslAuthenticate: the answer to a token of the client. `random` is for nonce and salt.
     pub(crate) fn authenticate(
         &mut self,
+        users: &Users,
         token: &[u8],
         random: impl FnOnce() -> [u8; 32],
     ) -> Result<Vec<u8>, Refusal> {
-        match std::mem::replace(&mut self.state, State::Failed) {
+        match std::mem::replace(&mut self.0, State::Failed) {
             State::Start | State::Failed => {
                 Err(Refusal::State("SaslAuthenticate request received before SaslHandshake"))
             }
             State::Done(user) => {
-                self.state = State::Done(user);
+                self.0 = State::Done(user);
                 Err(Refusal::State("SaslAuthenticate request received after successful authentication"))
             }
             State::Chosen(Mechanism::Plain) => {
-                let user = self.plain(token)?;
-                self.state = State::Done(user);
+                let user = plain(users, token)?;
+                self.0 = State::Done(user);
                 Ok(Vec::new())
             }
             State::Chosen(Mechanism::Scram(hash)) => {
-                let (challenge, answer) = self.challenge(hash, token, random())?;
-                self.state = State::Challenged(challenge);
+                let (challenge, answer) = challenge(users, hash, token, random())?;
+                self.0 = State::Challenged(challenge);
                 Ok(answer)
             }
             State::Challenged(challenge) => {
@@ -159,62 +132,67 @@ impl Authentication {
                     Hash::Sha512 => challenge.verify::<Sha512>(token),
                 };
                 let answer = answer.ok_or_else(|| invalid(challenge.hash))?;
-                self.state = State::Done(challenge.user);
+                self.0 = State::Done(challenge.user);
                 Ok(answer)
             }
         }
     }
+}
 
-    /// `[authzid] NUL authcid NUL passwd`.
-    fn plain(&self, token: &[u8]) -> Result<String, Refusal> {
-        let malformed = || {
-            let text = "Invalid SASL/PLAIN response: expected 3 tokens".to_owned();
-            Refusal::Authentication(text)
-        };
-        let text = std::str::from_utf8(token).map_err(|_| malformed())?;
-        let fields: Vec<&str> = text.split('\0').collect();
-        let [authorised, user, password] = fields[..] else { return Err(malformed()) };
-        let refuse = |text: &str| Err(Refusal::Authentication(text.to_owned()));
-        if user.is_empty() {
-            return refuse("Authentication failed: username not specified");
-        }
-        if password.is_empty() {
-            return refuse("Authentication failed: password not specified");
-        }
-        if self.users.0.get(user).is_none_or(|known| known != password) {
-            return refuse("Authentication failed: Invalid username or password");
-        }
-        if !authorised.is_empty() && authorised != user {
-            return refuse(
-                "Authentication failed: Client requested an authorization id that is different from username",
-            );
-        }
-        Ok(user.to_owned())
+/// `[authzid] NUL authcid NUL passwd`.
+fn plain(users: &Users, token: &[u8]) -> Result<String, Refusal> {
+    let malformed = || {
+        let text = "Invalid SASL/PLAIN response: expected 3 tokens".to_owned();
+        Refusal::Authentication(text)
+    };
+    let text = std::str::from_utf8(token).map_err(|_| malformed())?;
+    let fields: Vec<&str> = text.split('\0').collect();
+    let [authorised, user, password] = fields[..] else { return Err(malformed()) };
+    let refuse = |text: &str| Err(Refusal::Authentication(text.to_owned()));
+    if user.is_empty() {
+        return refuse("Authentication failed: username not specified");
     }
+    if password.is_empty() {
+        return refuse("Authentication failed: password not specified");
+    }
+    if self::password(users, user) != Some(password) {
+        return refuse("Authentication failed: Invalid username or password");
+    }
+    if !authorised.is_empty() && authorised != user {
+        return refuse(
+            "Authentication failed: Client requested an authorization id that is different from username",
+        );
+    }
+    Ok(user.to_owned())
+}
 
-    /// Answers `n,[a=authzid],n=user,r=nonce[,extensions]`.
-    fn challenge(&self, hash: Hash, token: &[u8], random: [u8; 32]) -> Result<(Challenge, Vec<u8>), Refusal> {
-        let first = std::str::from_utf8(token).ok().and_then(ClientFirst::parse);
-        let first = first
-            .ok_or_else(|| Refusal::Authentication("Invalid SCRAM client first message format".to_owned()))?;
-        if !first.authorised.is_empty() && first.authorised != first.user {
-            let text =
-                "Authentication failed: Client requested an authorization id that is different from username";
-            return Err(Refusal::Authentication(text.to_owned()));
-        }
-        let (nonce, salt) = random.split_at(16);
-        let nonce = format!("{}{}", first.nonce, BASE64_STANDARD.encode(nonce));
-        let server_first = format!("r={nonce},s={},i={ITERATIONS}", BASE64_STANDARD.encode(salt));
-        let challenge = Challenge {
-            hash,
-            password: self.users.0.get(&first.user).cloned(),
-            user: first.user,
-            nonce,
-            salt: salt.to_vec(),
-            messages: format!("{},{server_first}", first.bare),
-        };
-        Ok((challenge, server_first.into_bytes()))
+/// Answers `n,[a=authzid],n=user,r=nonce[,extensions]`.
+fn challenge(
+    users: &Users,
+    hash: Hash,
+    token: &[u8],
+    random: [u8; 32],
+) -> Result<(Challenge, Vec<u8>), Refusal> {
+    let first = std::str::from_utf8(token).ok().and_then(ClientFirst::parse);
+    let first = first
+        .ok_or_else(|| Refusal::Authentication("Invalid SCRAM client first message format".to_owned()))?;
+    if !first.authorised.is_empty() && first.authorised != first.user {
+        let text =
+            "Authentication failed: Client requested an authorization id that is different from username";
+        return Err(Refusal::Authentication(text.to_owned()));
     }
+    let (nonce, salt) = random.split_at(16);
+    let nonce = format!("{}{}", first.nonce, BASE64_STANDARD.encode(nonce));
+    let server_first = format!("r={nonce},s={},i={ITERATIONS}", BASE64_STANDARD.encode(salt));
+    let challenge = Challenge {
+        hash,
+        password: password(users, &first.user).map(str::to_owned),
+        user: first.user,
+        nonce,
+        salt: salt.to_vec(),
+        messages: format!("{},{server_first}", first.bare),
+    };
+    Ok((challenge, server_first.into_bytes()))
 }
 
 fn invalid(hash: Hash) -> Refusal {
@@ -323,25 +301,30 @@ impl Challenge {
 mod tests {
     use super::*;
 
-    fn broker() -> Authentication {
-        let mut users = Users::default();
-        users.add("user", "pencil");
-        users.add("a,b=c", "secret");
-        Authentication::new(users)
-    }
+    /// One side of a connection.
+    #[derive(Default)]
+    struct Broker(Exchange);
 
-    fn random() -> [u8; 32] {
-        std::array::from_fn(|at| at as u8)
+    impl Broker {
+        fn handshake(&mut self, mechanism: &str) -> Result<(), Refusal> {
+            self.0.handshake(mechanism)
+        }
+
+        fn authenticate(&mut self, token: &[u8]) -> Result<Vec<u8>, Refusal> {
+            let users = [("user", "pencil"), ("a,b=c", "secret")];
+            let users = users.map(|(name, password)| (name.to_owned(), password.to_owned()));
+            self.0.authenticate(&users, token, || std::array::from_fn(|at| at as u8))
+        }
     }
 
     fn plain(token: &str) -> Result<Option<String>, Refusal> {
-        let mut broker = broker();
+        let mut broker = Broker::default();
         broker.handshake("PLAIN").unwrap();
-        let answer = broker.authenticate(token.as_bytes(), random);
-        assert_eq!(broker.is_authenticated(), answer.is_ok());
+        let answer = broker.authenticate(token.as_bytes());
+        assert_eq!(broker.0.user().is_some(), answer.is_ok());
         answer.map(|answer| {
             assert!(answer.is_empty());
-            broker.user().map(str::to_owned)
+            broker.0.user().map(str::to_owned)
         })
     }
 
@@ -364,14 +347,14 @@ mod tests {
 
     /// The client's side, as far as a test needs it.
     fn scram<H: ScramHash>(
-        broker: &mut Authentication,
+        broker: &mut Broker,
         mechanism: &str,
         name: &str,
         password: &str,
     ) -> Result<(), Refusal> {
         broker.handshake(mechanism)?;
         let bare = format!("n={name},r=fyko");
-        let first = broker.authenticate(format!("n,,{bare}").as_bytes(), random)?;
+        let first = broker.authenticate(format!("n,,{bare}").as_bytes())?;
         let first = String::from_utf8(first).unwrap();
         let fields: Vec<&str> = first.split(',').map(|field| &field[2..]).collect();
         assert!(fields[0].starts_with("fyko") && fields[0].len() > 4);
@@ -383,8 +366,8 @@ mod tests {
         let stored = H::digest(&proof);
         xor(&mut proof, &H::hmac(&stored, messages.as_bytes()));
         let last = format!("{without_proof},p={}", BASE64_STANDARD.encode(proof));
-        assert!(!broker.is_authenticated());
-        let answer = broker.authenticate(last.as_bytes(), random)?;
+        assert!(broker.0.user().is_none());
+        let answer = broker.authenticate(last.as_bytes())?;
         let server = H::hmac(&H::hmac(&salted, b"Server Key"), messages.as_bytes());
         assert_eq!(answer, format!("v={}", BASE64_STANDARD.encode(server)).into_bytes());
         Ok(())
@@ -392,25 +375,23 @@ mod tests {
 
     #[test]
     fn scram_proves_the_password_both_ways() {
-        let mut one = broker();
+        let mut one = Broker::default();
         scram::<Sha256>(&mut one, "SCRAM-SHA-256", "user", "pencil").unwrap();
-        assert_eq!(one.user(), Some("user"));
+        assert_eq!(one.0.user(), Some("user"));
         // Again on the same connection, with the other hash.
         scram::<Sha512>(&mut one, "SCRAM-SHA-512", "a=2Cb=3Dc", "secret").unwrap();
-        assert_eq!(one.user(), Some("a,b=c"));
+        assert_eq!(one.0.user(), Some("a,b=c"));
         for (name, password) in [("user", "pen"), ("nobody", "pencil")] {
-            let mut broker = broker();
+            let mut broker = Broker::default();
             let answer = scram::<Sha256>(&mut broker, "SCRAM-SHA-256", name, password);
             assert_eq!(answer, Err(invalid(Hash::Sha256)));
-            assert!(!broker.is_authenticated());
+            assert!(broker.0.user().is_none());
         }
     }
 
     /// RFC 7677 has an example for SHA-256.
     #[test]
     fn scram_computes_what_the_standard_does() {
-        let mut users = Users::default();
-        users.add("user", "pencil");
         let challenge = Challenge {
             hash: Hash::Sha256,
             user: "user".to_owned(),
@@ -432,36 +413,34 @@ mod tests {
         for bad in
             ["", "n,,", "y,,n=user,r=x", "n,,n=us=er,r=x", "n,,n=user,r=", "n,,n=user", "p=tls,,n=user,r=x"]
         {
-            let mut broker = broker();
+            let mut broker = Broker::default();
             broker.handshake("SCRAM-SHA-256").unwrap();
-            let answer = broker.authenticate(bad.as_bytes(), random);
+            let answer = broker.authenticate(bad.as_bytes());
             assert!(matches!(answer, Err(Refusal::Authentication(_))), "{bad:?}");
         }
         for bad in ["", "c=biws", "c=biws,r=x,p=AAAA", "c=biws,r=fyko,p="] {
-            let mut broker = broker();
+            let mut broker = Broker::default();
             broker.handshake("SCRAM-SHA-256").unwrap();
-            broker.authenticate(b"n,,n=user,r=fyko", random).unwrap();
-            assert_eq!(broker.authenticate(bad.as_bytes(), random), Err(invalid(Hash::Sha256)), "{bad:?}");
+            broker.authenticate(b"n,,n=user,r=fyko").unwrap();
+            assert_eq!(broker.authenticate(bad.as_bytes()), Err(invalid(Hash::Sha256)), "{bad:?}");
         }
     }
 
     #[test]
     fn requests_out_of_turn_are_refused() {
-        let mut broker = broker();
-        assert!(matches!(broker.authenticate(b"", random), Err(Refusal::State(_))));
-        let mut broker = self::broker();
-        assert!(broker.may_ask_versions());
+        let mut broker = Broker::default();
+        assert!(matches!(broker.authenticate(b""), Err(Refusal::State(_))));
+        let mut broker = Broker::default();
         assert_eq!(broker.handshake("GSSAPI"), Err(Refusal::Mechanism));
-        assert!(matches!(broker.authenticate(b"", random), Err(Refusal::State(_))));
-        let mut broker = self::broker();
+        assert!(matches!(broker.authenticate(b""), Err(Refusal::State(_))));
+        let mut broker = Broker::default();
         broker.handshake("PLAIN").unwrap();
-        assert!(!broker.may_ask_versions());
         assert!(matches!(broker.handshake("PLAIN"), Err(Refusal::State(_))));
-        let mut broker = self::broker();
+        let mut broker = Broker::default();
         broker.handshake("PLAIN").unwrap();
-        broker.authenticate(b"\0user\0pencil", random).unwrap();
-        assert!(broker.may_ask_versions() && broker.is_authenticated());
-        assert!(matches!(broker.authenticate(b"", random), Err(Refusal::State(_))));
-        assert!(broker.is_authenticated());
+        broker.authenticate(b"\0user\0pencil").unwrap();
+        assert!(broker.0.user().is_some());
+        assert!(matches!(broker.authenticate(b""), Err(Refusal::State(_))));
+        assert!(broker.0.user().is_some());
     }
 }

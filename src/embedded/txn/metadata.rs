@@ -1,11 +1,11 @@
 //! One transactional id and its transitions, after `TransactionMetadata` and `TransactionCoordinator`.
 
 use std::collections::BTreeSet;
+use std::time::{Duration, Instant};
 
 use kafka_protocol::ResponseError as Code;
 
 use super::{NO_EPOCH, NO_PRODUCER_ID, Participant, Producer};
-use crate::Timestamp;
 
 /// What a transactional id is doing. Kafka's `PrepareEpochFence` and `Dead` have no place here: no transition waits for
 /// a log, and no id expires.
@@ -62,8 +62,8 @@ pub(crate) struct Transaction {
     pub(super) state: TransactionState,
     /// Who is told how the transaction ends; while markers are on their way, who has not been told yet.
     pub(super) participants: BTreeSet<Participant>,
-    /// When the first participant was added.
-    pub(super) started: Timestamp,
+    /// When the first participant was added to the open transaction.
+    pub(super) started: Option<Instant>,
 }
 
 /// Epochs of a producer id that are left for clients (`TransactionMetadata.isEpochExhausted`): the very last one is kept
@@ -93,7 +93,7 @@ impl Transaction {
             timeout_ms: 0,
             state: TransactionState::Empty,
             participants: BTreeSet::new(),
-            started: -1,
+            started: None,
         }
     }
 
@@ -146,7 +146,7 @@ impl Transaction {
         self.timeout_ms = timeout_ms;
         self.state = TransactionState::Empty;
         self.participants.clear();
-        self.started = -1;
+        self.started = None;
     }
 
     /// Aborts the open transaction with an epoch that no client has (`prepareFenceProducerEpoch`).
@@ -170,7 +170,7 @@ impl Transaction {
     /// AddPartitionsToTxn and AddOffsetsToTxn.
     pub(super) fn add(
         &mut self,
-        now: Timestamp,
+        now: Instant,
         producer: Producer,
         participants: impl IntoIterator<Item = Participant>,
     ) -> Result<(), Code> {
@@ -182,18 +182,21 @@ impl Transaction {
         if self.state != TransactionState::Ongoing && participants.peek().is_some() {
             self.state = TransactionState::Ongoing;
             self.participants.clear();
-            self.started = now;
+            self.started = Some(now);
         }
         self.participants.extend(participants);
         Ok(())
     }
 
     /// Whether `producer` may write to `participant` in its transaction (KIP-890).
-    pub(super) fn verify(&self, producer: Producer, participant: &Participant) -> Result<(), Code> {
+    pub(super) fn may_write(&self, producer: Producer, participant: &Participant) -> Result<(), Code> {
         self.check(producer)?;
-        match self.state == TransactionState::Ongoing && self.participants.contains(participant) {
-            true => Ok(()),
-            false => Err(Code::InvalidTxnState),
+        match self.state {
+            TransactionState::PrepareCommit | TransactionState::PrepareAbort => {
+                Err(Code::ConcurrentTransactions)
+            }
+            TransactionState::Ongoing if self.participants.contains(participant) => Ok(()),
+            _ => Err(Code::TransactionAbortable),
         }
     }
 
@@ -227,13 +230,14 @@ impl Transaction {
             true => TransactionState::CompleteCommit,
             false => TransactionState::CompleteAbort,
         };
-        self.started = -1;
+        self.started = None;
         true
     }
 
     /// When the open transaction is aborted for its age.
-    pub(super) fn deadline(&self) -> Option<Timestamp> {
-        (self.state == TransactionState::Ongoing).then(|| self.started + i64::from(self.timeout_ms))
+    pub(super) fn deadline(&self) -> Option<Instant> {
+        let started = self.started.filter(|_| self.state == TransactionState::Ongoing)?;
+        Some(started + Duration::from_millis(u64::try_from(self.timeout_ms).unwrap_or(0)))
     }
 }
 

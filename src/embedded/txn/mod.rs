@@ -1,8 +1,8 @@
 //! Transactions, after Kafka's `TransactionCoordinator` in transaction version 1 (clients add partitions themselves).
 //!
 //! The coordinator decides and keeps time by what it is told; it writes nothing. Ending a transaction leaves
-//! [`markers`](TransactionCoordinator::markers) to be written: whoever drives it writes each to its partition or to its
-//! group's pending offsets, and says so with [`marker_written`](TransactionCoordinator::marker_written).
+//! [`markers`](Transactions::markers) to be written: whoever drives it writes each to its partition or to its
+//! group's pending offsets, and says so with [`marker_written`](Transactions::marker_written).
 
 mod metadata;
 
@@ -12,13 +12,14 @@ mod model;
 mod tests;
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::time::Instant;
 
 use kafka_protocol::ResponseError as Code;
 
 pub(crate) use metadata::{Transaction, TransactionState};
 
 use self::metadata::Initialised;
-use crate::{Timestamp, TopicPartition};
+use crate::TopicPartition;
 
 const NO_PRODUCER_ID: i64 = -1;
 const NO_EPOCH: i16 = -1;
@@ -57,43 +58,34 @@ pub(crate) struct Marker {
 }
 
 /// The transactions of a cluster.
-#[derive(Debug)]
-pub(crate) struct TransactionCoordinator {
+#[derive(Debug, Default)]
+pub(crate) struct Transactions {
     ids: BTreeMap<String, Transaction>,
     /// The ids whose markers are on their way.
     ending: BTreeSet<String>,
     next_producer_id: i64,
-    max_timeout_ms: i32,
     coordinator_epoch: i32,
 }
 
-impl TransactionCoordinator {
-    /// Without any transactional id; `max_timeout_ms` is the broker's `transaction.max.timeout.ms`.
-    pub(crate) fn new(max_timeout_ms: i32) -> Self {
-        Self {
-            ids: BTreeMap::new(),
-            ending: BTreeSet::new(),
-            next_producer_id: 0,
-            max_timeout_ms,
-            coordinator_epoch: 0,
-        }
-    }
-
+impl Transactions {
     /// Another node coordinates from now on.
     pub(crate) fn moved(&mut self) {
         self.coordinator_epoch += 1;
     }
 
-    fn new_producer_id(&mut self) -> i64 {
+    /// A producer id that nobody has.
+    pub(crate) fn new_producer_id(&mut self) -> i64 {
         self.next_producer_id += 1;
         self.next_producer_id - 1
     }
 
-    /// InitProducerId. Without a transactional id: a new idempotent producer.
+    /// InitProducerId. Without a transactional id: a new idempotent producer. `max_timeout_ms` is the broker's
+    /// `transaction.max.timeout.ms`.
     pub(crate) fn init_producer_id(
         &mut self,
         transactional_id: Option<&str>,
         timeout_ms: i32,
+        max_timeout_ms: i64,
         expected: Option<Producer>,
     ) -> Result<Producer, Code> {
         let Some(transactional_id) = transactional_id else {
@@ -102,7 +94,7 @@ impl TransactionCoordinator {
         if transactional_id.is_empty() {
             return Err(Code::InvalidRequest);
         }
-        if timeout_ms <= 0 || timeout_ms > self.max_timeout_ms {
+        if timeout_ms <= 0 || i64::from(timeout_ms) > max_timeout_ms {
             return Err(Code::InvalidTransactionTimeout);
         }
         if !self.ids.contains_key(transactional_id) {
@@ -133,7 +125,7 @@ impl TransactionCoordinator {
     /// AddPartitionsToTxn and AddOffsetsToTxn: opens a transaction unless one is open.
     pub(crate) fn add(
         &mut self,
-        now: Timestamp,
+        now: Instant,
         transactional_id: &str,
         producer: Producer,
         participants: impl IntoIterator<Item = Participant>,
@@ -141,16 +133,34 @@ impl TransactionCoordinator {
         self.transaction(transactional_id)?.add(now, producer, participants)
     }
 
-    /// Whether `producer` may write to `participant` now: INVALID_TXN_STATE if it was not added to an open transaction
-    /// (KIP-890).
+    /// Whether a transactional batch may be written to a partition: asked before each append of a producer that has no
+    /// transaction there yet (KIP-890). `version` is that of the Produce request.
     pub(crate) fn verify(
+        &self,
+        transactional_id: &str,
+        (id, epoch): (i64, i16),
+        (topic, partition): (&str, i32),
+        version: i16,
+    ) -> Result<(), Code> {
+        let participant = Participant::Partition(TopicPartition::new(topic, partition));
+        self.may_write(transactional_id, Producer { id, epoch }, &participant).map_err(|code| match code {
+            // A fenced producer hears the word of the log; one that is too quick tries again.
+            Code::ProducerFenced => Code::InvalidProducerEpoch,
+            Code::ConcurrentTransactions => Code::NotEnoughReplicas,
+            Code::TransactionAbortable if version < 11 => Code::InvalidTxnState,
+            code => code,
+        })
+    }
+
+    /// Whether `producer` may write to `participant` now: that must have been added to its transaction, which is open.
+    pub(crate) fn may_write(
         &self,
         transactional_id: &str,
         producer: Producer,
         participant: &Participant,
     ) -> Result<(), Code> {
         let transaction = self.ids.get(transactional_id).ok_or(Code::InvalidProducerIdMapping)?;
-        transaction.verify(producer, participant)
+        transaction.may_write(producer, participant)
     }
 
     /// EndTxn.
@@ -169,9 +179,9 @@ impl TransactionCoordinator {
     }
 
     /// Aborts the transactions that are open for too long.
-    pub(crate) fn tick(&mut self, now: Timestamp) {
+    pub(crate) fn tick(&mut self, now: Instant) {
         for (id, transaction) in &mut self.ids {
-            if transaction.deadline().is_some_and(|deadline| deadline < now) {
+            if transaction.deadline().is_some_and(|deadline| deadline <= now) {
                 transaction.fence();
                 self.ending.insert(id.clone());
             }
@@ -179,8 +189,8 @@ impl TransactionCoordinator {
     }
 
     /// The first time at which [`tick`](Self::tick) has something to do.
-    pub(crate) fn next_deadline(&self) -> Option<Timestamp> {
-        self.ids.values().filter_map(Transaction::deadline).min().map(|deadline| deadline + 1)
+    pub(crate) fn next_deadline(&self) -> Option<Instant> {
+        self.ids.values().filter_map(Transaction::deadline).min()
     }
 
     /// What is to be written now, each once.

@@ -1,13 +1,15 @@
 //! Random requests of several producers that hold old and new numbers, against what must hold whatever they do.
 
 use std::collections::BTreeMap;
+use std::time::Duration;
 
 use proptest::prelude::*;
 
 use super::*;
 
 const IDS: [&str; 2] = ["a", "b"];
-const TIMEOUT: i32 = 1_000;
+const TIMEOUT_MS: i32 = 1_000;
+const TIMEOUT: Duration = Duration::from_secs(1);
 
 #[derive(Debug, Clone)]
 enum Step {
@@ -18,7 +20,7 @@ enum Step {
     End(usize, prop::sample::Index, bool),
     /// Some of the markers arrive.
     Write(Vec<bool>),
-    Pass(i64),
+    Pass(u64),
     Exhaust(usize),
 }
 
@@ -31,7 +33,7 @@ fn step() -> impl Strategy<Value = Step> {
         2 => (id.clone(), who.clone(), 0..3).prop_map(|(id, who, part)| Step::Verify(id, who, part)),
         6 => (id.clone(), who, any::<bool>()).prop_map(|(id, who, commit)| Step::End(id, who, commit)),
         6 => prop::collection::vec(any::<bool>(), 0..6).prop_map(Step::Write),
-        3 => (0..600i64).prop_map(Step::Pass),
+        3 => (0..600u64).prop_map(Step::Pass),
         1 => id.prop_map(Step::Exhaust),
     ]
 }
@@ -45,7 +47,7 @@ struct Known {
     open: BTreeMap<Participant, usize>,
     /// Whether it is ending, and how.
     ending: Option<bool>,
-    started: i64,
+    started: Option<Instant>,
     /// The newest epoch that was told or written.
     newest: Option<Producer>,
 }
@@ -66,9 +68,9 @@ impl Known {
 
 #[derive(Debug)]
 struct World {
-    coordinator: TransactionCoordinator,
+    coordinator: Transactions,
     ids: [Known; 2],
-    now: i64,
+    now: Instant,
 }
 
 impl World {
@@ -89,7 +91,7 @@ impl World {
                     assert_eq!(known.newest, Some(producer), "only the newest may add");
                     assert_eq!(known.ending, None, "no transaction opens before the last one has ended");
                     if known.open.is_empty() {
-                        known.started = self.now;
+                        known.started = Some(self.now);
                     }
                     known.open.entry(participant).or_default();
                 } else {
@@ -103,7 +105,7 @@ impl World {
                 let may = known.newest == Some(producer)
                     && known.ending.is_none()
                     && known.open.contains_key(&participant);
-                assert_eq!(self.coordinator.verify(IDS[id], producer, &participant).is_ok(), may);
+                assert_eq!(self.coordinator.may_write(IDS[id], producer, &participant).is_ok(), may);
             }
             Step::End(id, who, commit) => {
                 let Some(producer) = self.who(id, &who) else { return };
@@ -123,12 +125,12 @@ impl World {
                 }
             }
             Step::Pass(by) => {
-                self.now += by;
+                self.now += Duration::from_millis(by);
                 self.coordinator.tick(self.now);
                 for known in &mut self.ids {
                     if !known.open.is_empty()
                         && known.ending.is_none()
-                        && self.now > known.started + i64::from(TIMEOUT)
+                        && known.started.is_some_and(|at| self.now >= at + TIMEOUT)
                     {
                         known.fence();
                     }
@@ -151,7 +153,7 @@ impl World {
 
     fn init(&mut self, id: usize, who: Option<prop::sample::Index>) {
         let expected = who.and_then(|index| self.who(id, &index));
-        let answer = self.coordinator.init_producer_id(Some(IDS[id]), TIMEOUT, expected);
+        let answer = self.coordinator.init_producer_id(Some(IDS[id]), TIMEOUT_MS, 1_000, expected);
         let known = &mut self.ids[id];
         match answer {
             Ok(producer) => {
@@ -226,7 +228,7 @@ proptest! {
     fn epochs_grow_transactions_do_not_overlap_and_everybody_is_told_once(
         steps in prop::collection::vec(step(), 1..120),
     ) {
-        let mut world = World { coordinator: TransactionCoordinator::new(TIMEOUT), ids: Default::default(), now: 0 };
+        let mut world = World { coordinator: Transactions::default(), ids: Default::default(), now: crate::clock::monotonic() };
         for step in steps {
             world.step(step);
         }

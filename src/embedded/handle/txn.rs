@@ -1,0 +1,176 @@
+//! Transactions, and producer ids.
+
+use kafka_protocol::error::ResponseError as Code;
+use kafka_protocol::messages as m;
+use kafka_protocol::messages::add_partitions_to_txn_response::{
+    AddPartitionsToTxnPartitionResult, AddPartitionsToTxnTopicResult,
+};
+
+use crate::TopicPartition;
+use crate::embedded::broker::{Broker, Caller};
+use crate::embedded::refuse::Refuse;
+use crate::embedded::state::{CoordinatorKind, State};
+use crate::embedded::txn::{Marker, Participant, Producer};
+
+/// A result as an error code, in words that a client of before KIP-588 knows: its producer is told that its epoch is
+/// old, later ones that they are fenced. `since` is the version that knows the new word.
+fn code(outcome: Result<(), Code>, version: i16, since: i16) -> i16 {
+    match outcome {
+        Ok(()) => 0,
+        Err(Code::ProducerFenced) if version < since => Code::InvalidProducerEpoch.code(),
+        Err(code) => code.code(),
+    }
+}
+
+pub(crate) async fn init_producer_id(
+    broker: &Broker,
+    caller: &Caller,
+    request: m::InitProducerIdRequest,
+) -> m::InitProducerIdResponse {
+    let mut state = broker.lock();
+    let id = request.transactional_id.as_ref().map(|id| id.as_str());
+    let expected = match (request.producer_id.0, request.producer_epoch) {
+        (-1, -1) => Ok(None),
+        (-1, _) | (_, -1) => Err(Code::InvalidRequest),
+        (id, epoch) => Ok(Some(Producer { id, epoch })),
+    };
+    let max = broker.config.number("transaction.max.timeout.ms");
+    let outcome = expected.and_then(|expected| {
+        if let Some(id) = id {
+            state.must_coordinate(caller.node, CoordinatorKind::Transaction, id)?;
+        }
+        state.txn.init_producer_id(id, request.transaction_timeout_ms, max, expected)
+    });
+    // Whoever initialised during a transaction has it aborted, and asks again.
+    state.write_markers(broker.clock.wall_ms());
+    drop(state);
+    broker.changed.notify_waiters();
+    let answer = m::InitProducerIdResponse::default();
+    match outcome {
+        Ok(producer) => {
+            answer.with_producer_id(m::ProducerId(producer.id)).with_producer_epoch(producer.epoch)
+        }
+        Err(refused) => answer
+            .with_error_code(code(Err(refused), caller.version, 4))
+            .with_producer_id(m::ProducerId(-1))
+            .with_producer_epoch(-1),
+    }
+}
+
+/// Adds participants to the open transaction of the caller, or opens one.
+fn add(
+    broker: &Broker,
+    state: &mut State,
+    caller: &Caller,
+    transactional_id: &str,
+    (id, epoch): (m::ProducerId, i16),
+    participants: Vec<Participant>,
+) -> Result<(), Code> {
+    state.must_coordinate(caller.node, CoordinatorKind::Transaction, transactional_id)?;
+    let producer = Producer { id: id.0, epoch };
+    state.txn.add(broker.clock.now(), transactional_id, producer, participants)
+}
+
+/// Versions 0 to 3: one transaction. All its partitions are added, or none is.
+pub(crate) async fn add_partitions_to_txn(
+    broker: &Broker,
+    caller: &Caller,
+    request: m::AddPartitionsToTxnRequest,
+) -> m::AddPartitionsToTxnResponse {
+    let mut state = broker.lock();
+    let topics = &request.v3_and_below_topics;
+    let participants = topics.iter().flat_map(|topic| {
+        let partition = |partition: &i32| TopicPartition::new(topic.name.as_str(), *partition);
+        topic.partitions.iter().map(partition).map(Participant::Partition)
+    });
+    let participants: Vec<_> = participants.collect();
+    let exists = |state: &State, topic: &str, partition: i32| {
+        let known = state.topics.get(topic).map_or(0, |topic| topic.partitions.len());
+        usize::try_from(partition).is_ok_and(|partition| partition < known)
+    };
+    let all_exist =
+        topics.iter().all(|topic| topic.partitions.iter().all(|p| exists(&state, &topic.name, *p)));
+    let outcome = match all_exist {
+        true => {
+            let producer = (request.v3_and_below_producer_id, request.v3_and_below_producer_epoch);
+            let id = request.v3_and_below_transactional_id.0.as_str();
+            add(broker, &mut state, caller, id, producer, participants)
+        }
+        false => Err(Code::OperationNotAttempted),
+    };
+    let common = code(outcome, caller.version, 2);
+    let results = topics.iter().map(|topic| {
+        let partition = |partition: &i32| {
+            let code = match exists(&state, &topic.name, *partition) {
+                true => common,
+                false => Code::UnknownTopicOrPartition.code(),
+            };
+            AddPartitionsToTxnPartitionResult::default()
+                .with_partition_index(*partition)
+                .with_partition_error_code(code)
+        };
+        AddPartitionsToTxnTopicResult::default()
+            .with_name(topic.name.clone())
+            .with_results_by_partition(topic.partitions.iter().map(partition).collect())
+    });
+    m::AddPartitionsToTxnResponse::default().with_results_by_topic_v3_and_below(results.collect())
+}
+
+pub(crate) async fn add_offsets_to_txn(
+    broker: &Broker,
+    caller: &Caller,
+    request: m::AddOffsetsToTxnRequest,
+) -> m::AddOffsetsToTxnResponse {
+    let mut state = broker.lock();
+    let producer = (request.producer_id, request.producer_epoch);
+    let group = Participant::Group(request.group_id.to_string());
+    let outcome = add(broker, &mut state, caller, &request.transactional_id, producer, vec![group]);
+    m::AddOffsetsToTxnResponse::default().with_error_code(code(outcome, caller.version, 2))
+}
+
+pub(crate) async fn end_txn(
+    broker: &Broker,
+    caller: &Caller,
+    request: m::EndTxnRequest,
+) -> m::EndTxnResponse {
+    let mut state = broker.lock();
+    let id = request.transactional_id.as_str();
+    let producer = Producer { id: request.producer_id.0, epoch: request.producer_epoch };
+    let outcome = state
+        .must_coordinate(caller.node, CoordinatorKind::Transaction, id)
+        .and_then(|()| state.txn.end(id, producer, request.committed));
+    state.write_markers(broker.clock.wall_ms());
+    drop(state);
+    broker.changed.notify_waiters();
+    m::EndTxnResponse::default().with_error_code(code(outcome, caller.version, 2))
+}
+
+pub(crate) async fn txn_offset_commit(
+    _broker: &Broker,
+    _caller: &Caller,
+    request: m::TxnOffsetCommitRequest,
+) -> m::TxnOffsetCommitResponse {
+    request.refuse(Code::UnsupportedVersion.code())
+}
+
+impl State {
+    /// Writes the markers of the transactions that have ended. What nobody leads now is written when somebody does.
+    pub(crate) fn write_markers(&mut self, wall_ms: i64) {
+        for marker in self.txn.markers() {
+            if self.write_marker(&marker, wall_ms) {
+                self.txn.marker_written(&marker);
+            }
+        }
+    }
+
+    /// Says whether the participant knows, or is gone.
+    fn write_marker(&mut self, marker: &Marker, _wall_ms: i64) -> bool {
+        match &marker.participant {
+            Participant::Group(_) => true,
+            Participant::Partition(at) => match self.partition(&at.topic, at.partition) {
+                None => true,
+                Some(partition) => partition.leader.is_some(),
+            },
+        }
+    }
+}

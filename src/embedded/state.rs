@@ -1,0 +1,203 @@
+//! Everything the cluster knows, behind one lock: nodes, topics with their logs, who leads and who coordinates what.
+
+use std::collections::BTreeMap;
+use std::time::Instant;
+
+use kafka_protocol::error::ResponseError;
+use uuid::Uuid;
+
+use super::config::{BrokerConfig, TopicConfig};
+use super::groups::Groups;
+use super::log::Log;
+use super::txn::Transactions;
+
+/// How many slots the keys of coordinators fall into: the partitions of `__consumer_offsets` and `__transaction_state`.
+const COORDINATOR_SLOTS: usize = 50;
+
+/// What a coordinator looks after.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum CoordinatorKind {
+    Group,
+    Transaction,
+}
+
+/// A logical node.
+#[derive(Debug)]
+pub(crate) struct Node {
+    pub(crate) port: u16,
+    /// Whether it takes part; a frozen node does, for the others.
+    pub(crate) alive: bool,
+}
+
+/// A partition: all replicas share one log, so that a follower has what the leader has.
+#[derive(Debug)]
+pub(crate) struct Partition {
+    pub(crate) replicas: Vec<i32>,
+    /// `None` while no replica is alive.
+    pub(crate) leader: Option<i32>,
+    pub(crate) leader_epoch: i32,
+    pub(crate) log: Log,
+}
+
+/// A topic.
+#[derive(Debug)]
+pub(crate) struct Topic {
+    pub(crate) id: Uuid,
+    pub(crate) config: TopicConfig,
+    pub(crate) partitions: Vec<Partition>,
+}
+
+/// The cluster.
+#[derive(Debug)]
+pub(crate) struct State {
+    pub(crate) cluster_id: String,
+    pub(crate) nodes: BTreeMap<i32, Node>,
+    pub(crate) topics: BTreeMap<String, Topic>,
+    pub(crate) groups: Groups,
+    pub(crate) txn: Transactions,
+    /// The node of each slot: of groups, of transactions.
+    coordinators: [Vec<Option<i32>>; 2],
+    /// Where the next topic's first leader is.
+    next_leader: usize,
+}
+
+/// Java's `String.hashCode`, by which `Utils.abs(hash) % partitions` finds a coordinator.
+fn slot(key: &str) -> usize {
+    let hash =
+        key.encode_utf16().fold(0i32, |hash, unit| hash.wrapping_mul(31).wrapping_add(i32::from(unit)));
+    (hash & i32::MAX) as usize % COORDINATOR_SLOTS
+}
+
+impl State {
+    /// A cluster of nodes with these ports; ids count from 1.
+    pub(crate) fn new(ports: &[u16]) -> Self {
+        let nodes: BTreeMap<i32, Node> =
+            (1..).zip(ports).map(|(id, port)| (id, Node { port: *port, alive: true })).collect();
+        let slots: Vec<_> =
+            (0..COORDINATOR_SLOTS).map(|slot| nodes.keys().nth(slot % nodes.len()).copied()).collect();
+        Self {
+            cluster_id: format!("embedded-{}", &Uuid::new_v4().simple().to_string()[..13]),
+            nodes,
+            topics: BTreeMap::new(),
+            groups: Groups::default(),
+            txn: Transactions::default(),
+            coordinators: [slots.clone(), slots],
+            next_leader: 0,
+        }
+    }
+
+    /// Does what is due by now.
+    pub(crate) fn tick(&mut self, now: Instant, wall_ms: i64) {
+        self.groups.tick(now);
+        self.txn.tick(now);
+        self.write_markers(wall_ms);
+    }
+
+    /// When something is due next.
+    pub(crate) fn next_deadline(&self) -> Option<Instant> {
+        [self.groups.next_deadline(), self.txn.next_deadline()].into_iter().flatten().min()
+    }
+
+    /// The node that coordinates `key`, if any is alive.
+    pub(crate) fn coordinator(&self, kind: CoordinatorKind, key: &str) -> Option<i32> {
+        self.coordinators[kind as usize][slot(key)]
+    }
+
+    /// Refuses with NOT_COORDINATOR unless `node` coordinates `key`.
+    pub(crate) fn must_coordinate(
+        &self,
+        node: i32,
+        kind: CoordinatorKind,
+        key: &str,
+    ) -> Result<(), ResponseError> {
+        match self.coordinator(kind, key) == Some(node) {
+            true => Ok(()),
+            false => Err(ResponseError::NotCoordinator),
+        }
+    }
+
+    /// Makes a living node the coordinator of `key`, and of what shares its slot.
+    pub(crate) fn move_coordinator(&mut self, kind: CoordinatorKind, key: &str, node: i32) {
+        let moved = slot(key);
+        self.coordinators[kind as usize][moved] = Some(node);
+        match kind {
+            CoordinatorKind::Group => self.groups.coordinator_moved(&|group| slot(group) == moved),
+            CoordinatorKind::Transaction => self.txn.moved(),
+        }
+    }
+
+    /// The ids of the living nodes, in order.
+    pub(crate) fn alive(&self) -> impl Iterator<Item = i32> {
+        self.nodes.iter().filter(|(_, node)| node.alive).map(|(id, _)| *id)
+    }
+
+    /// The partition, if there is one.
+    pub(crate) fn partition(&mut self, topic: &str, partition: i32) -> Option<&mut Partition> {
+        self.topics.get_mut(topic)?.partitions.get_mut(usize::try_from(partition).ok()?)
+    }
+
+    /// The partition, if `node` leads it in the epoch that the caller believes in; -1 is no belief.
+    pub(crate) fn led(
+        &mut self,
+        node: i32,
+        topic: &str,
+        partition: i32,
+        epoch: i32,
+    ) -> Result<(&mut Partition, &TopicConfig), ResponseError> {
+        let unknown = ResponseError::UnknownTopicOrPartition;
+        let topic = self.topics.get_mut(topic).ok_or(unknown)?;
+        let at = usize::try_from(partition).map_err(|_| unknown)?;
+        let partition = topic.partitions.get_mut(at).ok_or(unknown)?;
+        // ORDER: the epoch before the leader, as in `Partition.checkCurrentLeaderEpoch`: a client that is behind
+        // learns that it is, whomever it asks.
+        match epoch {
+            -1 => {}
+            _ if epoch < partition.leader_epoch => return Err(ResponseError::FencedLeaderEpoch),
+            _ if epoch > partition.leader_epoch => return Err(ResponseError::UnknownLeaderEpoch),
+            _ => {}
+        }
+        match partition.leader == Some(node) {
+            true => Ok((partition, &topic.config)),
+            false => Err(ResponseError::NotLeaderOrFollower),
+        }
+    }
+
+    /// Makes a topic that is not there. Replicas are dealt out in turn.
+    pub(crate) fn create_topic(
+        &mut self,
+        name: &str,
+        partitions: usize,
+        replication: usize,
+        config: TopicConfig,
+    ) -> Uuid {
+        let id = Uuid::new_v4();
+        self.topics.insert(name.to_owned(), Topic { id, config, partitions: Vec::new() });
+        self.add_partitions(name, partitions, replication);
+        id
+    }
+
+    /// Adds partitions to a topic until it has `count`.
+    pub(crate) fn add_partitions(&mut self, name: &str, count: usize, replication: usize) {
+        let alive: Vec<i32> = self.alive().collect();
+        let Some(topic) = self.topics.get_mut(name) else { return };
+        while topic.partitions.len() < count {
+            let first = self.next_leader;
+            self.next_leader += 1;
+            let replicas: Vec<i32> =
+                alive.iter().cycle().skip(first % alive.len().max(1)).take(replication).copied().collect();
+            topic.partitions.push(Partition {
+                leader: replicas.first().copied(),
+                replicas,
+                leader_epoch: 0,
+                log: Log::default(),
+            });
+        }
+    }
+
+    /// Whether a topic is made because somebody asked for it; if so, it is there afterwards.
+    pub(crate) fn auto_create(&mut self, name: &str, config: &BrokerConfig) {
+        let partitions = usize::try_from(config.number("num.partitions")).unwrap_or(1).max(1);
+        let replication = usize::try_from(config.number("default.replication.factor")).unwrap_or(1).max(1);
+        self.create_topic(name, partitions, replication, TopicConfig::default());
+    }
+}
