@@ -19,6 +19,7 @@ mod api;
 mod broker;
 mod clock;
 mod config;
+mod decode;
 mod faults;
 mod groups;
 mod handle;
