@@ -137,6 +137,14 @@ pub(crate) struct TopicConfig {
     pub(crate) max_message_bytes: usize,
     /// Whether `message.timestamp.type` is `LogAppendTime`.
     pub(crate) append_time: bool,
+    /// `message.timestamp.before.max.ms`.
+    pub(crate) timestamp_before_max: i64,
+    /// `message.timestamp.after.max.ms`.
+    pub(crate) timestamp_after_max: i64,
+    /// `segment.bytes`.
+    pub(crate) segment_bytes: usize,
+    /// `segment.ms`.
+    pub(crate) segment_ms: i64,
 }
 
 impl Default for TopicConfig {
@@ -147,13 +155,20 @@ impl Default for TopicConfig {
 
 impl TopicConfig {
     fn of(set: BTreeMap<String, String>) -> Self {
-        let mut this =
-            Self { set, compacted: false, deleted: false, max_message_bytes: 0, append_time: false };
-        let policy = this.get("cleanup.policy");
-        (this.compacted, this.deleted) = (policy.contains("compact"), policy.contains("delete"));
-        this.max_message_bytes = usize::try_from(this.number("max.message.bytes")).unwrap_or(usize::MAX);
-        this.append_time = this.get("message.timestamp.type") == "LogAppendTime";
-        this
+        let get = |name: &str| lookup(&set, name);
+        let number = |name: &str| get(name).parse::<i64>().unwrap_or(0);
+        let size = |name: &str| usize::try_from(number(name)).unwrap_or(usize::MAX);
+        Self {
+            compacted: get("cleanup.policy").contains("compact"),
+            deleted: get("cleanup.policy").contains("delete"),
+            max_message_bytes: size("max.message.bytes"),
+            append_time: get("message.timestamp.type") == "LogAppendTime",
+            timestamp_before_max: number("message.timestamp.before.max.ms"),
+            timestamp_after_max: number("message.timestamp.after.max.ms"),
+            segment_bytes: size("segment.bytes"),
+            segment_ms: number("segment.ms"),
+            set,
+        }
     }
 
     /// Checks and takes `changes` over; `None` goes back to the default. The error is said to the caller.
@@ -196,6 +211,11 @@ impl TopicConfig {
     pub(crate) fn number(&self, name: &str) -> i64 {
         self.get(name).parse().unwrap_or(0)
     }
+}
+
+fn lookup<'a>(set: &'a BTreeMap<String, String>, name: &str) -> &'a str {
+    let default = || TOPIC.iter().find(|(known, ..)| *known == name).map_or("", |(_, default, _)| default);
+    set.get(name).map_or_else(default, String::as_str)
 }
 
 fn fits(kind: Kind, value: &str) -> bool {

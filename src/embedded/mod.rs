@@ -117,7 +117,8 @@ impl EmbeddedKafkaBuilder {
             listeners.push(listener);
         }
         let clock = BrokerClock::new(self.manual_clock);
-        let broker = Arc::new(Broker::new(State::new(&ports), clock, config, self.users));
+        let broker =
+            Arc::new(Broker::new(State::new(&ports, &config, clock.now()), clock, config, self.users));
         let modes: BTreeMap<i32, watch::Sender<Mode>> =
             (1..).zip(&ports).map(|(id, _)| (id, watch::Sender::new(Mode::Running))).collect();
         let runtime = tokio::runtime::Builder::new_current_thread()
@@ -235,6 +236,117 @@ impl EmbeddedKafka {
             return Err(Error::new(ErrorKind::Broker, format!("there is no living node {node}")));
         }
         state.move_coordinator(kind, key, node);
+        self.broker.timers.notify_one();
+        Ok(())
+    }
+
+    /// Makes `node` the leader of a partition, in the next leader epoch. Records above a high watermark that is
+    /// [held](Self::hold_replication) are lost, as with an unclean election.
+    ///
+    /// # Errors
+    ///
+    /// `Broker` if there is no such partition or no such living node.
+    pub fn move_leader(&self, topic: &str, partition: i32, node: i32) -> Result<()> {
+        let moved = self.broker.lock().move_leader(topic, partition, node);
+        self.changed();
+        moved.map_err(|error| {
+            let what = format!("the leader cannot be moved to node {node}: {error}");
+            Error::new(ErrorKind::Broker, what).at_topic(topic).at_partition(partition)
+        })
+    }
+
+    /// The node that leads a partition now; `None` if there is no such partition or no replica of it is alive.
+    pub fn leader(&self, topic: &str, partition: i32) -> Option<i32> {
+        let state = self.broker.lock();
+        state.topics.get(topic)?.partitions.get(usize::try_from(partition).ok()?)?.leader
+    }
+
+    /// Stops the replication of a partition, or lets it go on: while it is held, the high watermark stays where it is,
+    /// readers see nothing new, and `acks=all` is not answered.
+    ///
+    /// # Errors
+    ///
+    /// `Topic` if there is no such partition.
+    pub fn hold_replication(&self, topic: &str, partition: i32, held: bool) -> Result<()> {
+        let mut state = self.broker.lock();
+        let missing = || Error::new(ErrorKind::Topic, "there is no such partition").at_topic(topic);
+        let partitions =
+            state.topics.get_mut(topic).map(|topic| &mut topic.partitions).ok_or_else(missing)?;
+        let at = usize::try_from(partition).map_err(|_| missing())?;
+        partitions.get_mut(at).ok_or_else(missing)?.log.hold(held);
+        drop(state);
+        self.changed();
+        Ok(())
+    }
+
+    /// Whoever waits for a log, or has something to write that could not be written, looks again.
+    fn changed(&self) {
+        self.broker.changed.notify_waiters();
+        self.broker.timers.notify_one();
+    }
+
+    /// Compacts what is decided of a topic at once, the active segment included, whatever its dirty ratio. Tombstones
+    /// go when `delete.retention.ms` has passed since the compaction that first met them.
+    ///
+    /// # Errors
+    ///
+    /// `Topic` if there is no such topic, or if its `cleanup.policy` has no `compact`.
+    pub fn compact(&self, topic: &str) -> Result<()> {
+        let now = self.broker.clock.wall_ms();
+        let mut state = self.broker.lock();
+        match state.topics.get_mut(topic) {
+            None => Err(Error::new(ErrorKind::Topic, "there is no such topic").at_topic(topic)),
+            Some(topic) if topic.config.compacted => {
+                topic.partitions.iter_mut().for_each(|partition| partition.log.compact(&topic.config, now));
+                Ok(())
+            }
+            Some(_) => Err(Error::new(ErrorKind::Topic, "the topic is not compacted").at_topic(topic)),
+        }
+    }
+
+    /// Deletes what a topic's retention lets go of by now, without waiting for the next check.
+    ///
+    /// # Errors
+    ///
+    /// `Topic` if there is no such topic.
+    pub fn expire(&self, topic: &str) -> Result<()> {
+        let now = self.broker.clock.wall_ms();
+        let mut state = self.broker.lock();
+        let missing = || Error::new(ErrorKind::Topic, "there is no such topic").at_topic(topic);
+        let topic = state.topics.get_mut(topic).ok_or_else(missing)?;
+        topic.partitions.iter_mut().for_each(|partition| partition.log.retain(&topic.config, now));
+        Ok(())
+    }
+
+    /// The bytes of all records that the cluster holds.
+    pub fn size(&self) -> usize {
+        let state = self.broker.lock();
+        state.topics.values().flat_map(|topic| &topic.partitions).map(|partition| partition.log.size()).sum()
+    }
+
+    /// Ends a node: its connections break, new ones are refused, and its partitions and coordinators go to other
+    /// nodes, as far as there are living replicas.
+    ///
+    /// # Errors
+    ///
+    /// `Broker` if there is no such node.
+    pub fn stop_node(&self, node: i32) -> Result<()> {
+        self.mode(node)?.send_replace(Mode::Stopped);
+        self.broker.lock().node_stopped(node);
+        self.changed();
+        Ok(())
+    }
+
+    /// Starts a node that was stopped, at its old port, with all that it had. Clients may have to try more than once
+    /// until it listens.
+    ///
+    /// # Errors
+    ///
+    /// `Broker` if there is no such node.
+    pub fn start_node(&self, node: i32) -> Result<()> {
+        self.mode(node)?.send_replace(Mode::Running);
+        self.broker.lock().node_started(node);
+        self.changed();
         Ok(())
     }
 

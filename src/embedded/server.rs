@@ -133,9 +133,11 @@ impl Connection {
     async fn run(&mut self) -> Result<()> {
         while let Some(frame) = self.frame().await? {
             self.thawed().await;
-            let Some(answer) = self.handle(frame).await? else { continue };
+            let answer = self.handle(frame).await?;
             self.thawed().await;
-            self.stream.write_all(&answer).await.map_err(io)?;
+            if let Some(answer) = answer {
+                self.stream.write_all(&answer).await.map_err(io)?;
+            }
             if self.session.lock().unwrap_or_else(std::sync::PoisonError::into_inner).hang_up {
                 return Ok(());
             }

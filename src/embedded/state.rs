@@ -1,7 +1,7 @@
 //! Everything the cluster knows, behind one lock: nodes, topics with their logs, who leads and who coordinates what.
 
 use std::collections::BTreeMap;
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use kafka_protocol::error::ResponseError;
 use uuid::Uuid;
@@ -39,6 +39,15 @@ pub(crate) struct Partition {
     pub(crate) log: Log,
 }
 
+impl Partition {
+    /// Another leader, or none.
+    fn lead(&mut self, leader: Option<i32>) {
+        self.leader = leader;
+        self.leader_epoch += 1;
+        self.log.lead(self.leader_epoch);
+    }
+}
+
 /// A topic.
 #[derive(Debug)]
 pub(crate) struct Topic {
@@ -59,6 +68,18 @@ pub(crate) struct State {
     coordinators: [Vec<Option<i32>>; 2],
     /// Where the next topic's first leader is.
     next_leader: usize,
+    intervals: Intervals,
+    next_retention: Instant,
+    next_compaction: Instant,
+}
+
+/// How often logs are looked after.
+#[derive(Debug, Clone, Copy)]
+struct Intervals {
+    retention: Duration,
+    compaction: Duration,
+    /// How long an idle producer is remembered, in ms.
+    producers: i64,
 }
 
 /// Java's `String.hashCode`, by which `Utils.abs(hash) % partitions` finds a coordinator.
@@ -70,7 +91,13 @@ fn slot(key: &str) -> usize {
 
 impl State {
     /// A cluster of nodes with these ports; ids count from 1.
-    pub(crate) fn new(ports: &[u16]) -> Self {
+    pub(crate) fn new(ports: &[u16], config: &BrokerConfig, now: Instant) -> Self {
+        let interval = |name| Duration::from_millis(config.number(name).max(1).unsigned_abs());
+        let intervals = Intervals {
+            retention: interval("log.retention.check.interval.ms"),
+            compaction: interval("log.cleaner.backoff.ms"),
+            producers: config.number("producer.id.expiration.ms"),
+        };
         let nodes: BTreeMap<i32, Node> =
             (1..).zip(ports).map(|(id, port)| (id, Node { port: *port, alive: true })).collect();
         let slots: Vec<_> =
@@ -83,6 +110,9 @@ impl State {
             txn: Transactions::default(),
             coordinators: [slots.clone(), slots],
             next_leader: 0,
+            intervals,
+            next_retention: now + intervals.retention,
+            next_compaction: now + intervals.compaction,
         }
     }
 
@@ -91,11 +121,35 @@ impl State {
         self.groups.tick(now);
         self.txn.tick(now);
         self.write_markers(wall_ms);
+        self.clean(now, wall_ms);
+    }
+
+    /// Retention and compaction, each at its own interval.
+    fn clean(&mut self, now: Instant, wall_ms: i64) {
+        if now >= self.next_retention {
+            self.next_retention = now + self.intervals.retention;
+            for topic in self.topics.values_mut() {
+                for partition in &mut topic.partitions {
+                    partition.log.expire_producers(wall_ms.saturating_sub(self.intervals.producers));
+                    partition.log.retain(&topic.config, wall_ms);
+                }
+            }
+        }
+        if now >= self.next_compaction {
+            self.next_compaction = now + self.intervals.compaction;
+            for topic in self.topics.values_mut() {
+                for partition in &mut topic.partitions {
+                    partition.log.compact_if_dirty(&topic.config, wall_ms);
+                }
+            }
+        }
     }
 
     /// When something is due next.
     pub(crate) fn next_deadline(&self) -> Option<Instant> {
-        [self.groups.next_deadline(), self.txn.next_deadline()].into_iter().flatten().min()
+        let coordinators = [self.groups.next_deadline(), self.txn.next_deadline()];
+        let logs = [self.next_retention, self.next_compaction];
+        coordinators.into_iter().flatten().chain(logs).min()
     }
 
     /// The node that coordinates `key`, if any is alive.
@@ -162,6 +216,60 @@ impl State {
         }
     }
 
+    /// Moves the leadership of a partition to a living node, which becomes a replica if it is none. What is above the
+    /// high watermark is lost.
+    pub(crate) fn move_leader(&mut self, topic: &str, index: i32, node: i32) -> Result<(), ResponseError> {
+        let unknown = ResponseError::UnknownTopicOrPartition;
+        if !self.alive().any(|alive| alive == node) {
+            return Err(ResponseError::BrokerNotAvailable);
+        }
+        let topic = self.topics.get_mut(topic).ok_or(unknown)?;
+        let at = usize::try_from(index).map_err(|_| unknown)?;
+        let partition = topic.partitions.get_mut(at).ok_or(unknown)?;
+        if !partition.replicas.contains(&node) {
+            partition.replicas.push(node);
+        }
+        partition.lead(Some(node));
+        Ok(())
+    }
+
+    /// A node is gone: the next living replica of each partition takes over, and so do coordinators.
+    pub(crate) fn node_stopped(&mut self, id: i32) {
+        if let Some(node) = self.nodes.get_mut(&id) {
+            node.alive = false;
+        }
+        self.elect(Some(id));
+    }
+
+    /// A node is back: it takes what has nobody.
+    pub(crate) fn node_started(&mut self, id: i32) {
+        if let Some(node) = self.nodes.get_mut(&id) {
+            node.alive = true;
+        }
+        self.elect(None);
+    }
+
+    fn elect(&mut self, gone: Option<i32>) {
+        let alive: Vec<i32> = self.alive().collect();
+        let before = self.coordinators[CoordinatorKind::Group as usize].clone();
+        for partition in self.topics.values_mut().flat_map(|topic| &mut topic.partitions) {
+            if partition.leader == gone {
+                partition.lead(partition.replicas.iter().copied().find(|id| alive.contains(id)));
+            }
+        }
+        for slots in &mut self.coordinators {
+            for (at, slot) in slots.iter_mut().enumerate().filter(|(_, slot)| **slot == gone) {
+                *slot = alive.get(at % alive.len().max(1)).copied();
+            }
+        }
+        if gone.is_some() {
+            let groups = &self.coordinators[CoordinatorKind::Group as usize];
+            let moved: Vec<bool> = (0..COORDINATOR_SLOTS).map(|at| before[at] != groups[at]).collect();
+            self.groups.coordinator_moved(&|group| moved[slot(group)]);
+            self.txn.moved();
+        }
+    }
+
     /// Makes a topic that is not there. Replicas are dealt out in turn.
     pub(crate) fn create_topic(
         &mut self,
@@ -174,6 +282,12 @@ impl State {
         self.topics.insert(name.to_owned(), Topic { id, config, partitions: Vec::new() });
         self.add_partitions(name, partitions, replication);
         id
+    }
+
+    /// Forgets a topic; says whether it was there.
+    pub(crate) fn delete_topic(&mut self, name: &str) -> bool {
+        self.groups.topic_deleted(name);
+        self.topics.remove(name).is_some()
     }
 
     /// Adds partitions to a topic until it has `count`.

@@ -164,13 +164,31 @@ impl State {
     }
 
     /// Says whether the participant knows, or is gone.
-    fn write_marker(&mut self, marker: &Marker, _wall_ms: i64) -> bool {
-        match &marker.participant {
-            Participant::Group(_) => true,
-            Participant::Partition(at) => match self.partition(&at.topic, at.partition) {
-                None => true,
-                Some(partition) => partition.leader.is_some(),
-            },
+    fn write_marker(&mut self, marker: &Marker, wall_ms: i64) -> bool {
+        let at = match &marker.participant {
+            Participant::Group(_) => return true,
+            Participant::Partition(at) => at,
+        };
+        let Some(topic) = self.topics.get_mut(&*at.topic) else { return true };
+        let index = usize::try_from(at.partition).unwrap_or(usize::MAX);
+        let Some(partition) = topic.partitions.get_mut(index) else { return true };
+        // A marker that only the leader has could be lost with it, and nobody would write it again.
+        if partition.leader.is_none() || partition.log.high_watermark() < partition.log.end() {
+            return false;
         }
+        let producer = (marker.producer.id, marker.producer.epoch);
+        let written = partition.log.append_marker(
+            producer,
+            marker.coordinator_epoch,
+            marker.commit,
+            &topic.config,
+            partition.leader_epoch,
+            wall_ms,
+        );
+        if let Err(error) = written {
+            // As in Kafka (`TransactionMarkerRequestCompletionHandler`): somebody newer has been here.
+            tracing::debug!(%error, ?marker, "a marker is refused");
+        }
+        true
     }
 }
