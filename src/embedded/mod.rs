@@ -19,6 +19,7 @@ mod api;
 mod broker;
 mod clock;
 mod config;
+mod coordinators;
 mod decode;
 mod faults;
 mod groups;
@@ -45,8 +46,9 @@ use crate::{Error, ErrorKind, Result};
 use broker::Broker;
 use clock::BrokerClock;
 use config::BrokerConfig;
+use coordinators::CoordinatorKind;
 use server::Mode;
-use state::{CoordinatorKind, State};
+use state::State;
 
 /// What an [`EmbeddedKafka`] shall be.
 #[derive(Debug, Clone)]
@@ -218,7 +220,16 @@ impl EmbeddedKafka {
     ///
     /// `Broker` if there is no such node, or if it is stopped.
     pub fn move_group_coordinator(&self, group: &str, node: i32) -> Result<()> {
-        self.move_coordinator(CoordinatorKind::Group, group, node)
+        self.move_coordinator(CoordinatorKind::Group, group, node, Duration::ZERO)
+    }
+
+    /// The same, and the new coordinator answers COORDINATOR_LOAD_IN_PROGRESS for that long by the cluster's clock.
+    ///
+    /// # Errors
+    ///
+    /// `Broker` if there is no such node, or if it is stopped.
+    pub fn move_group_coordinator_slowly(&self, group: &str, node: i32, loading: Duration) -> Result<()> {
+        self.move_coordinator(CoordinatorKind::Group, group, node, loading)
     }
 
     /// Makes `node` the coordinator of a transactional id, and of those that share its slot.
@@ -227,15 +238,16 @@ impl EmbeddedKafka {
     ///
     /// `Broker` if there is no such node, or if it is stopped.
     pub fn move_transaction_coordinator(&self, transactional_id: &str, node: i32) -> Result<()> {
-        self.move_coordinator(CoordinatorKind::Transaction, transactional_id, node)
+        self.move_coordinator(CoordinatorKind::Transaction, transactional_id, node, Duration::ZERO)
     }
 
-    fn move_coordinator(&self, kind: CoordinatorKind, key: &str, node: i32) -> Result<()> {
+    fn move_coordinator(&self, kind: CoordinatorKind, key: &str, node: i32, loading: Duration) -> Result<()> {
+        let now = self.broker.clock.now();
         let mut state = self.broker.lock();
         if !state.alive().any(|alive| alive == node) {
             return Err(Error::new(ErrorKind::Broker, format!("there is no living node {node}")));
         }
-        state.move_coordinator(kind, key, node);
+        state.move_coordinator(kind, key, node, now, loading);
         self.broker.timers.notify_one();
         Ok(())
     }
@@ -332,7 +344,8 @@ impl EmbeddedKafka {
     /// `Broker` if there is no such node.
     pub fn stop_node(&self, node: i32) -> Result<()> {
         self.mode(node)?.send_replace(Mode::Stopped);
-        self.broker.lock().node_stopped(node);
+        let now = self.broker.clock.now();
+        self.broker.lock().node_stopped(node, now);
         self.changed();
         Ok(())
     }
@@ -345,7 +358,8 @@ impl EmbeddedKafka {
     /// `Broker` if there is no such node.
     pub fn start_node(&self, node: i32) -> Result<()> {
         self.mode(node)?.send_replace(Mode::Running);
-        self.broker.lock().node_started(node);
+        let now = self.broker.clock.now();
+        self.broker.lock().node_started(node, now);
         self.changed();
         Ok(())
     }

@@ -8,8 +8,10 @@ use kafka_protocol::messages::add_partitions_to_txn_response::{
 
 use crate::TopicPartition;
 use crate::embedded::broker::{Broker, Caller};
+use crate::embedded::coordinators::CoordinatorKind;
+use crate::embedded::handle::group::{exists, origin};
 use crate::embedded::refuse::Refuse;
-use crate::embedded::state::{CoordinatorKind, State};
+use crate::embedded::state::State;
 use crate::embedded::txn::{Marker, Participant, Producer};
 
 /// A result as an error code, in words that a client of before KIP-588 knows: its producer is told that its epoch is
@@ -84,12 +86,8 @@ pub(crate) async fn add_partitions_to_txn(
         topic.partitions.iter().map(partition).map(Participant::Partition)
     });
     let participants: Vec<_> = participants.collect();
-    let exists = |state: &State, topic: &str, partition: i32| {
-        let known = state.topics.get(topic).map_or(0, |topic| topic.partitions.len());
-        usize::try_from(partition).is_ok_and(|partition| partition < known)
-    };
     let all_exist =
-        topics.iter().all(|topic| topic.partitions.iter().all(|p| exists(&state, &topic.name, *p)));
+        topics.iter().all(|topic| topic.partitions.iter().all(|p| exists(&state.topics)(&topic.name, *p)));
     let outcome = match all_exist {
         true => {
             let producer = (request.v3_and_below_producer_id, request.v3_and_below_producer_epoch);
@@ -101,7 +99,7 @@ pub(crate) async fn add_partitions_to_txn(
     let common = code(outcome, caller.version, 2);
     let results = topics.iter().map(|topic| {
         let partition = |partition: &i32| {
-            let code = match exists(&state, &topic.name, *partition) {
+            let code = match exists(&state.topics)(&topic.name, *partition) {
                 true => common,
                 false => Code::UnknownTopicOrPartition.code(),
             };
@@ -145,12 +143,29 @@ pub(crate) async fn end_txn(
     m::EndTxnResponse::default().with_error_code(code(outcome, caller.version, 2))
 }
 
+/// The offsets wait with the group until the transaction ends.
 pub(crate) async fn txn_offset_commit(
-    _broker: &Broker,
-    _caller: &Caller,
+    broker: &Broker,
+    caller: &Caller,
     request: m::TxnOffsetCommitRequest,
 ) -> m::TxnOffsetCommitResponse {
-    request.refuse(Code::UnsupportedVersion.code())
+    let mut state = broker.lock();
+    let from = origin(&state, caller, &request.group_id);
+    if from.home.is_ok() && broker.config.flag("transaction.partition.verification.enable") {
+        let group = Participant::Group(request.group_id.to_string());
+        let producer = Producer { id: request.producer_id.0, epoch: request.producer_epoch };
+        if let Err(refused) = state.txn.may_write(&request.transactional_id, producer, &group) {
+            let code = match refused {
+                Code::ProducerFenced => Code::InvalidProducerEpoch,
+                Code::ConcurrentTransactions => Code::CoordinatorNotAvailable,
+                Code::TransactionAbortable if caller.version < 4 => Code::InvalidTxnState,
+                code => code,
+            };
+            return request.refuse(code.code());
+        }
+    }
+    let State { groups, topics, .. } = &mut *state;
+    groups.txn_commit(broker.clock.now(), from, request, exists(topics))
 }
 
 impl State {
@@ -166,7 +181,10 @@ impl State {
     /// Says whether the participant knows, or is gone.
     fn write_marker(&mut self, marker: &Marker, wall_ms: i64) -> bool {
         let at = match &marker.participant {
-            Participant::Group(_) => return true,
+            Participant::Group(_) => {
+                self.groups.complete_txn(marker.producer.id, marker.commit);
+                return true;
+            }
             Participant::Partition(at) => at,
         };
         let Some(topic) = self.topics.get_mut(&*at.topic) else { return true };
