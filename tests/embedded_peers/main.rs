@@ -10,4 +10,5 @@ mod java;
 #[path = "../common/log.rs"]
 mod log;
 mod raw;
+mod streams;
 mod transactions;
