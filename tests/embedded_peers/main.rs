@@ -3,10 +3,12 @@
 //! What is compared with a real Kafka is so where `MAINSTEM_KAFKA` names one; the rest needs nothing but Java.
 #![allow(clippy::unwrap_used, reason = "that is how a test fails")]
 
+mod clients;
 #[path = "../common/mod.rs"]
 mod common;
 #[path = "../common/java.rs"]
 mod java;
+mod librdkafka;
 #[path = "../common/log.rs"]
 mod log;
 mod raw;
