@@ -344,8 +344,7 @@ impl EmbeddedKafka {
     /// `Broker` if there is no such node.
     pub fn stop_node(&self, node: i32) -> Result<()> {
         self.mode(node)?.send_replace(Mode::Stopped);
-        let now = self.broker.clock.now();
-        self.broker.lock().node_stopped(node, now);
+        self.broker.lock().node_stopped(node, self.broker.clock.now());
         self.changed();
         Ok(())
     }
@@ -358,8 +357,7 @@ impl EmbeddedKafka {
     /// `Broker` if there is no such node.
     pub fn start_node(&self, node: i32) -> Result<()> {
         self.mode(node)?.send_replace(Mode::Running);
-        let now = self.broker.clock.now();
-        self.broker.lock().node_started(node, now);
+        self.broker.lock().node_started(node, self.broker.clock.now());
         self.changed();
         Ok(())
     }

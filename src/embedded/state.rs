@@ -163,19 +163,6 @@ impl State {
         self.move_slot(kind, slot(key), Some(node), now, loading);
     }
 
-    /// Gives all that a node coordinates to those that are alive, and what nobody coordinates, too.
-    pub(crate) fn move_all_coordinators(&mut self, from: i32, now: Instant) {
-        let alive: Vec<i32> = self.alive().filter(|node| *node != from).collect();
-        for kind in [CoordinatorKind::Group, CoordinatorKind::Transaction] {
-            for owner in [Some(from), None] {
-                for slot in self.coordinators.slots_of(kind, owner) {
-                    let node = alive.get(slot % alive.len().max(1)).copied();
-                    self.move_slot(kind, slot, node, now, Duration::ZERO);
-                }
-            }
-        }
-    }
-
     fn move_slot(
         &mut self,
         kind: CoordinatorKind,
@@ -250,8 +237,7 @@ impl State {
         if let Some(node) = self.nodes.get_mut(&id) {
             node.alive = false;
         }
-        self.elect(Some(id));
-        self.move_all_coordinators(id, now);
+        self.elect(Some(id), now);
     }
 
     /// A node is back: it takes what has nobody.
@@ -259,19 +245,20 @@ impl State {
         if let Some(node) = self.nodes.get_mut(&id) {
             node.alive = true;
         }
-        self.elect(None);
-        for kind in [CoordinatorKind::Group, CoordinatorKind::Transaction] {
-            for slot in self.coordinators.slots_of(kind, None) {
-                self.move_slot(kind, slot, Some(id), now, Duration::ZERO);
-            }
-        }
+        self.elect(None, now);
     }
 
-    fn elect(&mut self, gone: Option<i32>) {
+    fn elect(&mut self, gone: Option<i32>, now: Instant) {
         let alive: Vec<i32> = self.alive().collect();
         for partition in self.topics.values_mut().flat_map(|topic| &mut topic.partitions) {
             if partition.leader == gone {
                 partition.lead(partition.replicas.iter().copied().find(|id| alive.contains(id)));
+            }
+        }
+        for kind in [CoordinatorKind::Group, CoordinatorKind::Transaction] {
+            for slot in self.coordinators.slots_of(kind, gone) {
+                let node = alive.get(slot % alive.len().max(1)).copied();
+                self.move_slot(kind, slot, node, now, Duration::ZERO);
             }
         }
     }
