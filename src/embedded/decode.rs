@@ -34,7 +34,8 @@ pub(crate) fn request<R: Decodable + HeaderVersion>(name: &str, version: i16, bo
 
 /// Reads the header of a request.
 pub(crate) fn header(frame: &mut Bytes, version: i16) -> Result<m::RequestHeader> {
-    let mut guarded = Guarded::new(frame.clone(), version >= 2);
+    // No length of it has four bytes, and its number may be any: Java's authentication counts down from the largest.
+    let mut guarded = Guarded::new(frame.clone(), true);
     let header = m::RequestHeader::decode(&mut guarded, version).map_err(|cause| {
         Error::new(ErrorKind::Corrupt, "the header of a request is malformed").because(cause.to_string())
     })?;
@@ -116,6 +117,19 @@ mod tests {
             for cut in 0..body.len() {
                 assert!(request::<m::FetchRequest>("Fetch", version, body.slice(..cut)).is_err());
             }
+        }
+    }
+
+    #[test]
+    fn a_header_may_have_any_correlation_id() {
+        for version in [1, 2] {
+            let mut frame = BytesMut::new();
+            let header = m::RequestHeader::default().with_correlation_id(i32::MAX);
+            header.encode(&mut frame, version).unwrap();
+            frame.put_u8(7);
+            let mut frame = frame.freeze();
+            assert_eq!(super::header(&mut frame, version).unwrap().correlation_id, i32::MAX);
+            assert_eq!(&frame[..], [7]);
         }
     }
 
