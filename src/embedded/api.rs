@@ -6,9 +6,10 @@
 
 use bytes::{Bytes, BytesMut};
 use kafka_protocol::messages as m;
-use kafka_protocol::protocol::{Decodable, Encodable};
+use kafka_protocol::protocol::Encodable;
 
 use super::broker::{Broker, Caller};
+use super::decode;
 use super::handle::{cluster, configs, fetch, group, offsets, produce, sasl, topics, txn};
 use super::refuse::Refuse;
 use crate::{Error, ErrorKind, Result};
@@ -48,7 +49,7 @@ macro_rules! apis {
         ) -> Result<Option<Bytes>> {
             match api {
                 $(Api::$name => {
-                    let request: m::$request = decode(stringify!($name), caller.version, body)?;
+                    let request: m::$request = decode::request(stringify!($name), caller.version, body)?;
                     let response: Option<<m::$request as Refuse>::Response> = match refusal {
                         Some(code) => Some(request.refuse(code)),
                         None => $handler(broker, caller, request).await.into(),
@@ -100,13 +101,6 @@ impl Api {
     pub(crate) fn of(key: i16) -> Option<(Self, i16, i16)> {
         Self::ALL.iter().copied().find(|(api, ..)| *api as i16 == key)
     }
-}
-
-fn decode<R: Decodable>(name: &str, version: i16, mut body: Bytes) -> Result<R> {
-    R::decode(&mut body, version).map_err(|e| {
-        Error::new(ErrorKind::Corrupt, format!("cannot read a {name} request of version {version}"))
-            .because(e.to_string())
-    })
 }
 
 pub(crate) fn encode<A: Encodable>(name: &str, version: i16, answer: &A) -> Result<Bytes> {

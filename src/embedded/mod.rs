@@ -19,11 +19,14 @@ mod api;
 mod broker;
 mod clock;
 mod config;
+mod coordinators;
+mod decode;
 mod faults;
 mod groups;
 mod handle;
 mod log;
 mod refuse;
+mod sasl;
 mod server;
 mod state;
 mod txn;
@@ -43,8 +46,9 @@ use crate::{Error, ErrorKind, Result};
 use broker::Broker;
 use clock::BrokerClock;
 use config::BrokerConfig;
+use coordinators::CoordinatorKind;
 use server::Mode;
-use state::{CoordinatorKind, State};
+use state::State;
 
 /// What an [`EmbeddedKafka`] shall be.
 #[derive(Debug, Clone)]
@@ -216,7 +220,16 @@ impl EmbeddedKafka {
     ///
     /// `Broker` if there is no such node, or if it is stopped.
     pub fn move_group_coordinator(&self, group: &str, node: i32) -> Result<()> {
-        self.move_coordinator(CoordinatorKind::Group, group, node)
+        self.move_coordinator(CoordinatorKind::Group, group, node, Duration::ZERO)
+    }
+
+    /// The same, and the new coordinator answers COORDINATOR_LOAD_IN_PROGRESS for that long by the cluster's clock.
+    ///
+    /// # Errors
+    ///
+    /// `Broker` if there is no such node, or if it is stopped.
+    pub fn move_group_coordinator_slowly(&self, group: &str, node: i32, loading: Duration) -> Result<()> {
+        self.move_coordinator(CoordinatorKind::Group, group, node, loading)
     }
 
     /// Makes `node` the coordinator of a transactional id, and of those that share its slot.
@@ -225,15 +238,17 @@ impl EmbeddedKafka {
     ///
     /// `Broker` if there is no such node, or if it is stopped.
     pub fn move_transaction_coordinator(&self, transactional_id: &str, node: i32) -> Result<()> {
-        self.move_coordinator(CoordinatorKind::Transaction, transactional_id, node)
+        self.move_coordinator(CoordinatorKind::Transaction, transactional_id, node, Duration::ZERO)
     }
 
-    fn move_coordinator(&self, kind: CoordinatorKind, key: &str, node: i32) -> Result<()> {
+    fn move_coordinator(&self, kind: CoordinatorKind, key: &str, node: i32, loading: Duration) -> Result<()> {
+        let now = self.broker.clock.now();
         let mut state = self.broker.lock();
         if !state.alive().any(|alive| alive == node) {
             return Err(Error::new(ErrorKind::Broker, format!("there is no living node {node}")));
         }
-        state.move_coordinator(kind, key, node);
+        state.move_coordinator(kind, key, node, now, loading);
+        self.broker.timers.notify_one();
         Ok(())
     }
 
@@ -245,7 +260,7 @@ impl EmbeddedKafka {
     /// `Broker` if there is no such partition or no such living node.
     pub fn move_leader(&self, topic: &str, partition: i32, node: i32) -> Result<()> {
         let moved = self.broker.lock().move_leader(topic, partition, node);
-        self.broker.changed.notify_waiters();
+        self.changed();
         moved.map_err(|error| {
             let what = format!("the leader cannot be moved to node {node}: {error}");
             Error::new(ErrorKind::Broker, what).at_topic(topic).at_partition(partition)
@@ -272,8 +287,14 @@ impl EmbeddedKafka {
         let at = usize::try_from(partition).map_err(|_| missing())?;
         partitions.get_mut(at).ok_or_else(missing)?.log.hold(held);
         drop(state);
-        self.broker.changed.notify_waiters();
+        self.changed();
         Ok(())
+    }
+
+    /// Whoever waits for a log, or has something to write that could not be written, looks again.
+    fn changed(&self) {
+        self.broker.changed.notify_waiters();
+        self.broker.timers.notify_one();
     }
 
     /// Compacts what is decided of a topic at once, the active segment included, whatever its dirty ratio. Tombstones
@@ -323,8 +344,8 @@ impl EmbeddedKafka {
     /// `Broker` if there is no such node.
     pub fn stop_node(&self, node: i32) -> Result<()> {
         self.mode(node)?.send_replace(Mode::Stopped);
-        self.broker.lock().node_stopped(node);
-        self.broker.changed.notify_waiters();
+        self.broker.lock().node_stopped(node, self.broker.clock.now());
+        self.changed();
         Ok(())
     }
 
@@ -336,8 +357,8 @@ impl EmbeddedKafka {
     /// `Broker` if there is no such node.
     pub fn start_node(&self, node: i32) -> Result<()> {
         self.mode(node)?.send_replace(Mode::Running);
-        self.broker.lock().node_started(node);
-        self.broker.changed.notify_waiters();
+        self.broker.lock().node_started(node, self.broker.clock.now());
+        self.changed();
         Ok(())
     }
 

@@ -4,8 +4,8 @@ use std::net::SocketAddr;
 use std::sync::{Arc, Mutex};
 
 use bytes::{Buf, BufMut, Bytes, BytesMut};
-use kafka_protocol::messages::{RequestHeader, ResponseHeader};
-use kafka_protocol::protocol::{Decodable, Encodable};
+use kafka_protocol::messages::ResponseHeader;
+use kafka_protocol::protocol::Encodable;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::{TcpListener, TcpSocket, TcpStream};
 use tokio::sync::watch;
@@ -13,6 +13,7 @@ use tokio::task::JoinSet;
 
 use super::api::{self, Api};
 use super::broker::{Broker, Caller};
+use super::decode;
 use super::faults::{Call, Fault};
 use super::handle::cluster::versions;
 use super::handle::sasl::Session;
@@ -192,8 +193,7 @@ impl Connection {
             let refusal = versions().with_error_code(UNSUPPORTED_VERSION);
             return reply(api, 0, correlation, &api::encode("ApiVersions", 0, &refusal)?).map(Some);
         }
-        let header = RequestHeader::decode(&mut frame, api.key().request_header_version(version))
-            .map_err(|e| corrupt("the header of a request is malformed").because(e.to_string()))?;
+        let header = decode::header(&mut frame, api.key().request_header_version(version))?;
         let caller = Caller {
             node: self.node,
             version,

@@ -7,19 +7,10 @@ use kafka_protocol::error::ResponseError;
 use uuid::Uuid;
 
 use super::config::{BrokerConfig, TopicConfig};
-use super::groups::Groups;
+use super::coordinators::{CoordinatorKind, Coordinators, slot};
+use super::groups::{GroupConfig, Groups};
 use super::log::Log;
 use super::txn::Transactions;
-
-/// How many slots the keys of coordinators fall into: the partitions of `__consumer_offsets` and `__transaction_state`.
-const COORDINATOR_SLOTS: usize = 50;
-
-/// What a coordinator looks after.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(crate) enum CoordinatorKind {
-    Group,
-    Transaction,
-}
 
 /// A logical node.
 #[derive(Debug)]
@@ -64,8 +55,7 @@ pub(crate) struct State {
     pub(crate) topics: BTreeMap<String, Topic>,
     pub(crate) groups: Groups,
     pub(crate) txn: Transactions,
-    /// The node of each slot: of groups, of transactions.
-    coordinators: [Vec<Option<i32>>; 2],
+    pub(crate) coordinators: Coordinators,
     /// Where the next topic's first leader is.
     next_leader: usize,
     intervals: Intervals,
@@ -82,13 +72,6 @@ struct Intervals {
     producers: i64,
 }
 
-/// Java's `String.hashCode`, by which `Utils.abs(hash) % partitions` finds a coordinator.
-fn slot(key: &str) -> usize {
-    let hash =
-        key.encode_utf16().fold(0i32, |hash, unit| hash.wrapping_mul(31).wrapping_add(i32::from(unit)));
-    (hash & i32::MAX) as usize % COORDINATOR_SLOTS
-}
-
 impl State {
     /// A cluster of nodes with these ports; ids count from 1.
     pub(crate) fn new(ports: &[u16], config: &BrokerConfig, now: Instant) -> Self {
@@ -100,15 +83,14 @@ impl State {
         };
         let nodes: BTreeMap<i32, Node> =
             (1..).zip(ports).map(|(id, port)| (id, Node { port: *port, alive: true })).collect();
-        let slots: Vec<_> =
-            (0..COORDINATOR_SLOTS).map(|slot| nodes.keys().nth(slot % nodes.len()).copied()).collect();
+        let ids: Vec<i32> = nodes.keys().copied().collect();
         Self {
             cluster_id: format!("embedded-{}", &Uuid::new_v4().simple().to_string()[..13]),
             nodes,
             topics: BTreeMap::new(),
-            groups: Groups::default(),
+            groups: Groups::new(GroupConfig::of(config), Uuid::new_v4().as_u128()),
             txn: Transactions::default(),
-            coordinators: [slots.clone(), slots],
+            coordinators: Coordinators::new(&ids),
             next_leader: 0,
             intervals,
             next_retention: now + intervals.retention,
@@ -118,7 +100,10 @@ impl State {
 
     /// Does what is due by now.
     pub(crate) fn tick(&mut self, now: Instant, wall_ms: i64) {
+        self.coordinators.tick(now);
         self.groups.tick(now);
+        self.txn.tick(now);
+        self.write_markers(wall_ms);
         self.clean(now, wall_ms);
     }
 
@@ -145,41 +130,63 @@ impl State {
 
     /// When something is due next.
     pub(crate) fn next_deadline(&self) -> Option<Instant> {
-        let coordinators = [self.groups.next_deadline(), self.txn.next_deadline()];
+        let coordinators =
+            [self.coordinators.next_deadline(), self.groups.next_deadline(), self.txn.next_deadline()];
         let logs = [self.next_retention, self.next_compaction];
         coordinators.into_iter().flatten().chain(logs).min()
     }
 
     /// The node that coordinates `key`, if any is alive.
     pub(crate) fn coordinator(&self, kind: CoordinatorKind, key: &str) -> Option<i32> {
-        self.coordinators[kind as usize][slot(key)]
+        self.coordinators.node(kind, key)
     }
 
-    /// Refuses with NOT_COORDINATOR unless `node` coordinates `key`.
+    /// Refuses with NOT_COORDINATOR unless `node` coordinates `key`, and while it is not ready to.
     pub(crate) fn must_coordinate(
         &self,
         node: i32,
         kind: CoordinatorKind,
         key: &str,
     ) -> Result<(), ResponseError> {
-        match self.coordinator(kind, key) == Some(node) {
-            true => Ok(()),
-            false => Err(ResponseError::NotCoordinator),
-        }
+        self.coordinators.check(node, kind, key)
     }
 
-    /// Makes a living node the coordinator of `key`, and of what shares its slot.
-    pub(crate) fn move_coordinator(&mut self, kind: CoordinatorKind, key: &str, node: i32) {
-        let moved = slot(key);
-        self.coordinators[kind as usize][moved] = Some(node);
-        if kind == CoordinatorKind::Group {
-            self.groups.coordinator_moved(&|group| slot(group) == moved);
+    /// Makes a living node the coordinator of `key`, and of what shares its slot. It is ready after `loading`.
+    pub(crate) fn move_coordinator(
+        &mut self,
+        kind: CoordinatorKind,
+        key: &str,
+        node: i32,
+        now: Instant,
+        loading: Duration,
+    ) {
+        self.move_slot(kind, slot(key), Some(node), now, loading);
+    }
+
+    fn move_slot(
+        &mut self,
+        kind: CoordinatorKind,
+        moved: usize,
+        node: Option<i32>,
+        now: Instant,
+        loading: Duration,
+    ) {
+        let ready = now + loading;
+        self.coordinators.assign(kind, moved, node, (!loading.is_zero()).then_some(ready));
+        match kind {
+            CoordinatorKind::Group => self.groups.coordinator_moved(ready, &|group| slot(group) == moved),
+            CoordinatorKind::Transaction => self.txn.moved(),
         }
     }
 
     /// The ids of the living nodes, in order.
     pub(crate) fn alive(&self) -> impl Iterator<Item = i32> {
         self.nodes.iter().filter(|(_, node)| node.alive).map(|(id, _)| *id)
+    }
+
+    /// The partition, if there is one.
+    pub(crate) fn partition(&mut self, topic: &str, partition: i32) -> Option<&mut Partition> {
+        self.topics.get_mut(topic)?.partitions.get_mut(usize::try_from(partition).ok()?)
     }
 
     /// The partition, if `node` leads it in the epoch that the caller believes in; -1 is no belief.
@@ -226,38 +233,33 @@ impl State {
     }
 
     /// A node is gone: the next living replica of each partition takes over, and so do coordinators.
-    pub(crate) fn node_stopped(&mut self, id: i32) {
+    pub(crate) fn node_stopped(&mut self, id: i32, now: Instant) {
         if let Some(node) = self.nodes.get_mut(&id) {
             node.alive = false;
         }
-        self.elect(Some(id));
+        self.elect(Some(id), now);
     }
 
     /// A node is back: it takes what has nobody.
-    pub(crate) fn node_started(&mut self, id: i32) {
+    pub(crate) fn node_started(&mut self, id: i32, now: Instant) {
         if let Some(node) = self.nodes.get_mut(&id) {
             node.alive = true;
         }
-        self.elect(None);
+        self.elect(None, now);
     }
 
-    fn elect(&mut self, gone: Option<i32>) {
+    fn elect(&mut self, gone: Option<i32>, now: Instant) {
         let alive: Vec<i32> = self.alive().collect();
-        let before = self.coordinators[CoordinatorKind::Group as usize].clone();
         for partition in self.topics.values_mut().flat_map(|topic| &mut topic.partitions) {
             if partition.leader == gone {
                 partition.lead(partition.replicas.iter().copied().find(|id| alive.contains(id)));
             }
         }
-        for slots in &mut self.coordinators {
-            for (at, slot) in slots.iter_mut().enumerate().filter(|(_, slot)| **slot == gone) {
-                *slot = alive.get(at % alive.len().max(1)).copied();
+        for kind in [CoordinatorKind::Group, CoordinatorKind::Transaction] {
+            for slot in self.coordinators.slots_of(kind, gone) {
+                let node = alive.get(slot % alive.len().max(1)).copied();
+                self.move_slot(kind, slot, node, now, Duration::ZERO);
             }
-        }
-        if gone.is_some() {
-            let groups = &self.coordinators[CoordinatorKind::Group as usize];
-            let moved: Vec<bool> = (0..COORDINATOR_SLOTS).map(|at| before[at] != groups[at]).collect();
-            self.groups.coordinator_moved(&|group| moved[slot(group)]);
         }
     }
 

@@ -26,12 +26,16 @@ pub(crate) fn kafka(test: &str) -> Option<String> {
     broker
 }
 
+/// Whether tests run on a real Kafka.
+pub(crate) fn is_real() -> bool {
+    let told = std::env::var("MAINSTEM_KAFKA").is_ok_and(|broker| !broker.is_empty());
+    told || std::env::var("MAINSTEM_REQUIRE_KAFKA").as_deref() == Ok("1")
+}
+
 /// The broker to test against: a real Kafka where one is told, else an embedded one that this process starts once.
 pub(crate) fn broker(test: &str) -> String {
     static EMBEDDED: OnceLock<EmbeddedKafka> = OnceLock::new();
-    let told = std::env::var("MAINSTEM_KAFKA").is_ok_and(|broker| !broker.is_empty());
-    let required = std::env::var("MAINSTEM_REQUIRE_KAFKA").as_deref() == Ok("1");
-    if (told || required)
+    if is_real()
         && let Some(broker) = kafka(test)
     {
         return broker;

@@ -12,7 +12,8 @@ use uuid::Uuid;
 
 use crate::embedded::api::Api;
 use crate::embedded::broker::{Broker, Caller};
-use crate::embedded::state::{CoordinatorKind, State, Topic};
+use crate::embedded::coordinators::CoordinatorKind;
+use crate::embedded::state::{State, Topic};
 
 /// Where all nodes are.
 pub(crate) const HOST: &str = "127.0.0.1";
