@@ -104,8 +104,13 @@ async fn connection(
         host: format!("/{}", peer.ip()).into(),
         session: Arc::default(),
     };
-    if let Err(error) = connection.run().await {
-        tracing::debug!(%error, node, %peer, "the embedded broker ends a connection");
+    match connection.run().await {
+        Ok(()) => {}
+        // Our own mistake, which a client would only see as a connection that ends again and again.
+        Err(error) if error.kind() == ErrorKind::Broker => {
+            tracing::error!(%error, node, %peer, "the embedded broker cannot answer");
+        }
+        Err(error) => tracing::debug!(%error, node, %peer, "the embedded broker ends a connection"),
     }
 }
 
