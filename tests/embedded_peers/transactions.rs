@@ -15,6 +15,7 @@ use mainstem::embedded::EmbeddedKafka;
 use super::common::{connect, topic, unique};
 use super::raw::{Raw, batch};
 
+const NOT_LEADER: i16 = 6;
 const CONCURRENT_TRANSACTIONS: i16 = 51;
 const UNSTABLE: i16 = 88;
 
@@ -119,9 +120,14 @@ impl Client {
             .with_acks(-1)
             .with_timeout_ms(10_000)
             .with_topic_data(vec![topic]);
-        let answer = self.raw.ask(version, &request);
-        let answer = &answer.responses[0].partition_responses[0];
-        (answer.error_code, answer.base_offset)
+        loop {
+            let answer = self.raw.ask(version, &request);
+            let answer = &answer.responses[0].partition_responses[0];
+            // The leader of a new topic may not know yet that it is.
+            if answer.error_code != NOT_LEADER {
+                return (answer.error_code, answer.base_offset);
+            }
+        }
     }
 
     fn try_end(&mut self, version: i16, by: Numbers, commit: bool) -> i16 {
