@@ -22,6 +22,8 @@ mod config;
 mod coordinators;
 mod decode;
 mod faults;
+#[cfg(feature = "testing")]
+pub(crate) mod fuzz;
 mod groups;
 mod handle;
 mod log;

@@ -1,7 +1,7 @@
 //! Connections: one listener a logical node, requests of a connection one after another, answers in their order.
 
 use std::net::SocketAddr;
-use std::sync::{Arc, Mutex};
+use std::sync::{Arc, Mutex, PoisonError};
 
 use bytes::{Buf, BufMut, Bytes, BytesMut};
 use kafka_protocol::messages::ResponseHeader;
@@ -96,13 +96,10 @@ async fn connection(
     let _ = stream.set_nodelay(true);
     let mut connection = Connection {
         limit: usize::try_from(broker.config.number("socket.request.max.bytes")).unwrap_or(usize::MAX),
-        broker,
-        node,
         mode,
         stream,
         read: BytesMut::new(),
-        host: format!("/{}", peer.ip()).into(),
-        session: Arc::default(),
+        requests: Requests::new(broker, node, format!("/{}", peer.ip())),
     };
     match connection.run().await {
         Ok(()) => {}
@@ -115,12 +112,17 @@ async fn connection(
 }
 
 struct Connection {
-    broker: Arc<Broker>,
-    node: i32,
     mode: watch::Receiver<Mode>,
     stream: TcpStream,
     read: BytesMut,
     limit: usize,
+    requests: Requests,
+}
+
+/// What is asked on one connection.
+pub(super) struct Requests {
+    broker: Arc<Broker>,
+    node: i32,
     host: Arc<str>,
     session: Arc<Mutex<Session>>,
 }
@@ -138,12 +140,12 @@ impl Connection {
     async fn run(&mut self) -> Result<()> {
         while let Some(frame) = self.frame().await? {
             self.thawed().await;
-            let answer = self.handle(frame).await?;
+            let answer = self.requests.handle(frame).await?;
             self.thawed().await;
             if let Some(answer) = answer {
                 self.stream.write_all(&answer).await.map_err(io)?;
             }
-            if self.session.lock().unwrap_or_else(std::sync::PoisonError::into_inner).hang_up {
+            if self.requests.hang_up() {
                 return Ok(());
             }
         }
@@ -171,9 +173,20 @@ impl Connection {
             }
         }
     }
+}
+
+impl Requests {
+    pub(super) fn new(broker: Arc<Broker>, node: i32, host: String) -> Self {
+        Self { broker, node, host: host.into(), session: Arc::default() }
+    }
+
+    /// Whether the connection ends with the last answer.
+    pub(super) fn hang_up(&self) -> bool {
+        self.session.lock().unwrap_or_else(PoisonError::into_inner).hang_up
+    }
 
     /// The whole frame of the answer, if there is one.
-    async fn handle(&mut self, mut frame: Bytes) -> Result<Option<Bytes>> {
+    pub(super) async fn handle(&self, mut frame: Bytes) -> Result<Option<Bytes>> {
         let Some(&[k0, k1, v0, v1]) = frame.first_chunk() else {
             return Err(corrupt("a request is shorter than its header"));
         };

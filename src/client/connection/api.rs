@@ -37,7 +37,7 @@ macro_rules! apis {
 
         /// Reads an answer to the request with this key as one that came from a broker; `None` if it is not one of
         /// ours, or not in this version.
-        #[cfg(any(feature = "testing", test))]
+        #[cfg(feature = "testing")]
         pub(crate) fn decode_answer(key: i16, version: i16, frame: bytes::Bytes) -> Option<crate::Result<()>> {
             $(if key == m::ApiKey::$name as i16 {
                 return ($min..=$max).contains(&version).then(|| {

@@ -25,7 +25,7 @@ use tokio::task::AbortHandle;
 
 #[cfg(test)]
 pub(crate) use api::OLDEST;
-#[cfg(any(feature = "testing", test))]
+#[cfg(feature = "testing")]
 pub(crate) use api::decode_answer;
 pub(crate) use api::{Api, choose};
 use frame::FrameReader;
