@@ -20,6 +20,7 @@ mod broker;
 mod clock;
 mod config;
 mod coordinators;
+mod cuts;
 mod decode;
 mod faults;
 #[cfg(feature = "testing")]
@@ -42,6 +43,7 @@ use std::time::Duration;
 use tokio::sync::{oneshot, watch};
 
 pub use api::Api;
+pub use cuts::Frame;
 pub use faults::{Call, Fault};
 
 use crate::{Error, ErrorKind, Result};
@@ -196,9 +198,34 @@ impl EmbeddedKafka {
         self.broker.faults.on(api, hook);
     }
 
-    /// Removes all hooks.
+    /// Has `cut` asked about each request and answer: after how many of its bytes its connection ends, if it does. A
+    /// request that is cut has no effect, also if all its bytes came; what an answer tells of has happened. There is
+    /// one cut at a time: this replaces the one before.
+    ///
+    /// ```
+    /// use mainstem::embedded::{Api, EmbeddedKafka};
+    ///
+    /// # fn main() -> mainstem::Result<()> {
+    /// let kafka = EmbeddedKafka::start()?;
+    /// // Nobody sees more than the first ten bytes of an answer to a Produce.
+    /// kafka.cut(|frame| (frame.api == Api::Produce && frame.answer).then_some(10));
+    /// # Ok(())
+    /// # }
+    /// ```
+    pub fn cut(&self, cut: impl Fn(&Frame) -> Option<usize> + Send + Sync + 'static) {
+        self.broker.cuts.set(Some(Arc::new(cut)));
+    }
+
+    /// Lets connections die at random, in the middle of requests and answers, one for about so many bytes that pass.
+    /// The seed decides what dies where; which frame comes when is up to the clients. A [`cut`](Self::cut).
+    pub fn dying_connections(&self, seed: u64, mean_bytes: u64) {
+        self.cut(cuts::at_random(seed, mean_bytes));
+    }
+
+    /// Removes all hooks, and the cut.
     pub fn clear_hooks(&self) {
         self.broker.faults.clear();
+        self.broker.cuts.set(None);
     }
 
     /// Moves the clock of a cluster with a [manual clock](EmbeddedKafkaBuilder::manual_clock).

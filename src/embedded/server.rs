@@ -13,6 +13,7 @@ use tokio::task::JoinSet;
 
 use super::api::{self, Api};
 use super::broker::{Broker, Caller};
+use super::cuts::Frame;
 use super::decode;
 use super::faults::{Call, Fault};
 use super::handle::cluster::versions;
@@ -140,10 +141,16 @@ impl Connection {
     async fn run(&mut self) -> Result<()> {
         while let Some(frame) = self.frame().await? {
             self.thawed().await;
+            let key = key_of(&frame);
             let answer = self.requests.handle(frame).await?;
             self.thawed().await;
             if let Some(answer) = answer {
-                self.stream.write_all(&answer).await.map_err(io)?;
+                let cut = self.requests.cut(key, true, answer.len());
+                self.stream.write_all(&answer[..cut.unwrap_or(answer.len())]).await.map_err(io)?;
+                if cut.is_some() {
+                    let _ = self.stream.shutdown().await;
+                    return Err(corrupt("an answer is cut off"));
+                }
             }
             if self.requests.hang_up() {
                 return Ok(());
@@ -158,10 +165,19 @@ impl Connection {
     }
 
     async fn frame(&mut self) -> Result<Option<Bytes>> {
+        // Once it is known what is asked: whether it is cut off, and where.
+        let mut cut = None;
         loop {
             if let Some(length) = self.read.first_chunk().copied().map(i32::from_be_bytes) {
                 let length = usize::try_from(length).ok().filter(|length| *length <= self.limit);
                 let length = length.ok_or_else(|| corrupt("the length of a request is out of bounds"))?;
+                let key = self.read.get(4..).filter(|_| length >= 2).and_then(key_of);
+                if key.is_some() {
+                    let end = *cut.get_or_insert_with(|| self.requests.cut(key, false, 4 + length));
+                    if end.is_some_and(|end| self.read.len() >= end) {
+                        return Err(corrupt("a request is cut off"));
+                    }
+                }
                 if self.read.len() >= 4 + length {
                     self.read.advance(4);
                     return Ok(Some(self.read.split_to(length).freeze()));
@@ -175,7 +191,20 @@ impl Connection {
     }
 }
 
+/// The key of the request in a frame.
+fn key_of(frame: &[u8]) -> Option<i16> {
+    frame.first_chunk().map(|key| i16::from_be_bytes(*key))
+}
+
 impl Requests {
+    /// After how many bytes a request or an answer shall end, and its connection.
+    fn cut(&self, key: Option<i16>, answer: bool, length: usize) -> Option<usize> {
+        self.broker.cuts.ask(|| {
+            let (api, ..) = Api::of(key?)?;
+            Some(Frame { api, node: self.node, answer, length })
+        })
+    }
+
     pub(super) fn new(broker: Arc<Broker>, node: i32, host: String) -> Self {
         Self { broker, node, host: host.into(), session: Arc::default() }
     }
