@@ -2,6 +2,7 @@
 
 use std::collections::hash_map::Entry as MapEntry;
 use std::sync::Arc;
+use std::time::Duration;
 
 use kafka_protocol::messages::metadata_request::MetadataRequestTopic;
 use kafka_protocol::messages::{FindCoordinatorRequest, MetadataRequest, MetadataResponse, TopicName};
@@ -10,6 +11,7 @@ use tokio::task::JoinSet;
 
 use super::node::{Node, open};
 use super::{Address, Cluster, ConnectionClass, Leader, TopicInfo, lock};
+use crate::client::connection::SharedError;
 use crate::client::error_table::{CallSite, broker_error, broker_error_saying};
 use crate::{Error, ErrorClass, ErrorKind, Result, TopicPartition, clock};
 
@@ -37,15 +39,26 @@ fn metadata_request(topics: Option<&[Arc<str>]>) -> MetadataRequest {
     MetadataRequest::default().with_topics(topics).with_allow_auto_topic_creation(false)
 }
 
+/// Whether it is not Kafka that answered: asking again is of no use.
+fn speaks_nonsense(error: &Error) -> bool {
+    let cause = std::error::Error::source(error).and_then(|cause| cause.downcast_ref::<SharedError>());
+    error.kind() == ErrorKind::Corrupt || cause.is_some_and(|cause| cause.kind() == ErrorKind::Corrupt)
+}
+
 impl Cluster {
-    /// Asks every bootstrap address at once; the first that answers with metadata wins.
-    pub(super) async fn ask_bootstrap(&self, topics: &[Arc<str>]) -> Result<MetadataResponse> {
+    /// Asks every bootstrap address at once, again for as long as `patience` says; the first that answers with metadata
+    /// wins.
+    pub(super) async fn ask_bootstrap(
+        &self,
+        topics: &[Arc<str>],
+        patience: Duration,
+    ) -> Result<MetadataResponse> {
         let mut asking = JoinSet::new();
         let request = metadata_request(Some(topics));
         for (at, address) in self.0.addresses.iter().cloned().enumerate() {
             let (cluster, request) = (self.clone(), request.clone());
             asking.spawn(async move {
-                let answer = async {
+                let once = async || {
                     let connection =
                         open(&address, format!("the bootstrap address {address}"), &cluster.reach()).await?;
                     let response = connection.request(&request, cluster.config().request_timeout).await?;
@@ -55,7 +68,17 @@ impl Cluster {
                     }
                     Ok(response)
                 };
-                (at, answer.await)
+                let mut retry = cluster.retry_within(patience);
+                loop {
+                    match once().await {
+                        Err(error) if !speaks_nonsense(&error) => {
+                            if let Err(error) = retry.after(error).await {
+                                return (at, Err(error));
+                            }
+                        }
+                        outcome => return (at, outcome),
+                    }
+                }
             });
         }
         let mut failures = Vec::new();
@@ -113,7 +136,10 @@ impl Cluster {
                 brokers = nodes.len(),
                 "no known broker answers, asking the bootstrap addresses again"
             );
-            return self.ask_bootstrap(topics).await.and_then(|response| self.apply(&response));
+            return self
+                .ask_bootstrap(topics, Duration::ZERO)
+                .await
+                .and_then(|response| self.apply(&response));
         }
         let causes: Vec<_> = failures.iter().map(chain).collect();
         Err(Error::new(ErrorKind::Connection, "no broker answers with metadata")

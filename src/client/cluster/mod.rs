@@ -28,7 +28,7 @@ use crate::client::connection::{Api, Connection};
 use crate::client::retry::{Backoff, Retry};
 use crate::{Error, ErrorClass, ErrorKind, Result, clock};
 
-/// For how long the bootstrap addresses are tried again. A connection that breaks, or a broker that is just restarting,
+/// For how long a bootstrap address is tried again at the start. A connection that breaks, or a broker that is just restarting,
 /// does not make an address wrong; one that is wrong shall be said soon.
 const BOOTSTRAP_GRACE: Duration = Duration::from_secs(1);
 
@@ -125,13 +125,7 @@ impl Cluster {
             coordinators: Mutex::default(),
             asking: AsyncMutex::new(()),
         }));
-        let mut retry = cluster.retry_within(BOOTSTRAP_GRACE);
-        let response = loop {
-            match cluster.ask_bootstrap(&[]).await {
-                Ok(response) => break response,
-                Err(error) => retry.after(error).await?,
-            }
-        };
+        let response = cluster.ask_bootstrap(&[], BOOTSTRAP_GRACE).await?;
         cluster.apply(&response)?;
         let weak = Arc::downgrade(&cluster.0);
         cluster.0.runtime.spawn(async move {
