@@ -90,7 +90,10 @@ impl Membership {
             );
             return self.fail(Error::new(ErrorKind::Config, message));
         }
-        let missed = !self.owned.is_empty() && joined.generation != self.generation.wrapping_add(1);
+        // A member without an instance id that misses a rebalance is removed; where it has only not heard the answers to
+        // its JoinGroups, all of them said what it has, and nobody was given that.
+        let stays_unheard = self.config.instance_id.is_some() && !self.owned.is_empty();
+        let missed = stays_unheard && joined.generation != self.generation.wrapping_add(1);
         self.generation = joined.generation;
         self.in_group(self.stepped);
         self.beat_at = now + self.config.heartbeat_interval;
