@@ -67,7 +67,8 @@ const TOPIC: &[(&str, &str, Kind)] = &[
     ("preallocate", "false", Kind::Boolean),
     ("retention.bytes", "-1", Kind::Long(-2)),
     ("retention.ms", "604800000", Kind::Long(-1)),
-    ("segment.bytes", "1073741824", Kind::Int(1)),
+    // At least a mebibyte since KIP-1030.
+    ("segment.bytes", "1073741824", Kind::Int(1 << 20)),
     ("segment.index.bytes", "10485760", Kind::Int(4)),
     ("segment.jitter.ms", "0", Kind::Long(0)),
     ("segment.ms", "604800000", Kind::Long(1)),

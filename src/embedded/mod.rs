@@ -20,6 +20,7 @@ mod broker;
 mod clock;
 mod config;
 mod coordinators;
+mod cuts;
 mod decode;
 mod faults;
 #[cfg(feature = "testing")]
@@ -199,6 +200,18 @@ impl EmbeddedKafka {
     /// Removes all hooks.
     pub fn clear_hooks(&self) {
         self.broker.faults.clear();
+    }
+
+    /// From now on, each new connection dies after some random number of bytes, `mean_bytes` on average, wherever in a
+    /// frame that is. How many is drawn from `seed`, in the order in which connections come. Keep the mean above a few
+    /// kilobytes, or clients do not get beyond their first questions.
+    pub fn cut_connections(&self, seed: u64, mean_bytes: u64) {
+        self.broker.cuts.plan(Some((seed, mean_bytes)));
+    }
+
+    /// New connections live on.
+    pub fn keep_connections(&self) {
+        self.broker.cuts.plan(None);
     }
 
     /// Moves the clock of a cluster with a [manual clock](EmbeddedKafkaBuilder::manual_clock).
@@ -386,7 +399,14 @@ impl EmbeddedKafka {
     ///
     /// `Broker` if there is no such node.
     pub fn thaw_node(&self, node: i32) -> Result<()> {
-        self.mode(node)?.send_replace(Mode::Running);
+        // A node that is stopped stays so.
+        self.mode(node)?.send_if_modified(|mode| match *mode {
+            Mode::Frozen => {
+                *mode = Mode::Running;
+                true
+            }
+            Mode::Running | Mode::Stopped => false,
+        });
         Ok(())
     }
 }

@@ -95,6 +95,7 @@ async fn connection(
 ) {
     let _ = stream.set_nodelay(true);
     let mut connection = Connection {
+        left: broker.cuts.life(),
         limit: usize::try_from(broker.config.number("socket.request.max.bytes")).unwrap_or(usize::MAX),
         mode,
         stream,
@@ -116,6 +117,8 @@ struct Connection {
     stream: TcpStream,
     read: BytesMut,
     limit: usize,
+    /// How many bytes it lives for yet, if a test wants it to die.
+    left: Option<u64>,
     requests: Requests,
 }
 
@@ -143,12 +146,29 @@ impl Connection {
             let answer = self.requests.handle(frame).await?;
             self.thawed().await;
             if let Some(answer) = answer {
-                self.stream.write_all(&answer).await.map_err(io)?;
+                self.write(&answer).await?;
             }
             if self.requests.hang_up() {
                 return Ok(());
             }
         }
+        Ok(())
+    }
+
+    async fn write(&mut self, answer: &[u8]) -> Result<()> {
+        let cut = self.requests.cut().map(|cut| cut.min(answer.len()));
+        let left = self.left.map(|left| usize::try_from(left).unwrap_or(usize::MAX));
+        let end = cut.into_iter().chain(left.filter(|left| *left < answer.len())).min();
+        self.stream.write_all(&answer[..end.unwrap_or(answer.len())]).await.map_err(io)?;
+        match end {
+            Some(_) => Err(corrupt("the connection was to die within this answer")),
+            None => self.spend(answer.len()),
+        }
+    }
+
+    fn spend(&mut self, bytes: usize) -> Result<()> {
+        let Some(left) = &mut self.left else { return Ok(()) };
+        *left = left.checked_sub(bytes as u64).ok_or_else(|| corrupt("the connection was to die here"))?;
         Ok(())
     }
 
@@ -168,9 +188,11 @@ impl Connection {
                 }
             }
             self.read.reserve(READ_SIZE);
-            if self.stream.read_buf(&mut self.read).await.map_err(io)? == 0 {
+            let read = self.stream.read_buf(&mut self.read).await.map_err(io)?;
+            if read == 0 {
                 return Ok(None);
             }
+            self.spend(read)?;
         }
     }
 }
@@ -183,6 +205,11 @@ impl Requests {
     /// Whether the connection ends with the last answer.
     pub(super) fn hang_up(&self) -> bool {
         self.session.lock().unwrap_or_else(PoisonError::into_inner).hang_up
+    }
+
+    /// How many bytes of the answer a hook lets through, if it cuts it.
+    fn cut(&self) -> Option<usize> {
+        self.session.lock().unwrap_or_else(PoisonError::into_inner).cut.take()
     }
 
     /// The whole frame of the answer, if there is one.
@@ -247,7 +274,7 @@ impl Requests {
                 None
             }
             Fault::Fail(code) => Some(code),
-            Fault::Pass | Fault::DelayAfter(_) | Fault::DropAfter => None,
+            Fault::Pass | Fault::DelayAfter(_) | Fault::DropAfter | Fault::CutAnswer(_) => None,
         };
         let answer = api::dispatch(&self.broker, caller, api, body, refusal).await?;
         if !matches!(api, Api::Produce | Api::Fetch) {
@@ -256,6 +283,7 @@ impl Requests {
         match fault {
             Fault::DropAfter => return Err(hang_up()),
             Fault::DelayAfter(delay) => clock::sleep(delay).await,
+            Fault::CutAnswer(bytes) => caller.session().cut = Some(bytes),
             _ => {}
         }
         Ok(answer)
