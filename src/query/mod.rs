@@ -8,7 +8,7 @@
 //!
 //! A store that nobody has asked for is not published, and costs nothing.
 //!
-//! | [`ErrorKind`](crate::ErrorKind) | What to do |
+//! | [`ErrorKind`] | What to do |
 //! |---|---|
 //! | `NotStarted` | run the application, then ask again |
 //! | `Rebalancing` | ask again in a moment, or read what is there already ([`ReadOnlyKeyValueStore::enable_stale_stores`]) |

@@ -203,7 +203,7 @@ impl AppBuilder {
     /// on the thread of the worker, or on one of its own.
     ///
     /// ```no_run
-    /// # fn f(topology: mainstem::Topology, config: mainstem::Config) -> mainstem::Result<mainstem::App> {
+    /// # fn f(topology: mainstem::topology::Topology, config: mainstem::Config) -> mainstem::Result<mainstem::App> {
     /// use mainstem::{App, UncaughtErrorResponse};
     ///
     /// let app = App::builder(topology, config)

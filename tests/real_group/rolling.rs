@@ -7,8 +7,9 @@ use crate::word_count::{Process, WordCount};
 const NAMES: [&str; 3] = ["one", "two", "three"];
 
 fn start(count: &WordCount, name: &str) -> Process {
-    // Nobody has to wait for a session to be over, and a freeze is always shorter.
-    count.start_with(&[&format!("client.id={name}"), "session.timeout.ms=20000"])
+    // Nobody has to wait for a session to be over, nor for a rebalance's end: a freeze is shorter on the slowest machine.
+    let client = format!("client.id={name}");
+    count.start_with(&[&client, "session.timeout.ms=120000", "rebalance.timeout.ms=120000"])
 }
 
 /// The partitions of a topic that the instance of this client id reads.
