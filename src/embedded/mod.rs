@@ -20,11 +20,15 @@ mod broker;
 mod clock;
 mod config;
 mod coordinators;
+mod decode;
 mod faults;
+#[cfg(feature = "testing")]
+pub(crate) mod fuzz;
 mod groups;
 mod handle;
 mod log;
 mod refuse;
+mod sasl;
 mod server;
 mod state;
 mod txn;
@@ -246,7 +250,6 @@ impl EmbeddedKafka {
             return Err(Error::new(ErrorKind::Broker, format!("there is no living node {node}")));
         }
         state.move_coordinator(kind, key, node, now, loading);
-        // A deadline may be nearer now.
         self.broker.timers.notify_one();
         Ok(())
     }
@@ -259,7 +262,7 @@ impl EmbeddedKafka {
     /// `Broker` if there is no such partition or no such living node.
     pub fn move_leader(&self, topic: &str, partition: i32, node: i32) -> Result<()> {
         let moved = self.broker.lock().move_leader(topic, partition, node);
-        self.broker.changed.notify_waiters();
+        self.changed();
         moved.map_err(|error| {
             let what = format!("the leader cannot be moved to node {node}: {error}");
             Error::new(ErrorKind::Broker, what).at_topic(topic).at_partition(partition)
@@ -286,8 +289,14 @@ impl EmbeddedKafka {
         let at = usize::try_from(partition).map_err(|_| missing())?;
         partitions.get_mut(at).ok_or_else(missing)?.log.hold(held);
         drop(state);
-        self.broker.changed.notify_waiters();
+        self.changed();
         Ok(())
+    }
+
+    /// Whoever waits for a log, or has something to write that could not be written, looks again.
+    fn changed(&self) {
+        self.broker.changed.notify_waiters();
+        self.broker.timers.notify_one();
     }
 
     /// Compacts what is decided of a topic at once, the active segment included, whatever its dirty ratio. Tombstones
@@ -338,7 +347,7 @@ impl EmbeddedKafka {
     pub fn stop_node(&self, node: i32) -> Result<()> {
         self.mode(node)?.send_replace(Mode::Stopped);
         self.broker.lock().node_stopped(node, self.broker.clock.now());
-        self.broker.changed.notify_waiters();
+        self.changed();
         Ok(())
     }
 
@@ -351,7 +360,7 @@ impl EmbeddedKafka {
     pub fn start_node(&self, node: i32) -> Result<()> {
         self.mode(node)?.send_replace(Mode::Running);
         self.broker.lock().node_started(node, self.broker.clock.now());
-        self.broker.changed.notify_waiters();
+        self.changed();
         Ok(())
     }
 

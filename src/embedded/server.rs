@@ -1,11 +1,11 @@
 //! Connections: one listener a logical node, requests of a connection one after another, answers in their order.
 
 use std::net::SocketAddr;
-use std::sync::{Arc, Mutex};
+use std::sync::{Arc, Mutex, PoisonError};
 
 use bytes::{Buf, BufMut, Bytes, BytesMut};
-use kafka_protocol::messages::{RequestHeader, ResponseHeader};
-use kafka_protocol::protocol::{Decodable, Encodable};
+use kafka_protocol::messages::ResponseHeader;
+use kafka_protocol::protocol::Encodable;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::{TcpListener, TcpSocket, TcpStream};
 use tokio::sync::watch;
@@ -13,6 +13,7 @@ use tokio::task::JoinSet;
 
 use super::api::{self, Api};
 use super::broker::{Broker, Caller};
+use super::decode;
 use super::faults::{Call, Fault};
 use super::handle::cluster::versions;
 use super::handle::sasl::Session;
@@ -95,26 +96,33 @@ async fn connection(
     let _ = stream.set_nodelay(true);
     let mut connection = Connection {
         limit: usize::try_from(broker.config.number("socket.request.max.bytes")).unwrap_or(usize::MAX),
-        broker,
-        node,
         mode,
         stream,
         read: BytesMut::new(),
-        host: format!("/{}", peer.ip()).into(),
-        session: Arc::default(),
+        requests: Requests::new(broker, node, format!("/{}", peer.ip())),
     };
-    if let Err(error) = connection.run().await {
-        tracing::debug!(%error, node, %peer, "the embedded broker ends a connection");
+    match connection.run().await {
+        Ok(()) => {}
+        // Our own mistake, which a client would only see as a connection that ends again and again.
+        Err(error) if error.kind() == ErrorKind::Broker => {
+            tracing::error!(%error, node, %peer, "the embedded broker cannot answer");
+        }
+        Err(error) => tracing::debug!(%error, node, %peer, "the embedded broker ends a connection"),
     }
 }
 
 struct Connection {
-    broker: Arc<Broker>,
-    node: i32,
     mode: watch::Receiver<Mode>,
     stream: TcpStream,
     read: BytesMut,
     limit: usize,
+    requests: Requests,
+}
+
+/// What is asked on one connection.
+pub(super) struct Requests {
+    broker: Arc<Broker>,
+    node: i32,
     host: Arc<str>,
     session: Arc<Mutex<Session>>,
 }
@@ -132,12 +140,12 @@ impl Connection {
     async fn run(&mut self) -> Result<()> {
         while let Some(frame) = self.frame().await? {
             self.thawed().await;
-            let answer = self.handle(frame).await?;
+            let answer = self.requests.handle(frame).await?;
             self.thawed().await;
             if let Some(answer) = answer {
                 self.stream.write_all(&answer).await.map_err(io)?;
             }
-            if self.session.lock().unwrap_or_else(std::sync::PoisonError::into_inner).hang_up {
+            if self.requests.hang_up() {
                 return Ok(());
             }
         }
@@ -165,9 +173,20 @@ impl Connection {
             }
         }
     }
+}
+
+impl Requests {
+    pub(super) fn new(broker: Arc<Broker>, node: i32, host: String) -> Self {
+        Self { broker, node, host: host.into(), session: Arc::default() }
+    }
+
+    /// Whether the connection ends with the last answer.
+    pub(super) fn hang_up(&self) -> bool {
+        self.session.lock().unwrap_or_else(PoisonError::into_inner).hang_up
+    }
 
     /// The whole frame of the answer, if there is one.
-    async fn handle(&mut self, mut frame: Bytes) -> Result<Option<Bytes>> {
+    pub(super) async fn handle(&self, mut frame: Bytes) -> Result<Option<Bytes>> {
         let Some(&[k0, k1, v0, v1]) = frame.first_chunk() else {
             return Err(corrupt("a request is shorter than its header"));
         };
@@ -187,8 +206,7 @@ impl Connection {
             let refusal = versions().with_error_code(UNSUPPORTED_VERSION);
             return reply(api, 0, correlation, &api::encode("ApiVersions", 0, &refusal)?).map(Some);
         }
-        let header = RequestHeader::decode(&mut frame, api.key().request_header_version(version))
-            .map_err(|e| corrupt("the header of a request is malformed").because(e.to_string()))?;
+        let header = decode::header(&mut frame, api.key().request_header_version(version))?;
         let caller = Caller {
             node: self.node,
             version,

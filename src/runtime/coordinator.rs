@@ -24,7 +24,7 @@ use crate::client::Admin;
 use crate::client::Cluster;
 use crate::client::group::{CommittedOffset, GroupClient, Join, Joined as ClientJoined, MemberId};
 use crate::clock;
-use crate::error::{Error, ErrorKind, Result};
+use crate::error::{Error, ErrorClass, ErrorKind, Result};
 use crate::group::{
     Action, ActiveTask, Assignment, Event, Joined, Lease, Membership, Reply, Request, RequestId, RpcError,
     SubTopology, SubscriptionData, Terms, lead,
@@ -105,13 +105,13 @@ impl Coordinator {
         mut inbox: UnboundedReceiver<ToCoordinator>,
     ) -> Result<()> {
         shared.set_state(AppState::Rebalancing);
-        let starting = Self::start(&shared, own);
+        let (mut early, starting) = (Vec::new(), Self::start(&shared, own));
         let started = tokio::select! {
             started = starting => started?,
             // Told to stop before it has begun.
-            () = stop_told(&mut inbox) => return Ok(()),
+            () = stop_told(&mut inbox, &mut early) => return Ok(()),
         };
-        started.with_inbox(inbox).work().await
+        started.with_inbox(inbox).work(early).await
     }
 
     async fn start(shared: &Arc<AppShared>, own: UnboundedSender<ToCoordinator>) -> Result<Self> {
@@ -197,8 +197,9 @@ impl Coordinator {
         clock::monotonic().saturating_duration_since(self.origin)
     }
 
-    async fn work(mut self) -> Result<()> {
+    async fn work(mut self, early: Vec<ToCoordinator>) -> Result<()> {
         self.step(Event::Start);
+        early.into_iter().for_each(|message| self.take(message));
         loop {
             let wait = self.wait();
             match clock::timeout(wait, self.inbox.recv()).await {
@@ -540,7 +541,16 @@ impl Coordinator {
                 }
                 Ok(decision.assignments)
             };
-            let outcome = decide.await;
+            // The coordinator waits for the leader as long as for anybody, and removes it then.
+            let limit = config.rebalance_timeout() * 4 / 5;
+            let outcome = clock::timeout(limit, decide).await.unwrap_or_else(|| {
+                let text = format!(
+                    "looking at the topics and making the internal ones took longer than {limit:?}; if this comes again and \
+                     again, raise rebalance.timeout.ms"
+                );
+                tracing::warn!("{text}");
+                Err(Error::new(ErrorKind::Timeout, text).with_class(ErrorClass::Retriable))
+            });
             let _ = own.send(ToCoordinator::Assigned { generation, outcome });
         });
     }
@@ -749,11 +759,13 @@ impl Coordinator {
     }
 }
 
-async fn stop_told(inbox: &mut UnboundedReceiver<ToCoordinator>) {
+/// What else is said is kept for later.
+async fn stop_told(inbox: &mut UnboundedReceiver<ToCoordinator>, early: &mut Vec<ToCoordinator>) {
     while let Some(message) = inbox.recv().await {
         if matches!(message, ToCoordinator::Stop { .. }) {
             return;
         }
+        early.push(message);
     }
 }
 

@@ -237,6 +237,35 @@ async fn new_partitions_of_a_source_are_read_and_refused_where_there_is_state() 
     assert!(error.to_string().contains(&format!("{}-counts-changelog", rig.app_id)), "{error}");
 }
 
+/// Two topics of unequal width in one sub-topology: the narrow one grows, and its new partition belongs to a task that is
+/// there already.
+#[tokio::test]
+async fn a_task_that_stays_reads_the_partition_that_one_of_its_topics_gains() {
+    let Some(rig) = rig("gains").await else { return };
+    let (wide, narrow) = (rig.topic("wide", 3).await, rig.topic("narrow", 2).await);
+    let output = rig.topic("out", 1).await;
+    let builder = StreamsBuilder::new();
+    let (a, b) = (builder.stream::<String, String>(&*wide), builder.stream::<String, String>(&*narrow));
+    a.merge(&b).to(&output);
+    let config = rig.config().set("metadata.max.age.ms", "300").build().unwrap();
+    let app = start(App::new(builder.build().unwrap(), config).unwrap()).running().await;
+    for partition in 0..3 {
+        send(&rig, &wide, partition, "before").await;
+        rig.wait_committed(&wide, partition, 1).await;
+    }
+    rig.admin().add_partitions(&[(&narrow, 3)]).await.unwrap().remove(0).unwrap();
+    send(&rig, &narrow, 2, "gained").await;
+    rig.wait_committed(&narrow, 2, 1).await;
+    for partition in 0..3 {
+        send(&rig, &wide, partition, "after").await;
+        rig.wait_committed(&wide, partition, 2).await;
+    }
+    app.stop().await;
+    let mut texts: Vec<String> = rig.texts(&output, 7).await.into_iter().map(|(_, value)| value).collect();
+    texts.sort();
+    assert_eq!(texts, ["after", "after", "after", "before", "before", "before", "gained"], "each once");
+}
+
 /// A worker sits in user code past the time that a revocation may take: it is fenced, the others go on without it, and
 /// when it comes back it commits nothing of what it held, and goes on.
 #[tokio::test]
