@@ -9,8 +9,8 @@ use super::log::{self, CODECS, Rec};
 
 fn records(what: &str, count: usize) -> Vec<Rec> {
     let rec = |at: usize| Rec {
-        key: (at % 3 > 0).then(|| format!("key {}", at % 7).into_bytes()),
-        value: (at % 5 > 0).then(|| format!("{what} {at}").into_bytes()),
+        key: (!at.is_multiple_of(3)).then(|| format!("key {}", at % 7).into_bytes()),
+        value: (!at.is_multiple_of(5)).then(|| format!("{what} {at}").into_bytes()),
         timestamp: 1_700_000_000_000 + at as i64,
         headers: (0..at % 3).map(|n| (format!("header {n}"), Some(vec![n as u8; n]))).collect(),
     };
