@@ -241,7 +241,7 @@ async fn new_partitions_of_a_source_are_read_and_refused_where_there_is_state() 
 /// there already.
 #[tokio::test]
 async fn a_task_that_stays_reads_the_partition_that_one_of_its_topics_gains() {
-    let Some(rig) = rig("gains").await else { return };
+    let rig = rig("gains").await;
     let (wide, narrow) = (rig.topic("wide", 3).await, rig.topic("narrow", 2).await);
     let output = rig.topic("out", 1).await;
     let builder = StreamsBuilder::new();
