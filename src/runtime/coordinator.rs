@@ -139,10 +139,8 @@ impl Coordinator {
             protocols: Vec::new(),
         };
         let instance_id = group_config.instance_id.clone();
-        let workers = u16::try_from(config.workers()).unwrap_or(u16::MAX);
-        let mut data = SubscriptionData::new(identity.process_id, workers);
+        let mut data = settings::subscription(config, identity.process_id);
         data.fingerprints = fingerprints(&shared.topology);
-        data.endpoint = config.application_server().unwrap_or_default().to_owned();
         let source_topics = topics::source_topics(&shared.topology, config.application_id());
         let subscription = (source_topics.clone(), data.clone());
         let membership = Membership::new(group_config, source_topics, data)?;
