@@ -13,6 +13,7 @@ use tokio::sync::mpsc::{UnboundedSender, unbounded_channel};
 use tokio::sync::{oneshot, watch};
 use tracing::Instrument;
 
+use super::close::CloseOptions;
 use super::control::Control;
 use super::coordinator::Coordinator;
 use super::figures::{ClientFigures, Metric, Registry};
@@ -26,9 +27,6 @@ use crate::query::{Asked, LocalStores, Phase, ReadOnlyKeyValueStore};
 use crate::store::{StoreBlueprint, ValueAndTimestamp};
 use crate::task::errors::{DropReason, ErrorHandler, ErrorPolicies};
 use crate::topology::{Topology, refuse_optimizations};
-
-/// How long a shutdown may take before what is left is given up.
-pub(super) const CLOSE_TIMEOUT: Duration = Duration::from_secs(30);
 
 /// Where an application is in its life (`org.apache.kafka.streams.KafkaStreams.State`).
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
@@ -421,14 +419,31 @@ impl AppHandle {
 
     /// Asks the application to commit, close and end, and allows it 30 s. [`App::run`]'s future then resolves.
     pub fn stop(&self) {
-        self.stop_within(CLOSE_TIMEOUT);
+        self.stop_with(CloseOptions::default());
     }
 
     /// Asks the application to commit, close and end. What has not ended in time is given up: [`App::run`]'s future then
     /// resolves with an error, and what was not committed is processed again at the next start.
     pub fn stop_within(&self, timeout: Duration) {
+        self.stop_with(CloseOptions::default().within(timeout));
+    }
+
+    /// Asks the application to commit, close and end, and says how: how long that may take, and whether its member leaves
+    /// the group or stays until its session is over. Whoever asks again may allow less time, but not more; the first that
+    /// says whether to leave is heard.
+    ///
+    /// ```no_run
+    /// # async fn f(handle: mainstem::AppHandle) {
+    /// use mainstem::CloseOptions;
+    ///
+    /// // This instance with its `group.instance.id` does not come back: the others get its tasks at once.
+    /// handle.stop_with(CloseOptions::default().leave_group(true));
+    /// handle.stopped().await;
+    /// # }
+    /// ```
+    pub fn stop_with(&self, options: CloseOptions) {
         // An application that has ended needs no telling.
-        let _ = self.mailbox.send(ToCoordinator::Stop { within: timeout });
+        let _ = self.mailbox.send(ToCoordinator::Stop(options));
     }
 }
 
@@ -461,7 +476,7 @@ struct StopOnDrop(UnboundedSender<ToCoordinator>);
 
 impl Drop for StopOnDrop {
     fn drop(&mut self) {
-        let _ = self.0.send(ToCoordinator::Stop { within: CLOSE_TIMEOUT });
+        let _ = self.0.send(ToCoordinator::Stop(CloseOptions::default()));
     }
 }
 
@@ -508,7 +523,7 @@ impl IntoFuture for Run {
             if let Some(signal) = shutdown {
                 tokio::select! {
                     result = &mut outcome => return ended(result),
-                    () = signal => { let _ = stop.0.send(ToCoordinator::Stop { within: CLOSE_TIMEOUT }); }
+                    () = signal => { let _ = stop.0.send(ToCoordinator::Stop(CloseOptions::default())); }
                 }
             }
             ended(outcome.await)

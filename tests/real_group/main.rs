@@ -16,6 +16,7 @@ mod common;
 mod data;
 mod frozen;
 mod group;
+mod leaving;
 #[path = "../common/nodes.rs"]
 mod nodes;
 mod rolling;
