@@ -183,6 +183,21 @@ impl AppBuilder {
     /// Hears every change of the application's state, the one before and the one after
     /// (`KafkaStreams.StateListener`). The calls come from a thread of their own, in order; [`App::run`]'s future waits
     /// for the last, within reason.
+    ///
+    /// ```no_run
+    /// # fn f(topology: mainstem::topology::Topology, config: mainstem::Config) -> mainstem::Result<mainstem::App> {
+    /// use mainstem::{App, AppState};
+    ///
+    /// let app = App::builder(topology, config)
+    ///     .state_listener(|from, to| {
+    ///         if to == AppState::Error {
+    ///             eprintln!("the stream has ended ({from:?})");
+    ///         }
+    ///     })
+    ///     .build()?;
+    /// # Ok(app)
+    /// # }
+    /// ```
     #[must_use]
     pub fn state_listener(mut self, listener: impl Fn(AppState, AppState) + Send + Sync + 'static) -> Self {
         self.listeners.state = Some(Arc::new(listener));
@@ -190,6 +205,23 @@ impl AppBuilder {
     }
 
     /// Hears how stores are filled from their changelogs (`KafkaStreams.setGlobalStateRestoreListener`).
+    ///
+    /// ```no_run
+    /// # fn f(topology: mainstem::topology::Topology, config: mainstem::Config) -> mainstem::Result<mainstem::App> {
+    /// use mainstem::{App, RestoreListener, RestoringStore};
+    ///
+    /// struct Restores;
+    ///
+    /// impl RestoreListener for Restores {
+    ///     fn on_restore_end(&self, store: &RestoringStore, records: u64) {
+    ///         println!("{} of task {} is back, with {records} records", store.store, store.task);
+    ///     }
+    /// }
+    ///
+    /// let app = App::builder(topology, config).restore_listener(Restores).build()?;
+    /// # Ok(app)
+    /// # }
+    /// ```
     #[must_use]
     pub fn restore_listener(mut self, listener: impl RestoreListener) -> Self {
         self.listeners.restore = Some(Arc::new(listener));
@@ -201,7 +233,7 @@ impl AppBuilder {
     /// on the thread of the worker, or on one of its own.
     ///
     /// ```no_run
-    /// # fn f(topology: mainstem::Topology, config: mainstem::Config) -> mainstem::Result<mainstem::App> {
+    /// # fn f(topology: mainstem::topology::Topology, config: mainstem::Config) -> mainstem::Result<mainstem::App> {
     /// use mainstem::{App, UncaughtErrorResponse};
     ///
     /// let app = App::builder(topology, config)
@@ -398,6 +430,23 @@ impl AppHandle {
     ///
     /// The same figures go to the recorder of the [`metrics`](https://docs.rs/metrics) facade, if the process has installed
     /// one before the application runs.
+    ///
+    /// ```
+    /// # use mainstem::prelude::*;
+    /// # let builder = StreamsBuilder::new();
+    /// # builder.stream::<String, String>("in").to("out");
+    /// # let config = mainstem::Config::builder("app", "localhost:9092").build()?;
+    /// # let app = mainstem::App::new(builder.build()?, config)?;
+    /// use mainstem::MetricValue;
+    ///
+    /// let handle = app.handle();
+    /// let dropped = || {
+    ///     let figures = handle.metrics().into_iter().filter(|m| m.name == "mainstem_dropped_records_total");
+    ///     figures.map(|m| if let MetricValue::Counter(count) = m.value { count } else { 0 }).sum::<u64>()
+    /// };
+    /// assert_eq!(dropped(), 0);
+    /// # Ok::<_, mainstem::Error>(())
+    /// ```
     pub fn metrics(&self) -> Vec<Metric> {
         self.shared.registry.snapshot()
     }
