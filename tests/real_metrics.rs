@@ -113,7 +113,7 @@ fn documented() -> BTreeSet<String> {
 #[tokio::test]
 async fn a_word_count_counts_itself() {
     let (facade, _) = observers();
-    let Some(rig) = rig("counted").await else { return };
+    let rig = rig("counted").await;
     let (input, output) = (rig.topic("in", 2).await, rig.topic("out", 1).await);
     let config = || {
         let config = rig.config().set("metrics.recording.level", "trace").workers(2);
@@ -306,7 +306,7 @@ impl Processor<String, String, String, String> for Busy {
 #[tokio::test]
 async fn what_a_processor_does_is_counted() {
     let _ = observers();
-    let Some(rig) = rig("busy").await else { return };
+    let rig = rig("busy").await;
     let input = rig.topic("in", 1).await;
     let (rows, called) = (KeyValue::<String, String>::named("rows"), Arc::<AtomicU64>::default());
     let builder = StreamsBuilder::new();
@@ -355,7 +355,7 @@ async fn what_a_processor_does_is_counted() {
 #[tokio::test]
 async fn slices_that_waited_in_vain_are_counted() {
     let _ = observers();
-    let Some(rig) = rig("enforced").await else { return };
+    let rig = rig("enforced").await;
     let (a, b) = (rig.topic("a", 1).await, rig.topic("b", 1).await);
     let builder = StreamsBuilder::new();
     builder.stream(Consumed::<String, String>::topics([&*a, &*b])).for_each(|_, _| {});
@@ -372,7 +372,7 @@ async fn slices_that_waited_in_vain_are_counted() {
 #[tokio::test]
 async fn lost_tasks_and_postponed_commits_are_counted() {
     let _ = observers();
-    let Some(rig) = rig("evicted").await else { return };
+    let rig = rig("evicted").await;
     let (input, output) = (rig.topic("in", 2).await, rig.topic("out", 1).await);
     let builder = StreamsBuilder::new();
     builder.stream::<String, String>(&*input).to(&*output);
@@ -405,7 +405,7 @@ async fn lost_tasks_and_postponed_commits_are_counted() {
 #[tokio::test]
 async fn missing_topics_are_said_before_they_are_an_error() {
     let (_, watch) = observers();
-    let Some(rig) = rig("missing").await else { return };
+    let rig = rig("missing").await;
     let (input, output) = (common::unique("no-such-in"), common::unique("no-such-out"));
     let app = start(App::new(words(&input, &output), rig.config().build().unwrap()).unwrap());
     let said = || {
@@ -483,7 +483,7 @@ fn texts<'a, S: LookupSpan<'a>>(scope: tracing_subscriber::registry::Scope<'a, S
 #[tokio::test]
 async fn spans_say_where_and_summaries_say_how_much() {
     let (_, watch) = observers();
-    let Some(rig) = rig("spans").await else { return };
+    let rig = rig("spans").await;
     let (input, output) = (rig.topic("in", 1).await, rig.topic("out", 1).await);
     let app = || {
         let config = rig.config().set("log.summary.interval.ms", "200");

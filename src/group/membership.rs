@@ -58,9 +58,15 @@ pub(crate) struct Membership {
     session_until: Duration,
     /// The same by the coordinator's last good word, without what a wait for JoinGroup or SyncGroup has added to it.
     heard_until: Duration,
+    /// Until when the coordinator cannot have completed a rebalance without this member. See [`Membership::permit_until`].
+    in_group_until: Duration,
+    /// When the machine was stepped last: what is there now was not there then.
+    stepped: Duration,
     /// When the next request may be sent that is no heartbeat.
     retry_at: Duration,
     failures: u32,
+    /// What the last of them was.
+    trouble: String,
     /// How often the coordinator has turned the member away since the last assignment. See `Membership::refused`.
     refusals: u32,
     /// Why to join again as soon as the group is stable.
@@ -74,6 +80,8 @@ pub(crate) struct Membership {
     /// Numbers tenures and assignments.
     last_epoch: u64,
     timer: Option<Duration>,
+    /// What a coordinator had stored for this static member was not for this process: it has joined once more.
+    doubted: bool,
     /// The application is to end everywhere, as soon as this member has released its tasks.
     farewell: Option<Error>,
     out: Vec<Action>,
@@ -151,8 +159,11 @@ impl Membership {
             beat_at: Duration::ZERO,
             session_until: Duration::ZERO,
             heard_until: Duration::ZERO,
+            in_group_until: Duration::ZERO,
+            stepped: Duration::ZERO,
             retry_at: Duration::ZERO,
             failures: 0,
+            trouble: String::new(),
             refusals: 0,
             rejoin: None,
             rejoin_at: None,
@@ -161,6 +172,7 @@ impl Membership {
             last_join: 0,
             last_epoch: 0,
             timer: None,
+            doubted: false,
             farewell: None,
             out: Vec::new(),
         })
@@ -172,20 +184,26 @@ impl Membership {
         self.notice_freeze(now);
         self.handle(event, now);
         self.advance(now);
+        self.stepped = now;
         std::mem::take(&mut self.out)
     }
 
-    /// Until when the tasks are this instance's if the coordinator says nothing more: after that nothing may be written
-    /// for them either, because they may be somebody else's.
-    pub(crate) fn session_until(&self) -> Duration {
-        self.session_until
+    /// Until when something may be written for the tasks if the coordinator says nothing more: after that they may be
+    /// somebody else's.
+    ///
+    /// A coordinator removes a member that is silent for the session timeout, and also one that does not join a rebalance
+    /// within the rebalance timeout, which may have begun right after the last heartbeat that was answered without a word
+    /// of it. A JoinGroup that waits may not have arrived. So a rebalance that takes all its time stops the writing for a
+    /// moment, and the tasks stay.
+    pub(crate) fn permit_until(&self) -> Duration {
+        self.session_until.min(self.in_group_until)
     }
 
-    /// While JoinGroup or SyncGroup waits there are no heartbeats, and the machine hears of the time at least three times
-    /// a session instead. If it does not, the process was frozen or the machine asleep, and the answer that is there by
-    /// now may be as old as that: the group may have gone on without this member.
+    /// While JoinGroup or SyncGroup waits there are no heartbeats, and the machine hears of the time often instead. If it
+    /// does not, the process was frozen, and the answer that is there by now may be as old as that: the group may have
+    /// gone on without this member.
     fn notice_freeze(&mut self, now: Duration) {
-        if !self.waits_for_group() || now < self.session_until {
+        if !self.waits_for_group() || self.owned.is_empty() || now < self.session_until {
             return;
         }
         self.lose("this process stood still for the session timeout");
@@ -195,7 +213,7 @@ impl Membership {
     }
 
     fn waits_for_group(&self) -> bool {
-        matches!(self.phase, Phase::Joining(_) | Phase::Syncing(_)) && !self.owned.is_empty()
+        matches!(self.phase, Phase::Joining(_) | Phase::Syncing(_))
     }
 
     fn handle(&mut self, event: Event, now: Duration) {
@@ -285,7 +303,7 @@ impl Membership {
                 _ => {}
             }
         }
-        if self.waits_for_group() {
+        if self.waits_for_group() && !self.owned.is_empty() {
             self.session_until = self.session_until.max(now + self.config.session_timeout);
         }
         self.set_timer(now);
@@ -309,7 +327,7 @@ impl Membership {
         // Often enough to know that the process runs; see `notice_freeze`.
         let pulse = self.waits_for_group().then(|| match self.timer {
             Some(at) if at > now => at,
-            _ => now + self.config.session_timeout / 3,
+            _ => now + self.config.session_timeout.min(self.config.rebalance_timeout) / 3,
         });
         let known = self.coordinator == Coordinator::Known;
         let beat = (known && self.phase.beats() && self.beating.is_none()).then_some(self.beat_at);
@@ -453,8 +471,14 @@ impl Membership {
         self.failures = self.failures.saturating_add(1);
         self.retry_at = now + self.config.backoff(self.failures);
         if self.failures.is_multiple_of(20) {
-            let (group, failures) = (&self.config.group_id, self.failures);
-            tracing::warn!(group, failures, "still no success with the group's coordinator");
+            let (group, failures, last) = (&self.config.group_id, self.failures, &self.trouble);
+            tracing::warn!(
+                group,
+                failures,
+                last,
+                "still no success with the group's coordinator: look at the broker's log and at kafka-consumer-groups \
+                 --describe --state"
+            );
         }
     }
 

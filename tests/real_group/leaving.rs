@@ -5,9 +5,8 @@ use std::time::Duration;
 use mainstem::prelude::*;
 use mainstem::{App, CloseOptions};
 
-use crate::common::kafka;
 use crate::group::{Group, describe};
-use crate::support::{Rig, Running, eventually, rig_at, start};
+use crate::support::{Rig, Running, eventually, rig, start};
 
 const PARTITIONS: i32 = 4;
 
@@ -34,8 +33,7 @@ async fn settled(rig: &Rig, input: &str, members: usize) -> Group {
 
 /// Two instances, of which one ends. The session is far longer than the test: a member that is gone has left.
 async fn one_of_two_ends(name: &str, instance_id: Option<&str>, options: CloseOptions, leaves: bool) {
-    let Some(broker) = kafka(name) else { return };
-    let rig = rig_at(&broker, name).await;
+    let rig = rig(name).await;
     let (input, output) = (rig.topic("in", PARTITIONS).await, rig.topic("out", 1).await);
     let first = app(&rig, &input, &output, None).running().await;
     let second = app(&rig, &input, &output, instance_id).running().await;

@@ -92,7 +92,7 @@ impl Membership {
         }
         let missed = !self.owned.is_empty() && joined.generation != self.generation.wrapping_add(1);
         self.generation = joined.generation;
-        self.heard(now);
+        self.in_group(self.stepped);
         self.beat_at = now + self.config.heartbeat_interval;
         let leads = joined.leader == joined.member_id;
         if self.member_id != joined.member_id {
@@ -129,9 +129,15 @@ impl Membership {
         (self.failures, self.refusals) = (0, 0);
         self.id_stored = true;
         self.id_in_doubt = false;
-        self.heard(now);
+        self.in_group(self.stepped);
         self.beat_at = now + self.config.heartbeat_interval;
         match read_assignment(&assignment) {
+            Ok(data) if self.is_for_another_process(&data) => {
+                self.doubted = true;
+                self.rejoin =
+                    Some("the assignment was made for an earlier process with this group.instance.id");
+                self.phase = Phase::Rejoining;
+            }
             Ok(data) => match data.error {
                 None | Some(AssignmentError::OtherTopology) => self.deliver(data, now),
                 // Everything can be committed before that end, in this generation and in good order.
@@ -152,12 +158,20 @@ impl Membership {
         }
     }
 
+    /// A static member that is back within its session gets the stored assignment and no rebalance (KIP-345), whatever it
+    /// is now. An error in it speaks of the process before; so do tasks of another topology. The leader is asked to think
+    /// again, once.
+    fn is_for_another_process(&self, data: &AssignmentData) -> bool {
+        let first = self.config.instance_id.is_some() && self.assigned_in == -1 && !self.doubted;
+        first && (data.error.is_some() || (data.shape != 0 && data.shape != self.data.shape()))
+    }
+
     fn beaten(&mut self, outcome: Result<Reply, RpcError>, sent: Duration, now: Duration) {
         match self.recovery(Call::Heartbeat, outcome) {
             Ok(_) => {
                 self.failures = 0;
                 // From when it was sent: the coordinator may have had it right then.
-                self.heard(sent);
+                self.in_group(sent);
             }
             Err(Recovery::Rejoin) => {
                 self.heard(sent);
@@ -195,6 +209,12 @@ impl Membership {
         }
     }
 
+    /// The coordinator had the member in its generation at this time, and no rebalance that it had not joined.
+    fn in_group(&mut self, at: Duration) {
+        self.in_group_until = at + self.config.rebalance_timeout;
+        self.heard(at);
+    }
+
     /// The coordinator has known the member at this time.
     fn heard(&mut self, at: Duration) {
         self.heard_until = at + self.config.session_timeout;
@@ -219,7 +239,8 @@ impl Membership {
             }
             Recovery::LostGeneration => {
                 self.lose("the group went on to another generation without this member");
-                self.pause(Phase::Rejoining, now);
+                self.phase = Phase::Rejoining;
+                self.refused("it speaks of another generation", false, now);
             }
             Recovery::LostMember => {
                 self.lose("the coordinator has removed this member from the group");
@@ -250,14 +271,22 @@ impl Membership {
         }
     }
 
-    fn recovery(&self, call: Call, outcome: Result<Reply, RpcError>) -> Result<Reply, Recovery> {
+    fn recovery(&mut self, call: Call, outcome: Result<Reply, RpcError>) -> Result<Reply, Recovery> {
         outcome.map_err(|error| match error {
-            RpcError::Code(code) => recovery(call, code, &self.config.group_id),
-            RpcError::Failed(error) => match error.kind() {
-                ErrorKind::Connection | ErrorKind::Timeout | ErrorKind::Io => Recovery::FindCoordinator,
-                _ if error.is_retriable() => Recovery::FindCoordinator,
-                _ => Recovery::Fatal(error),
-            },
+            RpcError::Code(code) => {
+                let said = ResponseError::try_from_code(code);
+                self.trouble =
+                    format!("{call:?}: {}", said.map_or(format!("code {code}"), |e| e.to_string()));
+                recovery(call, code, &self.config.group_id)
+            }
+            RpcError::Failed(error) => {
+                self.trouble = format!("{call:?}: {error}");
+                match error.kind() {
+                    ErrorKind::Connection | ErrorKind::Timeout | ErrorKind::Io => Recovery::FindCoordinator,
+                    _ if error.is_retriable() => Recovery::FindCoordinator,
+                    _ => Recovery::Fatal(error),
+                }
+            }
         })
     }
 }

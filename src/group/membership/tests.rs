@@ -833,11 +833,39 @@ fn a_member_that_stood_still_while_it_waited_loses_its_tasks() {
     rig.rebalance();
     assert_eq!(rig.step(Event::Committed), ["closed", r#"join "m" owned [0_0] of 1"#]);
     assert_eq!(rig.joined(2), ["sync 2 for []"]);
-    let until = rig.machine.session_until();
-    rig.now = until;
+    let permit = rig.machine.permit_until();
+    rig.now = rig.machine.session_until;
     // An answer that was written before the freeze proves nothing.
     assert_eq!(rig.synced(&data("0_0")), ["lost [0_0]", r#"join "m" owned [] of -1"#]);
-    assert_eq!(rig.machine.session_until(), until, "nothing may be written before the group answers");
+    assert_eq!(rig.machine.permit_until(), permit, "nothing may be written before the group answers");
+}
+
+/// The coordinator removes who does not join within the rebalance timeout, which is shorter than the session.
+#[test]
+fn nothing_is_written_once_a_rebalance_may_be_over_without_the_member() {
+    let mut rig = Rig::stable("0_0");
+    let rebalance_timeout = GroupConfig::new("g").rebalance_timeout;
+    let joined = rig.now;
+    assert_eq!(rig.machine.permit_until(), joined + rebalance_timeout);
+    rig.rebalance();
+    rig.step(Event::Committed);
+    let permit = rig.machine.permit_until();
+    assert!(
+        permit <= rig.now + rebalance_timeout,
+        "to be told of a rebalance is no proof of having joined it"
+    );
+    // JoinGroup waits, if it has arrived.
+    while rig.now < permit {
+        rig.now += Duration::from_secs(1);
+        rig.step(Event::Tick);
+    }
+    assert_eq!(rig.machine.permit_until(), permit);
+    assert!(rig.machine.session_until > rig.now, "the tasks are kept");
+    let stepped = rig.now;
+    rig.now += Duration::from_secs(10);
+    assert_eq!(rig.joined(2), ["sync 2 for []"]);
+    let answered = "the answer may be as old as the last look at the mailbox";
+    assert_eq!(rig.machine.permit_until(), stepped + rebalance_timeout, "{answered}");
 }
 
 #[test]
@@ -845,7 +873,44 @@ fn a_member_that_stood_still_while_it_joined_begins_anew_with_the_answer() {
     let mut rig = Rig::stable("0_0");
     rig.rebalance();
     rig.step(Event::Committed);
-    rig.now = rig.machine.session_until();
+    rig.now = rig.machine.session_until;
     assert_eq!(rig.joined(2), ["lost [0_0]", "sync 2 for []"]);
     assert_eq!(rig.synced(&data("0_0")), ["deliver kept [] added [0_0@2/2]", "open 2"]);
+}
+
+/// The coordinator gives a static member that is back what it had before, without a rebalance.
+#[test]
+fn what_was_stored_for_an_earlier_process_is_not_taken() {
+    let shape = |shape| AssignmentData { shape, ..data("0_0") };
+    let error = |error| AssignmentData { error: Some(error), ..data("") };
+    let own = SubscriptionData::new(uuid::Uuid::nil(), 1).shape();
+    for (stored, taken) in [
+        (shape(0), true),
+        (shape(own), true),
+        (shape(own ^ 1), false),
+        (error(AssignmentError::ShutdownRequested), false),
+        (error(AssignmentError::OtherTopology), false),
+        (error(AssignmentError::IncompatibleVersions), false),
+    ] {
+        let mut rig = Rig::with(|config| config.instance_id = Some("i".into()));
+        rig.step(Event::Start);
+        rig.reply("find", Reply::Coordinator);
+        rig.joined(3);
+        let lines = rig.synced(&stored);
+        if taken {
+            assert_eq!(lines, ["deliver kept [] added [0_0@3/1]", "open 3"], "{stored:?}");
+            continue;
+        }
+        assert_eq!(lines, [r#"join "m" owned [] of -1"#], "{stored:?}");
+        // The answer of a leader that has thought again is taken, whatever it is.
+        rig.joined(4);
+        let lines = rig.synced(&stored);
+        assert!(!lines.iter().any(|line| line.starts_with("join")), "{stored:?}: {lines:?}");
+    }
+    let mut dynamic = Rig::new();
+    dynamic.step(Event::Start);
+    dynamic.reply("find", Reply::Coordinator);
+    dynamic.joined(3);
+    let lines = dynamic.synced(&shape(own ^ 1));
+    assert_eq!(lines, ["deliver kept [] added [0_0@3/1]", "open 3"], "nobody was there before");
 }

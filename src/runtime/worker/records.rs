@@ -175,6 +175,7 @@ impl Worker {
             self.turn = at + 1;
             let Some(owned) = self.owned.get_mut(at).filter(|o| o.running) else { continue };
             if owned.task.is_at_rest() {
+                self.picture.stale |= owned.idles(true);
                 continue;
             }
             if !self.output.borrow().producer.has_credit() {
