@@ -511,8 +511,7 @@ impl Membership {
         }
         self.close_gate();
         self.owned.clear();
-        // A static member is expected back within the session timeout: its tasks wait for it (KIP-345).
-        if leave && self.config.instance_id.is_none() && !self.member_id.is_empty() {
+        if leave && !self.member_id.is_empty() {
             self.retry_at = now;
             self.phase = Phase::Leaving { request: None, until: now + self.config.leave_timeout };
         } else {

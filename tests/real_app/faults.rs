@@ -10,7 +10,7 @@ use std::time::Duration;
 
 use mainstem::client::OffsetSpec;
 use mainstem::prelude::*;
-use mainstem::{App, ErrorKind};
+use mainstem::{App, ErrorKind, MetricValue};
 use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::Notify;
 
@@ -336,6 +336,13 @@ async fn stopping_while_the_broker_is_down_ends_in_time_and_says_what_was_not_co
     eventually("the record is in hand", async || held.load(Ordering::SeqCst)).await;
     broker.script("kill", &["--node", "1"]).await;
     hold.store(false, Ordering::SeqCst);
+    // Figures go on while the worker waits in its commit.
+    eventually("the batch that cannot be sent is seen", async || {
+        let mut figures = app.handle.metrics().into_iter();
+        let buffered = figures.find(|m| m.name == "mainstem_producer_buffered_bytes").unwrap().value;
+        matches!(buffered, MetricValue::Gauge(bytes) if bytes > 0.0)
+    })
+    .await;
     app.handle.stop_within(Duration::from_secs(2));
     let error = app.ended().await.unwrap_err();
     assert_eq!(error.kind(), ErrorKind::Timeout, "{error:?}");

@@ -15,7 +15,9 @@ mod common;
 #[path = "../../examples/word_count/data.rs"]
 mod data;
 mod frozen;
+#[allow(dead_code, reason = "shared with the tests of figures")]
 mod group;
+mod leaving;
 #[path = "../common/nodes.rs"]
 mod nodes;
 mod rolling;
