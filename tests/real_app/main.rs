@@ -24,6 +24,8 @@ mod refusals;
 mod state;
 mod support;
 mod table;
+#[path = "../common/tokens.rs"]
+mod tokens;
 mod topics;
 #[allow(dead_code, reason = "the truth has parts that only the example uses")]
 #[path = "../../examples/word_count/truth.rs"]
