@@ -72,6 +72,7 @@ async fn killed_instances_are_replaced_and_nothing_is_lost() {
     fourth.terminate().await;
     fifth.terminate().await;
     assert!(count.check(open).await > 0, "nobody was killed between two commits");
+    count.check_owners().await;
 }
 
 /// A member that ends while the group rebalances hands everything over all the same.

@@ -63,6 +63,7 @@ async fn kept_tasks_go_on_during_every_rebalance_of_a_rolling_restart() {
         assert_eq!(count.describe().await.state, "PreparingRebalance");
         processes[frozen].signal("-CONT");
         processes[victim].ended().await;
+        count.settled(2).await;
         processes[victim] = start(&count, NAMES[victim]);
         eventually("what they wrote is committed", async || committed().await > began + 100).await;
     }

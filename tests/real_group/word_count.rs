@@ -9,7 +9,7 @@ use std::time::Duration;
 use mainstem::client::OffsetSpec;
 
 use crate::group::{Group, describe};
-use crate::support::{Rig, clock, counts, eventually, offset_fetch, rig};
+use crate::support::{Rig, clock, counts, eventually, offset_fetch, rig, text};
 use crate::tokens::tokens;
 use crate::{data, truth};
 
@@ -230,6 +230,18 @@ impl WordCount {
         assert_eq!(self.check(Open::default()).await, 0);
         for topic in [&self.repartition(), &self.changelog(), &self.output] {
             assert_eq!(self.ends(topic).await.iter().sum::<i64>(), TOKENS, "each record of {topic} once");
+        }
+    }
+
+    /// Checks that whoever had a task wrote nothing for it once the next one had read its state: every change of a count is
+    /// one more than the one before it.
+    pub async fn check_owners(&self) {
+        let mut last: BTreeMap<String, i64> = BTreeMap::new();
+        for record in self.rig.read(&self.changelog()).await {
+            let (word, partition) = (text(&record.key), record.partition);
+            let count = i64::from_be_bytes(record.value.as_deref().unwrap().try_into().unwrap());
+            let before = last.insert(word.clone(), count).unwrap_or(0);
+            assert_eq!(count, before + 1, "{word} in partition {partition} at {}", record.offset);
         }
     }
 
