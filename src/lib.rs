@@ -44,6 +44,7 @@
 //! | [`config`] | the configuration, also by Kafka Streams' property names |
 //! | [`client`] | the cluster without a topology: administration, a producer, a reader |
 //! | `testing` | `TopologyTestDriver`: a topology without a broker |
+//! | `embedded` | `EmbeddedKafka`: a Kafka cluster inside the process, for tests and first steps |
 //! | [`clock`] | time, and a clock for tests |
 //!
 //! # Features
@@ -52,6 +53,7 @@
 //! |---|---|---|
 //! | `gzip`, `snappy`, `lz4`, `zstd` | yes | reading and writing batches compressed so; a reader cannot choose what it meets |
 //! | `testing` | no | `testing::TopologyTestDriver` |
+//! | `embedded` | no | `embedded::EmbeddedKafka` |
 //! | `cli` | no | the `mainstem` command |
 //!
 //! Panics in user code are caught and end the application with an error; that needs unwinding, so `panic = "abort"` is not
@@ -62,6 +64,8 @@ pub mod client;
 pub mod clock;
 pub mod config;
 pub mod dsl;
+#[cfg(feature = "embedded")]
+pub mod embedded;
 mod error;
 mod group;
 pub mod query;

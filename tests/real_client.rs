@@ -1,4 +1,5 @@
-//! The client against a real Kafka, and against a second reading of the protocol.
+//! The client against a broker (a real Kafka where one is told, else the embedded one), and against a second reading of
+//! the protocol.
 #![allow(
     clippy::unwrap_used,
     clippy::print_stderr,
@@ -11,7 +12,7 @@ use std::process::{Command, Stdio};
 use std::sync::Arc;
 
 use bytes::Bytes;
-use common::{connect, kafka, topic, unique};
+use common::{broker, connect, topic, unique};
 use mainstem::client::{
     Admin, AlterConfig, Cluster, ConfigResource, Isolation, LogRecord, NewTopic, OffsetSpec, Producer,
     ProducerOptions, ReadFrom, ReadOptions, Reader,
@@ -36,7 +37,7 @@ async fn read_all(cluster: &Cluster, options: ReadOptions) -> Vec<LogRecord> {
 
 #[tokio::test]
 async fn topics_are_made_described_grown_and_deleted() {
-    let Some(broker) = kafka("topics_are_made_described_grown_and_deleted") else { return };
+    let broker = broker("topics_are_made_described_grown_and_deleted");
     let cluster = connect(&broker).await;
     let admin = Admin::new(&cluster);
     assert!(admin.cluster_id().is_some());
@@ -72,7 +73,7 @@ async fn topics_are_made_described_grown_and_deleted() {
 
 #[tokio::test]
 async fn configs_are_read_and_changed() {
-    let Some(broker) = kafka("configs_are_read_and_changed") else { return };
+    let broker = broker("configs_are_read_and_changed");
     let cluster = connect(&broker).await;
     let admin = Admin::new(&cluster);
     let resource = ConfigResource::Topic(topic(&cluster, "configs", 1).await);
@@ -109,7 +110,7 @@ async fn configs_are_read_and_changed() {
 
 #[tokio::test]
 async fn what_is_written_is_read_back_whole_and_in_order() {
-    let Some(broker) = kafka("what_is_written_is_read_back_whole_and_in_order") else { return };
+    let broker = broker("what_is_written_is_read_back_whole_and_in_order");
     let cluster = connect(&broker).await;
     for codec in CODECS {
         let name = topic(&cluster, codec, 2).await;
@@ -148,7 +149,7 @@ async fn what_is_written_is_read_back_whole_and_in_order() {
 
 #[tokio::test]
 async fn offsets_are_found_by_end_and_by_timestamp_and_records_deleted() {
-    let Some(broker) = kafka("offsets_are_found_by_end_and_by_timestamp_and_records_deleted") else { return };
+    let broker = broker("offsets_are_found_by_end_and_by_timestamp_and_records_deleted");
     let cluster = connect(&broker).await;
     let (admin, name) = (Admin::new(&cluster), topic(&cluster, "offsets", 1).await);
     let producer = Producer::new(&cluster, ProducerOptions::default()).unwrap();
@@ -190,9 +191,7 @@ async fn offsets_are_found_by_end_and_by_timestamp_and_records_deleted() {
 
 #[tokio::test]
 async fn writing_to_a_topic_that_does_not_exist_is_refused_with_its_name() {
-    let Some(broker) = kafka("writing_to_a_topic_that_does_not_exist_is_refused_with_its_name") else {
-        return;
-    };
+    let broker = broker("writing_to_a_topic_that_does_not_exist_is_refused_with_its_name");
     let cluster = connect(&broker).await;
     let producer = Producer::new(&cluster, ProducerOptions::default()).unwrap();
     let name = unique("nowhere");
@@ -203,7 +202,7 @@ async fn writing_to_a_topic_that_does_not_exist_is_refused_with_its_name() {
 
 #[tokio::test]
 async fn a_reader_without_an_end_waits_for_what_comes() {
-    let Some(broker) = kafka("a_reader_without_an_end_waits_for_what_comes") else { return };
+    let broker = broker("a_reader_without_an_end_waits_for_what_comes");
     let cluster = connect(&broker).await;
     let name = topic(&cluster, "tail", 3).await;
     let producer = Producer::new(&cluster, ProducerOptions::default()).unwrap();
@@ -220,7 +219,7 @@ async fn a_reader_without_an_end_waits_for_what_comes() {
 async fn rskafka_reads_what_we_write_and_we_read_what_it_writes() {
     use rskafka::client::ClientBuilder;
     use rskafka::client::partition::{Compression, OffsetAt, UnknownTopicHandling};
-    let Some(broker) = kafka("rskafka_reads_what_we_write_and_we_read_what_it_writes") else { return };
+    let broker = broker("rskafka_reads_what_we_write_and_we_read_what_it_writes");
     let cluster = connect(&broker).await;
     let other = ClientBuilder::new(vec![broker]).build().await.unwrap();
     let codecs = [
@@ -274,7 +273,7 @@ async fn rskafka_reads_what_we_write_and_we_read_what_it_writes() {
 
 #[tokio::test]
 async fn several_tasks_share_a_producer() {
-    let Some(broker) = kafka("several_tasks_share_a_producer") else { return };
+    let broker = broker("several_tasks_share_a_producer");
     let cluster = connect(&broker).await;
     let name = topic(&cluster, "shared", 4).await;
     let producer = Arc::new(Producer::new(&cluster, ProducerOptions::default()).unwrap());
@@ -319,7 +318,7 @@ fn run(broker: &str, arguments: &[&str], input: &str) -> (bool, String, String) 
 
 #[test]
 fn the_command_line_makes_writes_copies_and_compares() {
-    let Some(broker) = kafka("the_command_line_makes_writes_copies_and_compares") else { return };
+    let broker = broker("the_command_line_makes_writes_copies_and_compares");
     let (a, b) = (unique("cli"), unique("cli"));
     let ok = |arguments: &[&str], input: &str| {
         let (success, out, err) = run(&broker, arguments, input);

@@ -107,7 +107,7 @@ fn documented() -> BTreeSet<String> {
 #[tokio::test]
 async fn a_word_count_counts_itself() {
     let (facade, _) = observers();
-    let Some(rig) = rig("counted").await else { return };
+    let rig = rig("counted").await;
     let (input, output) = (rig.topic("in", 2).await, rig.topic("out", 1).await);
     let config = || {
         let config = rig.config().set("metrics.recording.level", "trace").workers(2);
@@ -298,7 +298,7 @@ fn texts<'a, S: LookupSpan<'a>>(scope: tracing_subscriber::registry::Scope<'a, S
 #[tokio::test]
 async fn spans_say_where_and_summaries_say_how_much() {
     let (_, watch) = observers();
-    let Some(rig) = rig("spans").await else { return };
+    let rig = rig("spans").await;
     let (input, output) = (rig.topic("in", 1).await, rig.topic("out", 1).await);
     let app = || {
         let config = rig.config().set("log.summary.interval.ms", "200");

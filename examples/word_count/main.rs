@@ -1,8 +1,8 @@
 //! The rolling word count: lines in, a table of words and their counts out, exact.
 //!
-//! Without a subcommand it does everything against the broker at `--bootstrap`: makes the topics, writes the generated
-//! lines while the application counts them, reads the table back and compares it with a truth that knows nothing of the
-//! library. The subcommands are its parts, for runs with several processes.
+//! Without a subcommand it shows everything, with nothing installed: an embedded broker, two instances as processes of
+//! their own, queries, one of them killed, and the table against a truth that knows nothing of the library (`demo.rs`).
+//! With `--bootstrap` it does the same on that Kafka. The subcommands are its parts.
 
 #![allow(
     clippy::print_stdout,
@@ -10,10 +10,13 @@
     reason = "a program prints, and keeps a rate by the clock"
 )]
 
+mod ask;
 mod data;
+mod demo;
 mod truth;
 
 use std::collections::BTreeMap;
+use std::ops::Range;
 use std::time::Duration;
 
 use bytes::Bytes;
@@ -22,7 +25,7 @@ use mainstem::client::{
     Admin, ClientConfig, Cluster, NewTopic, Producer, ProducerOptions, ReadOptions, Reader,
 };
 use mainstem::prelude::*;
-use mainstem::{App, AppState, Config};
+use mainstem::{App, Config};
 
 #[derive(Parser)]
 #[command(about = "Counts words, and proves the counts")]
@@ -35,9 +38,10 @@ struct Cli {
 
 #[derive(Args, Clone)]
 struct Options {
-    /// Brokers to begin with, host:port separated by commas.
-    #[arg(long, global = true, default_value = "127.0.0.1:9092")]
-    bootstrap: String,
+    /// Brokers to begin with, host:port separated by commas. 127.0.0.1:9092 for the subcommands; without a subcommand a
+    /// broker in this process.
+    #[arg(long, global = true)]
+    bootstrap: Option<String>,
     /// The application id.
     #[arg(long, global = true, default_value = "wordcount")]
     app_id: String,
@@ -72,7 +76,11 @@ enum Command {
     /// Makes the topics and writes the generated lines.
     Gen,
     /// Runs the application until it is told to end (SIGTERM or Ctrl-C).
-    Run,
+    Run {
+        /// Answer questions that come as lines on the standard input ("get WORD", "lag"), and end when it is closed.
+        #[arg(long)]
+        answer: bool,
+    },
     /// Prints the true table.
     Truth,
     /// Reads the counts to their end and prints the table.
@@ -84,6 +92,16 @@ enum Command {
         #[arg(long, default_value_t = 0)]
         repeats: i64,
     },
+}
+
+impl Options {
+    fn bootstrap(&self) -> &str {
+        self.bootstrap.as_deref().unwrap_or("127.0.0.1:9092")
+    }
+
+    fn words(&self) -> data::Words {
+        data::Words { repeat: self.repeat, ..data::Words::default() }
+    }
 }
 
 fn topology(options: &Options) -> Result<Topology> {
@@ -110,7 +128,7 @@ fn app(options: &Options) -> Result<App> {
         let text = format!("--lines and --counts are both {}: name two topics", options.lines);
         return Err(Error::new(ErrorKind::Config, text));
     }
-    let mut config = Config::builder(&options.app_id, &options.bootstrap)
+    let mut config = Config::builder(&options.app_id, options.bootstrap())
         .workers(options.workers)
         .cache_bytes(options.cache)
         // Gone with the machine's temporary files: fit for an example, and for nothing that should last.
@@ -147,28 +165,31 @@ async fn make_topics(cluster: &Cluster, options: &Options) -> Result<()> {
     Ok(())
 }
 
-async fn generate(cluster: &Cluster, options: &Options) -> Result<u64> {
+/// Writes the lines of a part of the whole, numbered from 0. Returns how many.
+async fn generate(cluster: &Cluster, options: &Options, part: Range<u64>) -> Result<u64> {
     let producer = Producer::new(cluster, ProducerOptions::default())?;
     let started = tokio::time::Instant::now();
-    let words = data::Words { repeat: options.repeat, ..data::Words::default() };
-    let mut written = 0_u64;
-    for (timestamp, line) in words.iter() {
+    let skipped = usize::try_from(part.start).expect("fewer lines than memory has bytes");
+    let mut at = part.start;
+    for (timestamp, line) in options.words().iter().skip(skipped) {
+        if at >= part.end {
+            break;
+        }
         // A rate of 0 is as fast as it goes.
-        if let Some(due) = (written * 1_000_000).checked_div(options.rate) {
+        if let Some(due) = ((at - part.start) * 1_000_000).checked_div(options.rate) {
             tokio::time::sleep_until(started + Duration::from_micros(due)).await;
         }
-        let partition = i32::try_from(written % options.partitions as u64).expect("a remainder of an i32");
+        let partition = i32::try_from(at % options.partitions as u64).expect("a remainder of an i32");
         let record = Record::new(None, line.map(Bytes::from), timestamp);
         producer.send(&options.lines, Some(partition), record).await?;
-        written += 1;
+        at += 1;
     }
     producer.flush().await?;
-    Ok(written)
+    Ok(at - part.start)
 }
 
 fn true_counts(options: &Options) -> BTreeMap<String, i64> {
-    let words = data::Words { repeat: options.repeat, ..data::Words::default() };
-    truth::counts(words.iter().map(|(_, line)| line))
+    truth::counts(options.words().iter().map(|(_, line)| line))
 }
 
 /// The table that the records of the counts' topic add up to, and how many records there are.
@@ -218,95 +239,36 @@ async fn check(cluster: &Cluster, options: &Options, repeats: i64) -> Result<()>
     Ok(())
 }
 
-/// Topics of an earlier run are left alone: the first free suffix makes new ones.
-async fn free_names(cluster: &Cluster, options: &mut Options) -> Result<()> {
-    let taken: Vec<String> =
-        Admin::new(cluster).list_topics().await?.into_iter().map(|topic| topic.name.to_string()).collect();
-    let (lines, counts, app_id) = (options.lines.clone(), options.counts.clone(), options.app_id.clone());
-    let mut run = 1;
-    while taken.contains(&options.lines) || taken.contains(&options.counts) {
-        run += 1;
-        (options.lines, options.counts) = (format!("{lines}-{run}"), format!("{counts}-{run}"));
-        options.app_id = format!("{app_id}-{run}");
-    }
-    Ok(())
-}
-
-/// Writes the lines and waits until all their tokens are counted.
-async fn generate_and_wait(cluster: &Cluster, options: &Options, tokens: i64) -> Result<()> {
-    let written = generate(cluster, options).await?;
-    println!("{written} lines written");
-    let (mut before, mut quiet) = (-1, 0);
-    loop {
-        let (table, updates) = table(cluster, options).await?;
-        let counted: i64 = table.values().sum();
-        println!("{counted} of {tokens} tokens counted, {updates} updates");
-        if counted >= tokens {
-            return Ok(());
-        }
-        quiet = if counted == before { quiet + 1 } else { 0 };
-        if quiet == 60 {
-            return Err(Error::new(ErrorKind::Timeout, "the counts have stood still for a minute"));
-        }
-        before = counted;
-        tokio::time::sleep(Duration::from_secs(1)).await;
-    }
-}
-
-/// All of it in one process.
-async fn demonstrate(cluster: &Cluster, mut options: Options) -> Result<()> {
-    free_names(cluster, &mut options).await?;
-    let app = app(&options)?;
-    make_topics(cluster, &options).await?;
-    println!("application {}: {} -> {}", options.app_id, options.lines, options.counts);
-    let handle = app.handle();
-    let mut running = tokio::spawn(app.run().into_future());
-    if !handle.wait_for(AppState::Running).await {
-        return running.await.expect("the application does not panic");
-    }
-    println!("running with {} workers", options.workers);
-    let truth = true_counts(&options);
-    let tokens: i64 = truth.values().sum();
-    tokio::select! {
-        ended = &mut running => {
-            ended.expect("the application does not panic")?;
-            return Err(Error::new(ErrorKind::Processing, "the application ended before all was counted"));
-        }
-        counted = generate_and_wait(cluster, &options, tokens) => counted?,
-    }
-    handle.stop();
-    running.await.expect("the application does not panic")?;
-    let (table, updates) = table(cluster, &options).await?;
-    if let Some(wrong) = compare(&table, &truth, 0) {
-        return Err(Error::new(ErrorKind::Processing, format!("the counts are wrong: {wrong}")));
-    }
-    let mut top: Vec<(&String, &i64)> = table.iter().collect();
-    top.sort_by_key(|(word, count)| (std::cmp::Reverse(**count), (*word).clone()));
-    for (word, count) in top.iter().take(10) {
-        println!("{count:>8}  {word}");
-    }
-    println!("the table equals the truth: {} words, {tokens} tokens, {updates} updates", table.len());
-    Ok(())
-}
-
 async fn carry_out(cli: Cli) -> Result<()> {
     let options = cli.options;
     if let Some(Command::Truth) = cli.command {
         print!("{}", truth::dump(&true_counts(&options)));
         return Ok(());
     }
-    if let Some(Command::Run) = cli.command {
-        return app(&options)?.run().with_graceful_shutdown(told_to_end()).await;
+    if let Some(Command::Run { answer }) = cli.command {
+        let app = app(&options)?;
+        let no_more_questions = answer.then(|| ask::answer(&app.handle())).transpose()?;
+        let end = async {
+            match no_more_questions {
+                Some(over) => tokio::select! { () = told_to_end() => {}, _ = over => {} },
+                None => told_to_end().await,
+            }
+        };
+        return app.run().with_graceful_shutdown(end).await;
     }
     if let Some(Command::Gen) | None = cli.command {
         // ORDER: before the broker is asked for anything, and before free names hide an empty id behind a suffix.
         app(&options)?;
     }
-    let cluster = Cluster::connect(ClientConfig::new(&options.bootstrap)).await?;
+    if cli.command.is_none() {
+        return demo::demonstrate(options).await;
+    }
+    let cluster = Cluster::connect(ClientConfig::new(options.bootstrap())).await?;
     match cli.command {
         Some(Command::Gen) => {
             make_topics(&cluster, &options).await?;
-            println!("{} lines written", generate(&cluster, &options).await?);
+            let all = 0..options.words().lines * options.repeat;
+            println!("{} lines written", generate(&cluster, &options, all).await?);
             Ok(())
         }
         Some(Command::Dump) => {
@@ -314,7 +276,7 @@ async fn carry_out(cli: Cli) -> Result<()> {
             Ok(())
         }
         Some(Command::Check { repeats }) => check(&cluster, &options, repeats).await,
-        _ => demonstrate(&cluster, options).await,
+        Some(Command::Truth | Command::Run { .. }) | None => Ok(()),
     }
 }
 

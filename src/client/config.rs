@@ -28,6 +28,8 @@ pub struct ClientConfig {
     pub api_timeout: Duration,
     /// `socket.connection.setup.timeout.ms`: how long to wait for a connection. 10 s.
     pub connect_timeout: Duration,
+    /// `connections.max.idle.ms`: a connection that was not used for so long is not used again, but opened anew. 9 min.
+    pub connection_max_idle: Duration,
     /// `metadata.max.age.ms`: after this, what is known of a topic is asked again. 5 min.
     pub metadata_max_age: Duration,
     /// How long a topic may be unknown before that is an error: a topic just made takes a moment to be known
@@ -60,6 +62,7 @@ impl ClientConfig {
             request_timeout: Duration::from_secs(30),
             api_timeout: Duration::from_secs(60),
             connect_timeout: Duration::from_secs(10),
+            connection_max_idle: Duration::from_secs(540),
             metadata_max_age: Duration::from_secs(300),
             topic_grace: Duration::from_secs(5),
             retry_backoff: Duration::from_millis(100),

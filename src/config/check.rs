@@ -38,7 +38,6 @@ pub(super) fn complete(config: &mut Config, given: &Given<'_>, errors: &mut Vec<
 const NOT_YET: &[&str] = &[
     "acceptable.recovery.lag",
     "buffered.records.per.partition",
-    "connections.max.idle.ms",
     "default.dsl.store",
     "max.block.ms",
     "max.warmup.replicas",

@@ -115,7 +115,7 @@ section! {
     reconnect_backoff_max: [millis] = "reconnect.backoff.max.ms", java "1000", "1000";
     /// How long to wait for a connection.
     connect_timeout: [millis] = "socket.connection.setup.timeout.ms", java "10000", "10000", 1..=i64::MAX;
-    /// How long a connection may be idle before it is closed.
+    /// A connection that was idle for so long is opened anew when it is needed again.
     connection_max_idle: [millis] = "connections.max.idle.ms", java "540000", "540000", 1..=i64::MAX;
     /// After this time what is known of a topic is asked again.
     metadata_max_age: [millis] = "metadata.max.age.ms", java "300000", "300000";

@@ -29,7 +29,7 @@ use crate::TaskId;
 pub(crate) struct Candidate {
     /// The instance behind the member id; breaks ties, so that a restart changes nothing.
     pub(crate) instance: Uuid,
-    /// The number of its workers: its weight. Zero counts as one.
+    /// The number of its workers: its weight. Without any it gets nothing.
     pub(crate) workers: u16,
     /// The active tasks it holds.
     pub(crate) owned: BTreeSet<TaskId>,
@@ -183,7 +183,10 @@ impl<'a> Plan<'a> {
             let able: Vec<bool> = self
                 .slots
                 .iter()
-                .map(|slot| slot.member.fingerprints.get(&subtopology.id) == Some(&subtopology.fingerprint))
+                .map(|slot| slot.member)
+                .map(|m| {
+                    m.workers > 0 && m.fingerprints.get(&subtopology.id) == Some(&subtopology.fingerprint)
+                })
                 .collect();
             let tasks = (0..subtopology.tasks).map(|partition| TaskId::new(subtopology.id, partition));
             if able.contains(&true) {

@@ -110,6 +110,7 @@ pub(crate) fn lead(
             active: active.collect(),
             instances: instances.clone(),
             next_rebalance_ms,
+            shape: readable[&id].data.shape(),
             ..AssignmentData::default()
         };
         if !lacking.is_empty() {

@@ -65,6 +65,8 @@ pub(crate) struct Membership {
     /// When the next request may be sent that is no heartbeat.
     retry_at: Duration,
     failures: u32,
+    /// What the last of them was.
+    trouble: String,
     /// How often the coordinator has turned the member away since the last assignment. See `Membership::refused`.
     refusals: u32,
     /// Why to join again as soon as the group is stable.
@@ -78,6 +80,8 @@ pub(crate) struct Membership {
     /// Numbers tenures and assignments.
     last_epoch: u64,
     timer: Option<Duration>,
+    /// What a coordinator had stored for this static member was not for this process: it has joined once more.
+    doubted: bool,
     /// The application is to end everywhere, as soon as this member has released its tasks.
     farewell: Option<Error>,
     out: Vec<Action>,
@@ -159,6 +163,7 @@ impl Membership {
             stepped: Duration::ZERO,
             retry_at: Duration::ZERO,
             failures: 0,
+            trouble: String::new(),
             refusals: 0,
             rejoin: None,
             rejoin_at: None,
@@ -167,6 +172,7 @@ impl Membership {
             last_join: 0,
             last_epoch: 0,
             timer: None,
+            doubted: false,
             farewell: None,
             out: Vec::new(),
         })
@@ -465,8 +471,14 @@ impl Membership {
         self.failures = self.failures.saturating_add(1);
         self.retry_at = now + self.config.backoff(self.failures);
         if self.failures.is_multiple_of(20) {
-            let (group, failures) = (&self.config.group_id, self.failures);
-            tracing::warn!(group, failures, "still no success with the group's coordinator");
+            let (group, failures, last) = (&self.config.group_id, self.failures, &self.trouble);
+            tracing::warn!(
+                group,
+                failures,
+                last,
+                "still no success with the group's coordinator: look at the broker's log and at kafka-consumer-groups \
+                 --describe --state"
+            );
         }
     }
 

@@ -47,11 +47,8 @@ pub(super) fn recovery(call: Call, code: i16, group: &str) -> Recovery {
         | Code::NetworkException
         | Code::UnknownServerError
         | Code::KafkaStorageError => Recovery::FindCoordinator,
-        Code::RebalanceInProgress => match call {
-            // JoinGroup gets it when the coordinator could not store the group in time.
-            Call::Join => Recovery::Retry,
-            _ => Recovery::Rejoin,
-        },
+        // JoinGroup gets it when the coordinator could not store the group in time.
+        Code::RebalanceInProgress => Recovery::Rejoin,
         // Another member of this generation has not joined it with us, or we missed one: what we have may be given away.
         Code::IllegalGeneration => Recovery::LostGeneration,
         // A group that was deleted, or expired, has forgotten its members. JoinGroup would make it anew, so that there is

@@ -76,6 +76,18 @@ impl SubscriptionData {
         }
     }
 
+    /// All fingerprints in one number, never 0 (FNV-1a).
+    pub(crate) fn shape(&self) -> u64 {
+        let bytes = self
+            .fingerprints
+            .iter()
+            .flat_map(|(id, fingerprint)| id.to_be_bytes().into_iter().chain(fingerprint.to_be_bytes()));
+        let hash = bytes.fold(0xcbf2_9ce4_8422_2325_u64, |hash, byte| {
+            (hash ^ u64::from(byte)).wrapping_mul(0x0000_0100_0000_01b3)
+        });
+        hash.max(1)
+    }
+
     /// The bytes to send.
     ///
     /// # Errors
@@ -254,6 +266,8 @@ pub(crate) struct AssignmentData {
     pub(crate) next_rebalance_ms: i64,
     /// What there is to say about the error. From version 2 on.
     pub(crate) reason: String,
+    /// The [`SubscriptionData::shape`] of the member that it was made for; 0 if the leader does not say. From version 2 on.
+    pub(crate) shape: u64,
 }
 
 impl AssignmentData {
@@ -288,6 +302,7 @@ impl AssignmentData {
         })?;
         out.bytes.put_i64(self.next_rebalance_ms);
         out.text(&self.reason)?;
+        out.bytes.put_u64(self.shape);
         Ok(out.bytes.freeze())
     }
 
@@ -321,8 +336,9 @@ impl AssignmentData {
         })?;
         let next_rebalance_ms = from.i64("next rebalance")?;
         let reason = since_2(&mut from, version, "reason")?;
+        let shape = if version >= 2 { from.u64("shape")? } else { 0 };
         end(&from, version)?;
-        Ok(Self { error, active, standby, warm_up, instances, next_rebalance_ms, reason })
+        Ok(Self { error, active, standby, warm_up, instances, next_rebalance_ms, reason, shape })
     }
 }
 

@@ -194,13 +194,17 @@ impl Inner {
                 format!("the store {name} has no partition {asked}; the group has: {}", known.join(", "));
             return Error::new(ErrorKind::UnknownStore, text).at_partition(asked);
         }
-        let owners = known.iter().filter(|(task, _)| partition.is_none_or(|p| p == task.partition));
+        let has_it = |task: &TaskId| partition.is_none_or(|p| p == task.partition);
         let owners: BTreeSet<&str> =
-            owners.map(|(_, owner)| &***owner).filter(|owner| !owner.is_empty()).collect();
-        let ask = match owners.is_empty() {
-            true => "ask the instance that has it (set application.server on all instances to have it named)"
-                .to_owned(),
-            false => format!("ask {}", owners.into_iter().collect::<Vec<_>>().join(", ")),
+            known.iter().filter(|(task, _)| has_it(task)).map(|(_, owner)| &***owner).collect();
+        let named: Vec<&str> = owners.iter().copied().filter(|owner| !owner.is_empty()).collect();
+        let ask = match (owners.is_empty(), named.is_empty()) {
+            (true, _) => "no instance has it; start one, or add a worker".to_owned(),
+            (_, true) => {
+                "ask the instance that has it (set application.server on all instances to have it named)"
+                    .to_owned()
+            }
+            _ => format!("ask {}", named.join(", ")),
         };
         let text = match partition {
             Some(_) => format!("the partition of the store {name} is on another instance: {ask}"),

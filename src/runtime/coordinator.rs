@@ -24,7 +24,7 @@ use crate::client::Admin;
 use crate::client::Cluster;
 use crate::client::group::{CommittedOffset, GroupClient, Join, Joined as ClientJoined, MemberId};
 use crate::clock;
-use crate::error::{Error, ErrorKind, Result};
+use crate::error::{Error, ErrorClass, ErrorKind, Result};
 use crate::group::{
     Action, ActiveTask, Assignment, Event, Joined, Lease, Membership, Reply, Request, RequestId, RpcError,
     SubTopology, SubscriptionData, Terms, lead,
@@ -105,13 +105,13 @@ impl Coordinator {
         mut inbox: UnboundedReceiver<ToCoordinator>,
     ) -> Result<()> {
         shared.set_state(AppState::Rebalancing);
-        let starting = Self::start(&shared, own);
+        let (mut early, starting) = (Vec::new(), Self::start(&shared, own));
         let started = tokio::select! {
             started = starting => started?,
             // Told to stop before it has begun.
-            () = stop_told(&mut inbox) => return Ok(()),
+            () = stop_told(&mut inbox, &mut early) => return Ok(()),
         };
-        started.with_inbox(inbox).work().await
+        started.with_inbox(inbox).work(early).await
     }
 
     async fn start(shared: &Arc<AppShared>, own: UnboundedSender<ToCoordinator>) -> Result<Self> {
@@ -197,8 +197,9 @@ impl Coordinator {
         clock::monotonic().saturating_duration_since(self.origin)
     }
 
-    async fn work(mut self) -> Result<()> {
+    async fn work(mut self, early: Vec<ToCoordinator>) -> Result<()> {
         self.step(Event::Start);
+        early.into_iter().for_each(|message| self.take(message));
         loop {
             let wait = self.wait();
             match clock::timeout(wait, self.inbox.recv()).await {
@@ -423,14 +424,8 @@ impl Coordinator {
             Action::Lost { tasks, reason } => {
                 tracing::warn!(reason, count = tasks.len(), "the tasks are lost");
                 self.shared.figures().tasks_lost(tasks.len());
-                for worker in self.workers.ids() {
-                    let its = |task: &&TaskId| self.placed.get(task).is_some_and(|p| p.worker == worker);
-                    let its: Vec<TaskId> = tasks.iter().filter(its).copied().collect();
-                    if !its.is_empty() {
-                        self.workers.send(worker, ToWorker::Lost(its));
-                    }
-                }
-                self.placed.retain(|task, _| !tasks.contains(task));
+                self.workers.broadcast(|| ToWorker::Lost);
+                self.placed.clear();
                 self.assigned = false;
                 self.update_state();
             }
@@ -452,6 +447,8 @@ impl Coordinator {
 
     fn set_gate(&mut self, gate: Option<i32>) {
         self.gate = gate;
+        // A commit of an earlier generation has arrived by now, or is refused: nobody need wait for it.
+        self.commits = Arc::default();
         self.workers.broadcast(|| ToWorker::Gate(gate));
     }
 
@@ -492,7 +489,9 @@ impl Coordinator {
                     format!("the group's coordinator did not answer in {timeout:?}"),
                 )
             };
-            let outcome = match clock::timeout(timeout, ask(&group, member, join, request)).await {
+            // What is sent has the timeout to itself, so that its connection ends with it; this is for the way there.
+            let asking = ask(&group, member, join, request, timeout);
+            let outcome = match clock::timeout(timeout.saturating_mul(2), asking).await {
                 Some(outcome) => outcome,
                 None => Err(RpcError::Failed(late())),
             };
@@ -525,7 +524,7 @@ impl Coordinator {
                 };
                 let decision = lead(&members, &parts, &plan.counts, &terms);
                 if !decision.unassigned.is_empty() {
-                    tracing::warn!(tasks = ?decision.unassigned, "no instance has the shape of these tasks");
+                    tracing::warn!(tasks = ?decision.unassigned, "no instance with workers has the shape of these tasks");
                 }
                 for member in &decision.unreadable {
                     tracing::error!(
@@ -542,7 +541,16 @@ impl Coordinator {
                 }
                 Ok(decision.assignments)
             };
-            let outcome = decide.await;
+            // The coordinator waits for the leader as long as for anybody, and removes it then.
+            let limit = config.rebalance_timeout() * 4 / 5;
+            let outcome = clock::timeout(limit, decide).await.unwrap_or_else(|| {
+                let text = format!(
+                    "looking at the topics and making the internal ones took longer than {limit:?}; if this comes again and \
+                     again, raise rebalance.timeout.ms"
+                );
+                tracing::warn!("{text}");
+                Err(Error::new(ErrorKind::Timeout, text).with_class(ErrorClass::Retriable))
+            });
             let _ = own.send(ToCoordinator::Assigned { generation, outcome });
         });
     }
@@ -571,11 +579,17 @@ impl Coordinator {
             instance.active.iter().map(move |task| (*task, endpoint.clone()))
         });
         self.shared.queries.set_owners(owners);
+        let mut changed = BTreeSet::new();
         for (lease, active) in assignment.kept {
             match self.placed.get_mut(&lease.task) {
                 Some(placed) => {
                     placed.lease = lease;
                     leases.entry(placed.worker).or_default().push(lease);
+                    if placed.active != active {
+                        // A topic has more partitions than before. The task is built anew with them.
+                        placed.active = active;
+                        changed.insert(lease.task);
+                    }
                 }
                 // Nobody works on it, whatever the reason.
                 None => self.place(lease, active),
@@ -584,6 +598,7 @@ impl Coordinator {
         for (worker, leases) in leases {
             self.workers.send(worker, ToWorker::Leases(leases));
         }
+        self.build_anew(&changed);
         for (lease, active) in assignment.added {
             self.place(lease, active);
         }
@@ -744,11 +759,13 @@ impl Coordinator {
     }
 }
 
-async fn stop_told(inbox: &mut UnboundedReceiver<ToCoordinator>) {
+/// What else is said is kept for later.
+async fn stop_told(inbox: &mut UnboundedReceiver<ToCoordinator>, early: &mut Vec<ToCoordinator>) {
     while let Some(message) = inbox.recv().await {
         if matches!(message, ToCoordinator::Stop { .. }) {
             return;
         }
+        early.push(message);
     }
 }
 
@@ -763,14 +780,15 @@ async fn ask(
     mut member: MemberId,
     mut join: Join,
     request: Request,
+    timeout: Duration,
 ) -> Result<Reply, RpcError> {
     let reply = match request {
-        Request::FindCoordinator => group.find_coordinator().await.map(|_| Reply::Coordinator),
+        Request::FindCoordinator => group.find_coordinator_anew().await.map(|_| Reply::Coordinator),
         Request::Join { member_id, metadata, reason } => {
             tracing::debug!(reason, "joining the group");
             member.member_id = member_id;
             join.protocols = vec![(PROTOCOL.1.to_owned(), metadata)];
-            group.join(&member, &join).await.map(|joined| match joined {
+            group.join(&member, &join, timeout).await.map(|joined| match joined {
                 ClientJoined::MemberIdRequired(id) => Reply::MemberId(id),
                 ClientJoined::Member {
                     generation,
@@ -792,17 +810,17 @@ async fn ask(
         Request::Sync { generation, member_id, assignments } => {
             member.member_id = member_id;
             member.generation = generation;
-            let synced = group.sync(&member, PROTOCOL, &assignments, join.rebalance_timeout).await;
+            let synced = group.sync(&member, PROTOCOL, &assignments, timeout).await;
             synced.map(Reply::Synced)
         }
         Request::Heartbeat { generation, member_id } => {
             member.member_id = member_id;
             member.generation = generation;
-            group.heartbeat(&member).await.map(|()| Reply::Alive)
+            group.heartbeat(&member, timeout).await.map(|()| Reply::Alive)
         }
         Request::Leave { member_id } => {
             member.member_id = member_id;
-            group.leave(&member).await.map(|()| Reply::Left)
+            group.leave(&member, timeout).await.map(|()| Reply::Left)
         }
     };
     reply.map_err(|error| match error.code() {

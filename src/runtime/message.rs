@@ -29,8 +29,8 @@ pub(super) enum ToWorker {
     Revoke(Vec<Lease>),
     /// Close these tasks after the next commit, and say so: another worker gets them.
     Move(Vec<Lease>),
-    /// These tasks are somebody else's by now: drop them without a commit.
-    Lost(Vec<TaskId>),
+    /// All tasks are somebody else's by now: drop them without a commit.
+    Lost,
     /// Commits are accepted in this generation only, or not at all.
     Gate(Option<i32>),
     /// A rebalance comes: commit everything now, and say so.

@@ -18,6 +18,7 @@ pub(super) fn client(config: &Config) -> ClientConfig {
     client.request_timeout = connection.request_timeout();
     client.api_timeout = connection.api_timeout();
     client.connect_timeout = connection.connect_timeout();
+    client.connection_max_idle = connection.connection_max_idle();
     client.metadata_max_age = connection.metadata_max_age();
     client.retry_backoff = connection.retry_backoff();
     client.retry_backoff_max = connection.retry_backoff_max();

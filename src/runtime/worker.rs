@@ -300,6 +300,10 @@ impl Worker {
 
     /// How long nothing is to be done if nothing comes.
     fn wait(&self, now: Instant) -> Duration {
+        if self.failed {
+            // Until it is replaced or told to stop.
+            return self.config.poll();
+        }
         let next = self.next_commit.min(self.figures.next_fold());
         let mut wait = self.config.poll().min(next.saturating_duration_since(now));
         if let Some(at) = self.output.borrow().producer.next_poll() {
@@ -328,22 +332,23 @@ impl Worker {
                     self.fail(Some(task), error);
                 }
             }
-            ToWorker::Leases(leases) => {
-                for lease in leases {
-                    if let Some(owned) = self.owned.iter_mut().find(|o| o.lease.task == lease.task) {
-                        owned.lease = lease;
-                    }
-                }
-            }
+            ToWorker::Leases(leases) => self.take_leases(&leases),
             ToWorker::Move(leases) => {
                 self.moving.extend(leases);
                 self.next_commit = clock::monotonic();
             }
-            ToWorker::Revoke(tasks) => self.control.push_back(Control::Revoke(tasks)),
-            ToWorker::Lost(tasks) => {
-                for task in tasks {
-                    self.drop_task(task);
+            ToWorker::Revoke(leases) => {
+                // What they owe is committed in the generation that takes them away.
+                self.take_leases(&leases);
+                self.control.push_back(Control::Revoke(leases));
+            }
+            ToWorker::Lost => {
+                // ORDER: all tasks, also one that was to be given up and that the coordinator has fenced by now: the renewed
+                // producer would commit for it.
+                for task in self.owned.iter().map(|o| o.lease.task).collect::<Vec<_>>() {
+                    self.close_task(task);
                 }
+                self.moving.clear();
                 self.losses += 1;
                 // ORDER: nothing that was made for lost tasks is sent any more; the producer starts afresh after that.
                 self.output.borrow().producer.fence();
@@ -373,6 +378,15 @@ impl Worker {
             ToWorker::ProducerProgress | ToWorker::StoreWanted => {}
             ToWorker::LookAgain => self.share_cache(self.owned.len()),
             ToWorker::Stop => self.control.push_back(Control::Stop),
+        }
+    }
+
+    fn take_leases(&mut self, leases: &[Lease]) {
+        for lease in leases {
+            let its = |o: &&mut Owned| o.lease.task == lease.task && o.lease.epoch == lease.epoch;
+            if let Some(owned) = self.owned.iter_mut().find(its) {
+                owned.lease = *lease;
+            }
         }
     }
 
@@ -587,7 +601,7 @@ impl Worker {
         );
         let leases: Vec<Lease> = self.owned.iter().map(|o| o.lease).collect();
         for lease in &leases {
-            self.drop_task(lease.task);
+            self.close_task(lease.task);
         }
         self.losses += 1;
         // They are given up already, and placed anew.
@@ -617,7 +631,7 @@ impl Worker {
         }
         tracing::error!(task = task.map(tracing::field::display), ?error, "a task failed");
         match task {
-            Some(task) => _ = self.drop_task(task),
+            Some(task) => self.close_task(task),
             None => self.failed = true,
         }
         let response = self.shared.uncaught.answer(&error);

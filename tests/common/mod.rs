@@ -2,9 +2,11 @@
 #![allow(dead_code, reason = "each test binary uses a part of it")]
 
 use std::io::Write;
+use std::sync::OnceLock;
 use std::sync::atomic::{AtomicU32, Ordering};
 
 use mainstem::client::{Admin, ClientConfig, Cluster, NewTopic};
+use mainstem::embedded::EmbeddedKafka;
 
 /// The broker to test against, or `None` with a loud line; without one under `MAINSTEM_REQUIRE_KAFKA=1` the test fails.
 pub(crate) fn kafka(test: &str) -> Option<String> {
@@ -22,6 +24,25 @@ pub(crate) fn kafka(test: &str) -> Option<String> {
         );
     }
     broker
+}
+
+/// Whether tests run on a real Kafka.
+pub(crate) fn is_real() -> bool {
+    let told = std::env::var("MAINSTEM_KAFKA").is_ok_and(|broker| !broker.is_empty());
+    told || std::env::var("MAINSTEM_REQUIRE_KAFKA").as_deref() == Ok("1")
+}
+
+/// The broker to test against: a real Kafka where one is told, else an embedded one that this process starts once.
+pub(crate) fn broker(test: &str) -> String {
+    static EMBEDDED: OnceLock<EmbeddedKafka> = OnceLock::new();
+    if is_real()
+        && let Some(broker) = kafka(test)
+    {
+        return broker;
+    }
+    // Topics that nobody makes are refused, as scripts/kafka has it.
+    let start = || EmbeddedKafka::builder().auto_create_topics(false).start().expect("an embedded broker");
+    EMBEDDED.get_or_init(start).bootstrap().to_owned()
 }
 
 /// A name that no other test, run or process uses.

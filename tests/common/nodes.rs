@@ -4,11 +4,20 @@
 use std::process::Command;
 
 use mainstem::client::{Admin, Cluster};
+use mainstem::embedded::EmbeddedKafka;
 
-/// A cluster that scripts/kafka started; it is removed at the end.
+use super::common::is_real;
+
+/// A cluster that ends with its test: a real one where tests run on a real Kafka, else an embedded one.
 pub(crate) struct Nodes {
-    dir: tempfile::TempDir,
+    kind: Kind,
     pub(crate) bootstrap: String,
+}
+
+enum Kind {
+    /// Of scripts/kafka.
+    Real(tempfile::TempDir),
+    Embedded(EmbeddedKafka),
 }
 
 fn script(arguments: &[&str]) -> String {
@@ -20,18 +29,38 @@ fn script(arguments: &[&str]) -> String {
 
 impl Nodes {
     /// One node or three; with three, every record is on all of them, and two must be in sync.
-    pub(crate) async fn start(count: u32) -> Self {
+    pub(crate) async fn start(count: usize) -> Self {
+        if !is_real() {
+            let kafka = EmbeddedKafka::builder()
+                .nodes(count)
+                .auto_create_topics(false)
+                .config("default.replication.factor", count.to_string())
+                .start();
+            let kafka = kafka.expect("an embedded cluster");
+            return Self { bootstrap: kafka.bootstrap().to_owned(), kind: Kind::Embedded(kafka) };
+        }
         let dir = tempfile::tempdir().expect("a directory");
         let count = count.to_string();
         let path = dir.path().join("kafka");
         let bootstrap = tokio::task::spawn_blocking(move || {
             script(&["up", "--dir", path.to_str().expect("a path"), "--nodes", &count])
         });
-        Self { bootstrap: bootstrap.await.expect("no panic"), dir }
+        Self { bootstrap: bootstrap.await.expect("no panic"), kind: Kind::Real(dir) }
     }
 
     async fn tell(&self, command: &'static str, node: i32) {
-        let path = self.dir.path().join("kafka");
+        let path = match &self.kind {
+            Kind::Real(dir) => dir.path().join("kafka"),
+            Kind::Embedded(kafka) => {
+                if command != "start" {
+                    kafka.stop_node(node).expect("it is a node");
+                }
+                if command != "kill" {
+                    kafka.start_node(node).expect("it is a node");
+                }
+                return;
+            }
+        };
         let told = tokio::task::spawn_blocking(move || {
             script(&[command, "--dir", path.to_str().expect("a path"), "--node", &node.to_string()])
         });
@@ -56,8 +85,9 @@ impl Nodes {
 
 impl Drop for Nodes {
     fn drop(&mut self) {
+        let Kind::Real(dir) = &self.kind else { return };
         // A failure to clean up is not one of the test.
-        let path = self.dir.path().join("kafka");
+        let path = dir.path().join("kafka");
         let script = concat!(env!("CARGO_MANIFEST_DIR"), "/scripts/kafka");
         let _ = Command::new(script).args(["down", "--dir"]).arg(path).output();
     }

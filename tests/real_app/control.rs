@@ -55,7 +55,7 @@ async fn send(rig: &Rig, topic: &str, partition: i32, value: &str) {
 /// long polls and all other inputs are idle: the first record is there before anything new is sent.
 #[tokio::test]
 async fn a_paused_application_keeps_its_place_and_does_nothing() {
-    let Some(rig) = rig("pause").await else { return };
+    let rig = rig("pause").await;
     let (input, output) = (rig.topic("in", 8).await, rig.topic("out", 1).await);
     let (topology, beats) = beating(&input, &output);
     let config = rig.config().set("session.timeout.ms", "6000").set("heartbeat.interval.ms", "500");
@@ -120,7 +120,7 @@ fn loads(handle: &AppHandle) -> BTreeMap<usize, usize> {
 /// Records come all the time, while workers come and go, down to none. Every record counts once: nothing was killed.
 #[tokio::test]
 async fn workers_come_and_go_and_every_record_counts_once() {
-    let Some(rig) = rig("scale").await else { return };
+    let rig = rig("scale").await;
     let (input, output) = (rig.topic("in", 6).await, rig.topic("out", 1).await);
     let config = rig.config().cache_bytes(1 << 20).set("heartbeat.interval.ms", "300").build().unwrap();
     let app = start(App::new(counting(&input, &output), config).unwrap()).running().await;
@@ -171,7 +171,7 @@ async fn workers_come_and_go_and_every_record_counts_once() {
 /// The group gives by the number of workers: 1 and 3 of 8 tasks make 2 and 6.
 #[tokio::test]
 async fn the_group_balances_by_the_workers_that_there_are() {
-    let Some(rig) = rig("weights").await else { return };
+    let rig = rig("weights").await;
     let (input, output) = (rig.topic("in", 8).await, rig.topic("out", 1).await);
     let begin = async || {
         let config = rig.config().set("heartbeat.interval.ms", "300").build().unwrap();
@@ -220,7 +220,7 @@ impl RestoreListener for Heard {
 
 #[tokio::test]
 async fn listeners_and_metadata_tell_what_goes_on() {
-    let Some(rig) = rig("tells").await else { return };
+    let rig = rig("tells").await;
     let (input, output) = (rig.topic("in", 1).await, rig.topic("out", 1).await);
     let make = || {
         let (states, restores) = (Heard::default(), Heard::default());
@@ -286,7 +286,7 @@ async fn listeners_and_metadata_tell_what_goes_on() {
 
 #[tokio::test]
 async fn local_state_is_deleted_when_the_application_does_not_run() {
-    let Some(rig) = rig("clean").await else { return };
+    let rig = rig("clean").await;
     let (input, output) = (rig.topic("in", 1).await, rig.topic("out", 1).await);
     let slot = rig.state_dir.path().join(&rig.app_id).join("0");
     let make = || App::new(counting(&input, &output), rig.config().build().unwrap()).unwrap();

@@ -56,7 +56,7 @@ async fn fails_at(rig: &Rig, bad: i64) -> (Error, String) {
 
 #[tokio::test]
 async fn a_record_that_cannot_be_read_ends_the_application_with_its_place() {
-    let Some(rig) = rig("unreadable").await else { return };
+    let rig = rig("unreadable").await;
     let (error, text) = fails_at(&rig, -1).await;
     assert_eq!(error.kind(), ErrorKind::Serde, "{text}");
     assert!(text.contains("deserialization.exception.handler"), "{text}");
@@ -64,7 +64,7 @@ async fn a_record_that_cannot_be_read_ends_the_application_with_its_place() {
 
 #[tokio::test]
 async fn a_record_that_user_code_refuses_ends_the_application_with_its_node() {
-    let Some(rig) = rig("refused").await else { return };
+    let rig = rig("refused").await;
     let (error, text) = fails_at(&rig, 13).await;
     assert_eq!((error.kind(), error.node()), (ErrorKind::Processing, Some("check")), "{text}");
     assert!(text.contains("thirteen"), "{text}");
@@ -72,7 +72,7 @@ async fn a_record_that_user_code_refuses_ends_the_application_with_its_node() {
 
 #[tokio::test]
 async fn a_panic_of_user_code_is_an_error_with_its_node() {
-    let Some(rig) = rig("panic").await else { return };
+    let rig = rig("panic").await;
     let (error, text) = fails_at(&rig, 666).await;
     assert_eq!((error.kind(), error.node()), (ErrorKind::Panic, Some("check")), "{text}");
     assert!(text.contains("the beast"), "{text}");
@@ -80,7 +80,7 @@ async fn a_panic_of_user_code_is_an_error_with_its_node() {
 
 #[tokio::test]
 async fn bad_records_are_passed_over_counted_and_become_dead_letters() {
-    let Some(rig) = rig("passed-over").await else { return };
+    let rig = rig("passed-over").await;
     let (input, output) = (rig.topic("in", 1).await, rig.topic("out", 1).await);
     let dead = rig.topic("dead", 1).await;
     send_numbers(&rig, &input, &[1, -1, 2, 13, 3, -1]).await;
@@ -119,7 +119,7 @@ async fn bad_records_are_passed_over_counted_and_become_dead_letters() {
 
 #[tokio::test]
 async fn a_handler_of_the_user_decides_record_by_record() {
-    let Some(rig) = rig("own-handler").await else { return };
+    let rig = rig("own-handler").await;
     let (input, output) = (rig.topic("in", 1).await, rig.topic("out", 1).await);
     send_numbers(&rig, &input, &[1, 13, 2, -1, 3]).await;
     let handler = |stage: ErrorStage, _: &BoxError, context: &ErrorContext<'_>| match (stage, context.offset)
@@ -149,7 +149,7 @@ async fn send_lengths(rig: &Rig, topic: &str, lengths: &[usize]) {
 
 #[tokio::test]
 async fn a_record_larger_than_its_topic_takes_ends_the_application_and_nothing_is_committed_past_it() {
-    let Some(rig) = rig("too-large").await else { return };
+    let rig = rig("too-large").await;
     let input = rig.topic("in", 1).await;
     let output = rig.topic_with("out", 1, &[("max.message.bytes", "10000")]).await;
     send_lengths(&rig, &input, &[10, 20, 50_000, 30]).await;
@@ -164,7 +164,7 @@ async fn a_record_larger_than_its_topic_takes_ends_the_application_and_nothing_i
 
 #[tokio::test]
 async fn records_too_large_for_the_topic_or_a_request_are_dropped_alone_and_counted_under_continue() {
-    let Some(rig) = rig("too-large-continue").await else { return };
+    let rig = rig("too-large-continue").await;
     let input = rig.topic_with("in", 1, &[("max.message.bytes", "4000000")]).await;
     let output = rig.topic_with("out", 1, &[("max.message.bytes", "10000")]).await;
     send_lengths(&rig, &input, &[10, 20, 50_000, 30, 200_000, 40]).await;
@@ -188,7 +188,7 @@ async fn records_too_large_for_the_topic_or_a_request_are_dropped_alone_and_coun
 /// headers name the topic that would not have it.
 #[tokio::test]
 async fn a_record_that_the_broker_refuses_becomes_a_dead_letter() {
-    let Some(rig) = rig("refused-letter").await else { return };
+    let rig = rig("refused-letter").await;
     let (input, dead) = (rig.topic("in", 1).await, rig.topic("dead", 1).await);
     let output = rig.topic_with("out", 1, &[("max.message.bytes", "10000")]).await;
     send_lengths(&rig, &input, &[10, 50_000, 30]).await;
@@ -208,7 +208,7 @@ async fn a_record_that_the_broker_refuses_becomes_a_dead_letter() {
 
 #[tokio::test]
 async fn a_record_larger_than_a_request_ends_the_application_with_size_and_remedy() {
-    let Some(rig) = rig("too-large-request").await else { return };
+    let rig = rig("too-large-request").await;
     let (input, output) = (rig.topic("in", 1).await, rig.topic("out", 1).await);
     send_lengths(&rig, &input, &[10, 200_000]).await;
     let config = rig.config().set("producer.max.request.size", "100000").build().unwrap();
@@ -220,7 +220,7 @@ async fn a_record_larger_than_a_request_ends_the_application_with_size_and_remed
 
 #[tokio::test]
 async fn a_panic_outside_of_records_ends_the_application_too() {
-    let Some(rig) = rig("supplier-panics").await else { return };
+    let rig = rig("supplier-panics").await;
     let input = rig.topic("in", 1).await;
     struct Never;
     impl Processor<String, String, String, String> for Never {

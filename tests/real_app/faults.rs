@@ -210,7 +210,7 @@ fn watch(rig: &Rig, lines: &str) -> (tokio::sync::oneshot::Sender<()>, tokio::ta
 /// killed three times between two commits, when some of the last lines are written on.
 #[tokio::test]
 async fn kill_9_loses_nothing_and_repeats_exactly_what_was_not_committed() {
-    let Some(rig) = rig("kill-9").await else { return };
+    let rig = rig("kill-9").await;
     let (lines, output) = (rig.topic("lines", PARTITIONS).await, rig.topic("counts", PARTITIONS).await);
     let names = Names { broker: &rig.broker, app_id: &rig.app_id, lines: &lines, counts: &output };
     let run = || WordCount::start(&names, &["--set", "commit.interval.ms=1000", "run"]);
@@ -419,7 +419,7 @@ async fn stopping_while_the_broker_is_down_ends_in_time_and_says_what_was_not_co
 /// A worker that never comes back from user code does not keep the application from ending.
 #[tokio::test]
 async fn a_worker_stuck_for_ever_is_left_behind() {
-    let Some(rig) = rig("stuck-for-ever").await else { return };
+    let rig = rig("stuck-for-ever").await;
     let input = rig.topic("in", 1).await;
     let builder = StreamsBuilder::new();
     let (stuck, never) = (Arc::new(AtomicBool::new(false)), unique("never"));

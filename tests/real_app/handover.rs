@@ -135,7 +135,7 @@ fn app(topology: Topology, config: ConfigBuilder) -> Running {
 /// not committed; the task moves to another instance, which goes on with it; then it wakes.
 #[tokio::test]
 async fn a_worker_that_slept_while_its_task_moved_writes_and_commits_nothing_of_it() {
-    let Some(rig) = rig("slept").await else { return };
+    let rig = rig("slept").await;
     let (input, output) = pair(&rig).await;
     let changelog = format!("{}-counts-changelog", rig.app_id);
     let (topology, a_log) = counted(&input, &output);
@@ -191,7 +191,7 @@ async fn a_worker_that_slept_while_its_task_moved_writes_and_commits_nothing_of_
 /// ends when it wakes, without any effect.
 #[tokio::test]
 async fn a_worker_that_does_not_come_back_is_replaced_and_its_tasks_go_on() {
-    let Some(rig) = rig("replaced").await else { return };
+    let rig = rig("replaced").await;
     let (input, output) = pair(&rig).await;
     let changelog = format!("{}-counts-changelog", rig.app_id);
     let (topology, log) = counted(&input, &output);
@@ -232,7 +232,7 @@ async fn a_worker_that_does_not_come_back_is_replaced_and_its_tasks_go_on() {
 /// A record on which every worker blocks takes no more than so many threads.
 #[tokio::test]
 async fn workers_that_block_one_after_the_other_end_the_application_with_an_error() {
-    let Some(rig) = rig("all-block").await else { return };
+    let rig = rig("all-block").await;
     let (input, output) = pair(&rig).await;
     let (topology, log) = counted(&input, &output);
     let app = app(topology, hurried(rig.config()).set("max.processing.time.ms", "200")).running().await;
@@ -263,7 +263,7 @@ fn panicking(input: &str, output: &str, panics: Arc<AtomicU64>) -> Topology {
 /// `REPLACE_THREAD` (KIP-671).
 #[tokio::test]
 async fn a_worker_that_fails_is_replaced_if_the_handler_says_so() {
-    let Some(rig) = rig("fails-again").await else { return };
+    let rig = rig("fails-again").await;
     let (input, output) = pair(&rig).await;
     let (panics, asked) = (Arc::new(AtomicU64::new(3)), Arc::new(AtomicU64::new(0)));
     let heard = asked.clone();
@@ -294,7 +294,7 @@ async fn a_worker_that_fails_is_replaced_if_the_handler_says_so() {
 
 #[tokio::test]
 async fn a_worker_that_fails_at_once_every_time_neither_spins_nor_keeps_the_application_from_stopping() {
-    let Some(rig) = rig("fails-for-ever").await else { return };
+    let rig = rig("fails-for-ever").await;
     let (input, output) = pair(&rig).await;
     let asked = Arc::new(AtomicU64::new(0));
     let heard = asked.clone();
@@ -317,7 +317,7 @@ async fn a_worker_that_fails_at_once_every_time_neither_spins_nor_keeps_the_appl
 /// `SHUTDOWN_APPLICATION` (KIP-671).
 #[tokio::test]
 async fn one_instance_ends_all_if_its_handler_says_so() {
-    let Some(rig) = rig("ends-all").await else { return };
+    let rig = rig("ends-all").await;
     let (input, output) = pair(&rig).await;
     let make = |id: &str, panics: u64| {
         let config = hurried(rig.config()).set("client.id", id).build().unwrap();

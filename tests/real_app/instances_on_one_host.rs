@@ -27,7 +27,7 @@ fn processes(handle: &AppHandle) -> BTreeSet<String> {
 
 #[tokio::test]
 async fn two_instances_with_one_state_dir_live_side_by_side_and_come_back_as_they_were() {
-    let Some(rig) = rig("one-host").await else { return };
+    let rig = rig("one-host").await;
     let (input, output) = (rig.topic("in", 2).await, rig.topic("out", 1).await);
     let make = || App::new(counting(&input, &output), rig.config().build().unwrap()).unwrap();
     let a = start(make()).running().await;
@@ -58,7 +58,7 @@ async fn two_instances_with_one_state_dir_live_side_by_side_and_come_back_as_the
 
 #[tokio::test]
 async fn two_applications_in_one_process_do_not_know_of_each_other() {
-    let Some(mut rig) = rig("two-apps").await else { return };
+    let mut rig = rig("two-apps").await;
     let input = rig.topic("in", 2).await;
     let (first, second) = (rig.topic("first", 1).await, rig.topic("second", 1).await);
     let a = start(App::new(counting(&input, &first), rig.config().build().unwrap()).unwrap()).running().await;
@@ -87,7 +87,7 @@ async fn two_applications_in_one_process_do_not_know_of_each_other() {
 
 #[tokio::test]
 async fn a_state_dir_that_cannot_be_used_is_named_before_anything_is_joined() {
-    let Some(rig) = rig("no-dir").await else { return };
+    let rig = rig("no-dir").await;
     let file = rig.state_dir.path().join("file");
     std::fs::write(&file, "").unwrap();
     let config = rig.config().state_dir(&file).build().unwrap();

@@ -84,7 +84,7 @@ async fn send(rig: &Rig, topic: &str, partition: i32, value: &str) {
 /// The session timeout stays at 45 s: a member that does not leave would make the next one wait for that long.
 #[tokio::test]
 async fn stopping_commits_closes_and_leaves_so_that_the_next_start_has_its_tasks_at_once() {
-    let Some(rig) = rig("leaves").await else { return };
+    let rig = rig("leaves").await;
     let (input, output) = pair(&rig, 4).await;
     let config = || rig.config().workers(2).set("commit.interval.ms", "3600000").build().unwrap();
     let (topology, log) = watched(&input, &output);
@@ -112,7 +112,7 @@ async fn stopping_commits_closes_and_leaves_so_that_the_next_start_has_its_tasks
 
 #[tokio::test]
 async fn a_processor_that_asks_for_a_commit_gets_it_long_before_the_interval() {
-    let Some(rig) = rig("asks").await else { return };
+    let rig = rig("asks").await;
     let (input, output) = pair(&rig, 1).await;
     let (topology, log) = watched(&input, &output);
     let config = rig.config().set("commit.interval.ms", "3600000").build().unwrap();
@@ -127,7 +127,7 @@ async fn a_processor_that_asks_for_a_commit_gets_it_long_before_the_interval() {
 
 #[tokio::test]
 async fn a_shutdown_signal_or_dropping_the_future_stops_it_in_good_order() {
-    let Some(rig) = rig("stops").await else { return };
+    let rig = rig("stops").await;
     let (input, output) = pair(&rig, 1).await;
     let config = || rig.config().set("commit.interval.ms", "3600000").build().unwrap();
     let (topology, log) = watched(&input, &output);
@@ -158,7 +158,7 @@ async fn a_shutdown_signal_or_dropping_the_future_stops_it_in_good_order() {
 #[tokio::test]
 async fn dropping_the_future_in_the_middle_of_a_batch_commits_what_is_done_and_leaves() {
     const ALL: u64 = 5_000;
-    let Some(rig) = rig("dropped").await else { return };
+    let rig = rig("dropped").await;
     let (input, output) = pair(&rig, 1).await;
     for i in 0..ALL {
         rig.send(&input, 0, "k", if i == 1 { "stick" } else { "v" }, 1_000).await;
@@ -205,7 +205,7 @@ async fn a_stop_before_it_has_started_is_heard() {
 
 #[tokio::test]
 async fn an_instance_without_tasks_runs_and_takes_over_when_the_other_stops() {
-    let Some(rig) = rig("idle").await else { return };
+    let rig = rig("idle").await;
     let (input, output) = pair(&rig, 1).await;
     let (topology, first_log) = watched(&input, &output);
     let first = start(App::new(topology, rig.config().build().unwrap()).unwrap()).running().await;
@@ -222,7 +222,7 @@ async fn an_instance_without_tasks_runs_and_takes_over_when_the_other_stops() {
 /// Static members are expected back: their tasks wait for them.
 #[tokio::test]
 async fn a_static_member_keeps_its_place_through_a_restart() {
-    let Some(rig) = rig("static").await else { return };
+    let rig = rig("static").await;
     let (input, output) = pair(&rig, 2).await;
     let make = |id: &str| {
         let (topology, log) = watched(&input, &output);
@@ -247,7 +247,7 @@ async fn a_static_member_keeps_its_place_through_a_restart() {
 
 #[tokio::test]
 async fn new_partitions_of_a_source_are_read_and_refused_where_there_is_state() {
-    let Some(rig) = rig("grows").await else { return };
+    let rig = rig("grows").await;
     let (input, output) = pair(&rig, 1).await;
     let (topology, log) = watched(&input, &output);
     let config = || rig.config().set("metadata.max.age.ms", "300").build().unwrap();
@@ -275,11 +275,40 @@ async fn new_partitions_of_a_source_are_read_and_refused_where_there_is_state() 
     assert!(error.to_string().contains(&format!("{}-counts-changelog", rig.app_id)), "{error}");
 }
 
+/// Two topics of unequal width in one sub-topology: the narrow one grows, and its new partition belongs to a task that is
+/// there already.
+#[tokio::test]
+async fn a_task_that_stays_reads_the_partition_that_one_of_its_topics_gains() {
+    let rig = rig("gains").await;
+    let (wide, narrow) = (rig.topic("wide", 3).await, rig.topic("narrow", 2).await);
+    let output = rig.topic("out", 1).await;
+    let builder = StreamsBuilder::new();
+    let (a, b) = (builder.stream::<String, String>(&*wide), builder.stream::<String, String>(&*narrow));
+    a.merge(&b).to(&output);
+    let config = rig.config().set("metadata.max.age.ms", "300").build().unwrap();
+    let app = start(App::new(builder.build().unwrap(), config).unwrap()).running().await;
+    for partition in 0..3 {
+        send(&rig, &wide, partition, "before").await;
+        rig.wait_committed(&wide, partition, 1).await;
+    }
+    rig.admin().add_partitions(&[(&narrow, 3)]).await.unwrap().remove(0).unwrap();
+    send(&rig, &narrow, 2, "gained").await;
+    rig.wait_committed(&narrow, 2, 1).await;
+    for partition in 0..3 {
+        send(&rig, &wide, partition, "after").await;
+        rig.wait_committed(&wide, partition, 2).await;
+    }
+    app.stop().await;
+    let mut texts: Vec<String> = rig.texts(&output, 7).await.into_iter().map(|(_, value)| value).collect();
+    texts.sort();
+    assert_eq!(texts, ["after", "after", "after", "before", "before", "before", "gained"], "each once");
+}
+
 /// A worker sits in user code past the time that a revocation may take: it is fenced, the others go on without it, and
 /// when it comes back it commits nothing of what it held, and goes on.
 #[tokio::test]
 async fn a_stuck_worker_is_fenced_and_comes_back() {
-    let Some(rig) = rig("stuck").await else { return };
+    let rig = rig("stuck").await;
     let (input, output) = pair(&rig, 2).await;
     let make = || {
         let (topology, log) = watched(&input, &output);
@@ -322,7 +351,7 @@ async fn a_stuck_worker_is_fenced_and_comes_back() {
 /// Decision 12: the application's heartbeats and workers do not depend on the runtime that awaits it.
 #[tokio::test]
 async fn a_blocked_host_runtime_starves_nothing() {
-    let Some(rig) = rig("blocked-host").await else { return };
+    let rig = rig("blocked-host").await;
     let (input, output) = pair(&rig, 1).await;
     let (topology, log) = watched(&input, &output);
     let config = rig.config().set("session.timeout.ms", "6000").set("heartbeat.interval.ms", "500");
@@ -356,7 +385,7 @@ async fn a_blocked_host_runtime_starves_nothing() {
 
 #[tokio::test]
 async fn a_failing_task_leaves_the_group_like_a_healthy_one() {
-    let Some(rig) = rig("fails-and-leaves").await else { return };
+    let rig = rig("fails-and-leaves").await;
     let (input, output) = pair(&rig, 1).await;
     let builder = StreamsBuilder::new();
     let fails = |_: Option<&String>, _: Option<String>| Err::<Option<String>, _>("no");

@@ -44,7 +44,7 @@ async fn generate(rig: &Rig, topic: &str, partitions: i32, records: i32) -> BTre
 /// Handles made before the start and in the middle read what the output's table has in the end, over a restart too, and
 /// say before and after why there is nothing to read.
 async fn reads_equal_the_table(cache: usize) {
-    let Some(rig) = rig("queries").await else { return };
+    let rig = rig("queries").await;
     let (input, output) = (rig.topic("in", 3).await, rig.topic("out", 1).await);
     // With a long interval the readers are ahead of the commit, and of what the cache holds back.
     let config =
@@ -143,7 +143,7 @@ fn held(input: &str) -> (Topology, Arc<Gate>) {
 /// Two instances: handles of both follow the tasks, and name the other where it is known.
 #[tokio::test]
 async fn handles_follow_the_tasks_from_instance_to_instance() {
-    let Some(rig) = rig("moving-queries").await else { return };
+    let rig = rig("moving-queries").await;
     let input = rig.topic("in", 2).await;
     let instance = |server: &str| {
         let config = rig.config().set("application.server", server).build().unwrap();
@@ -208,7 +208,7 @@ async fn eventually_table(store: &Counts) -> BTreeMap<String, i64> {
 /// Publishes, commits and a reader at once: what a later scan sees is never less.
 #[tokio::test]
 async fn scans_while_records_come_see_counts_that_only_grow() {
-    let Some(rig) = rig("scanned").await else { return };
+    let rig = rig("scanned").await;
     let (input, output) = (rig.topic("in", 2).await, rig.topic("out", 1).await);
     let config = rig.config().cache_bytes(1 << 20).set("commit.interval.ms", "50").build().unwrap();
     let app = App::new(counting(&input, &output), config).unwrap();
@@ -247,13 +247,13 @@ fn answers(store: &Counts) -> Result<String> {
     Ok(format!("{every:?} {gets:?} {range:?} {back:?} {prefix:?} {count}"))
 }
 
-/// Set for the process that answers: the application id, the topics and the state directory.
+/// Set for the process that answers: the broker, the application id, the topics and the state directory.
 const CHILD: &str = "MAINSTEM_TEST_ANSWERS";
 const ANSWER: &str = "the answers: ";
 
 /// Runs the application, and writes what its handle answers for every line that it reads, until it is killed.
-async fn answer(broker: &str, child: &str) {
-    let [app_id, input, output, state_dir] = child.split(' ').collect::<Vec<_>>()[..] else {
+async fn answer(child: &str) {
+    let [broker, app_id, input, output, state_dir] = child.split(' ').collect::<Vec<_>>()[..] else {
         panic!("{child}")
     };
     let config = mainstem::Config::builder(app_id, broker)
@@ -276,7 +276,8 @@ struct Answering(std::process::Child, std::io::BufReader<std::process::ChildStdo
 
 impl Answering {
     fn start(rig: &Rig, input: &str, output: &str) -> Self {
-        let child = format!("{} {input} {output} {}", rig.app_id, rig.state_dir.path().display());
+        let state_dir = rig.state_dir.path().display();
+        let child = format!("{} {} {input} {output} {state_dir}", rig.broker, rig.app_id);
         let mut child = std::process::Command::new(std::env::current_exe().unwrap())
             .args(["--exact", "queries::answers_after_a_kill_are_those_before", "--nocapture"])
             .env(CHILD, child)
@@ -307,9 +308,9 @@ impl Drop for Answering {
 #[tokio::test]
 async fn answers_after_a_kill_are_those_before() {
     if let Ok(child) = std::env::var(CHILD) {
-        return answer(&std::env::var("MAINSTEM_KAFKA").unwrap(), &child).await;
+        return answer(&child).await;
     }
-    let Some(rig) = rig("answers").await else { return };
+    let rig = rig("answers").await;
     let (input, output) = (rig.topic("in", 2).await, rig.topic("out", 1).await);
     let first = Answering::start(&rig, &input, &output);
     let truth = generate(&rig, &input, 2, 1_000).await;

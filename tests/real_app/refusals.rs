@@ -36,7 +36,7 @@ fn says(text: &str, words: &[&str]) {
 
 #[tokio::test]
 async fn topics_that_do_not_exist_are_all_named() {
-    let Some(rig) = rig("missing-topics").await else { return };
+    let rig = rig("missing-topics").await;
     let (input, output) = (unique("no-such-in"), unique("no-such-out"));
     let (error, text) =
         failure(App::new(copy(&input, &output), rig.config().build().unwrap()).unwrap()).await;
@@ -46,7 +46,7 @@ async fn topics_that_do_not_exist_are_all_named() {
 
 #[tokio::test]
 async fn unequal_partition_counts_where_keys_meet_are_refused() {
-    let Some(rig) = rig("unequal").await else { return };
+    let rig = rig("unequal").await;
     let (a, b, out) = (rig.topic("a", 2).await, rig.topic("b", 3).await, rig.topic("out", 1).await);
     let (error, text) =
         failure(App::new(counted([&a, &b], &out), rig.config().build().unwrap()).unwrap()).await;
@@ -73,7 +73,7 @@ async fn addresses_where_nobody_answers_are_all_named_in_bounded_time() {
 
 #[tokio::test]
 async fn an_internal_topic_with_other_partitions_is_refused() {
-    let Some(rig) = rig("other-partitions").await else { return };
+    let rig = rig("other-partitions").await;
     let (input, output) = (rig.topic("in", 2).await, rig.topic("out", 1).await);
     let changelog = format!("{}-counts-changelog", rig.app_id);
     let topic = NewTopic::new(&changelog, 5).config("cleanup.policy", "compact");
@@ -86,7 +86,7 @@ async fn an_internal_topic_with_other_partitions_is_refused() {
 
 #[tokio::test]
 async fn an_internal_topic_that_deletes_state_is_refused() {
-    let Some(rig) = rig("other-policy").await else { return };
+    let rig = rig("other-policy").await;
     let (input, output) = (rig.topic("in", 2).await, rig.topic("out", 1).await);
     let changelog = format!("{}-counts-changelog", rig.app_id);
     rig.admin().create_topic(NewTopic::new(&changelog, 2).config("cleanup.policy", "delete")).await.unwrap();
@@ -98,7 +98,7 @@ async fn an_internal_topic_that_deletes_state_is_refused() {
 
 #[tokio::test]
 async fn a_dead_letter_topic_that_does_not_exist_is_refused() {
-    let Some(rig) = rig("no-dead-letters").await else { return };
+    let rig = rig("no-dead-letters").await;
     let (input, output) = (rig.topic("in", 1).await, rig.topic("out", 1).await);
     let dead = unique("no-such-dead");
     let config = rig.config().set("errors.dead.letter.queue.topic.name", &dead).build().unwrap();
@@ -117,7 +117,7 @@ fn exactly_once_is_refused_as_long_as_it_is_not_there() {
 
 #[tokio::test]
 async fn no_committed_offset_and_no_reset_is_refused() {
-    let Some(rig) = rig("no-reset").await else { return };
+    let rig = rig("no-reset").await;
     let (input, output) = (rig.topic("in", 1).await, rig.topic("out", 1).await);
     let config = rig.config().set("auto.offset.reset", "none").build().unwrap();
     let (error, text) = failure(App::new(copy(&input, &output), config).unwrap()).await;
@@ -127,7 +127,7 @@ async fn no_committed_offset_and_no_reset_is_refused() {
 
 #[tokio::test]
 async fn a_source_topic_that_is_deleted_ends_the_application() {
-    let Some(rig) = rig("deleted-source").await else { return };
+    let rig = rig("deleted-source").await;
     let (input, other) = (rig.topic("in", 2).await, rig.topic("other", 1).await);
     let output = rig.topic("out", 1).await;
     let builder = StreamsBuilder::new();

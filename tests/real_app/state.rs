@@ -27,7 +27,7 @@ fn joined(input: &str, output: &str) -> Topology {
 
 #[tokio::test]
 async fn state_goes_on_after_a_restart_and_deleted_rows_stay_deleted() {
-    let Some(rig) = rig("restored").await else { return };
+    let rig = rig("restored").await;
     let (input, output) = (rig.topic("in", 1).await, rig.topic("out", 1).await);
     let config = || {
         let config = rig.config().set("topic.segment.ms", "100000").set("topic.min.compaction.lag.ms", "7");
@@ -84,7 +84,7 @@ async fn state_goes_on_after_a_restart_and_deleted_rows_stay_deleted() {
 
 #[tokio::test]
 async fn partition_time_is_committed_in_javas_form_and_restored() {
-    let Some(rig) = rig("partition-time").await else { return };
+    let rig = rig("partition-time").await;
     let input = rig.topic("in", 1).await;
     let seen: Arc<Mutex<Vec<(i64, i64)>>> = Arc::default();
     let app = || {
@@ -115,7 +115,7 @@ async fn partition_time_is_committed_in_javas_form_and_restored() {
 
 #[tokio::test]
 async fn repartition_topics_are_purged_up_to_the_committed_offset() {
-    let Some(rig) = rig("purged").await else { return };
+    let rig = rig("purged").await;
     let (input, output) = (rig.topic("in", 1).await, rig.topic("out", 1).await);
     let config = rig.config().set("repartition.purge.interval.ms", "100").build().unwrap();
     let app = start(App::new(joined(&input, &output), config).unwrap()).running().await;
@@ -133,7 +133,7 @@ async fn repartition_topics_are_purged_up_to_the_committed_offset() {
 /// Keys of a topic that has grown go where Java's producer would send them.
 #[tokio::test]
 async fn a_sink_that_grows_gets_its_new_partitions() {
-    let Some(rig) = rig("growing-sink").await else { return };
+    let rig = rig("growing-sink").await;
     let (input, output) = (rig.topic("in", 1).await, rig.topic("out", 1).await);
     let builder = StreamsBuilder::new();
     builder.stream::<String, String>(&input).to(&output);

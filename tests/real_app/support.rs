@@ -17,7 +17,7 @@ use mainstem::config::ConfigBuilder;
 use mainstem::{App, AppHandle, AppState, Config, Headers, Record, Result, TopicPartition};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 
-use crate::common::{connect, kafka, unique};
+use crate::common::{broker, connect, unique};
 
 /// The tests' own clock: deadlines, and the pause between two looks at a condition.
 pub mod clock {
@@ -49,9 +49,9 @@ pub struct Rig {
     pub state_dir: tempfile::TempDir,
 }
 
-/// The broker that is there for tests; `None` with a loud line if there is none.
-pub async fn rig(test: &str) -> Option<Rig> {
-    Some(rig_at(&kafka(test)?, test).await)
+/// The broker that is there for tests.
+pub async fn rig(test: &str) -> Rig {
+    rig_at(&broker(test), test).await
 }
 
 pub async fn rig_at(broker: &str, test: &str) -> Rig {

@@ -163,7 +163,7 @@ fn merged(rig: &Rig, inputs: [&str; 2], idle: &str) -> (App, Arc<Mutex<Vec<Strin
 /// `max.task.idle.ms` above 0 (KIP-353): a task waits so long for an input that has nothing, and no longer.
 #[tokio::test]
 async fn a_task_waits_for_an_empty_input_as_long_as_it_may() {
-    let Some(rig) = rig("task-idle").await else { return };
+    let rig = rig("task-idle").await;
     let (a, b) = (rig.topic("a", 1).await, rig.topic("b", 1).await);
     let send = async |topic: &str, value: &str, timestamp: i64| {
         rig.send(topic, 0, "k", value, timestamp).await;

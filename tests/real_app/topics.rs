@@ -34,7 +34,7 @@ async fn delete_before(rig: &Rig, topic: &str, offset: i64) {
 
 #[tokio::test]
 async fn repartition_records_deleted_before_they_were_processed_end_the_application() {
-    let Some(rig) = rig("gap").await else { return };
+    let rig = rig("gap").await;
     let (input, output) = (rig.topic("in", 1).await, rig.topic("out", 1).await);
     let app = |purge: &str| {
         let config = rig.config().set("repartition.purge.interval.ms", purge).build().unwrap();
@@ -65,7 +65,7 @@ async fn repartition_records_deleted_before_they_were_processed_end_the_applicat
 
 #[tokio::test]
 async fn several_instances_purge_what_each_has_committed_and_never_more() {
-    let Some(rig) = rig("purge-two").await else { return };
+    let rig = rig("purge-two").await;
     let (input, output) = (rig.topic("in", 4).await, rig.topic("out", 1).await);
     let app = || {
         let config = rig.config().set("repartition.purge.interval.ms", "100").build().unwrap();
@@ -109,7 +109,7 @@ async fn several_instances_purge_what_each_has_committed_and_never_more() {
 /// Whoever leads finds it; everybody ends with both counts and all the topics' names, and so does a later start.
 #[tokio::test]
 async fn a_source_that_grows_under_state_ends_every_instance_with_both_counts() {
-    let Some(rig) = rig("grows-two").await else { return };
+    let rig = rig("grows-two").await;
     let (input, output) = (rig.topic("in", 2).await, rig.topic("out", 1).await);
     let app = || {
         let builder = StreamsBuilder::new();
@@ -133,7 +133,7 @@ async fn a_source_that_grows_under_state_ends_every_instance_with_both_counts() 
 /// A changelog that was once not compacted may hold records without a key: no rows, and not passed over in silence.
 #[tokio::test]
 async fn changelog_records_without_a_key_are_counted() {
-    let Some(rig) = rig("keyless").await else { return };
+    let rig = rig("keyless").await;
     let (input, output) = (rig.topic("in", 1).await, rig.topic("out", 1).await);
     let changelog = format!("{}-counts-changelog", rig.app_id);
     let topic = NewTopic::new(&changelog, 1).config("cleanup.policy", "delete").config("retention.ms", "-1");
@@ -161,7 +161,7 @@ async fn changelog_records_without_a_key_are_counted() {
 /// The group's topology is its leader's. The other waits, says so, and takes over when it leads.
 #[tokio::test]
 async fn an_instance_of_another_topology_waits_until_it_leads() {
-    let Some(rig) = rig("two-topologies").await else { return };
+    let rig = rig("two-topologies").await;
     let (input, output) = (rig.topic("in", 2).await, rig.topic("out", 1).await);
     let app = |name: &str| {
         let seen = Arc::new(AtomicU64::new(0));

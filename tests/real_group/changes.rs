@@ -3,7 +3,6 @@
 
 use std::time::Duration;
 
-use crate::common::kafka;
 use crate::nodes::Nodes;
 use crate::support::{clock, eventually, rig_at};
 use crate::word_count::{Open, Process, SESSION, WordCount};
@@ -15,7 +14,7 @@ fn last_generation(processes: &[&Process]) -> i32 {
 /// X3 without a kill: not one word is counted twice.
 #[tokio::test]
 async fn one_three_two_instances_count_every_word_once() {
-    let Some(count) = WordCount::new("one-three-two").await else { return };
+    let count = WordCount::new("one-three-two").await;
     let mut generator = count.generate(1_200);
     let mut first = count.start();
     count.wait_lines(1_000).await;
@@ -48,7 +47,7 @@ async fn one_three_two_instances_count_every_word_once() {
 /// X2 and X3 with SIGKILL: state is memory, so that every kill loses it, and the changelog brings it back.
 #[tokio::test]
 async fn killed_instances_are_replaced_and_nothing_is_lost() {
-    let Some(count) = WordCount::new("killed").await else { return };
+    let count = WordCount::new("killed").await;
     let mut generator = count.generate(400);
     let (mut first, mut second, mut third) = (count.start(), count.start(), count.start());
     count.settled(3).await;
@@ -78,7 +77,7 @@ async fn killed_instances_are_replaced_and_nothing_is_lost() {
 /// A member that ends while the group rebalances hands everything over all the same.
 #[tokio::test]
 async fn leaving_in_the_middle_of_a_rebalance_repeats_nothing() {
-    let Some(count) = WordCount::new("leaving").await else { return };
+    let count = WordCount::new("leaving").await;
     let mut generator = count.generate(2_000);
     let mut first = count.start();
     count.wait_lines(500).await;
@@ -102,9 +101,6 @@ async fn leaving_in_the_middle_of_a_rebalance_repeats_nothing() {
 /// The coordinator goes away with its broker and comes back: the members are still the members, and nothing moves.
 #[tokio::test]
 async fn a_coordinator_that_restarts_finds_its_group_again() {
-    if kafka("coordinator-restarts").is_none() {
-        return;
-    }
     let broker = Nodes::start(1).await;
     let count = WordCount::at(rig_at(&broker.bootstrap, "coordinator").await).await;
     let mut generator = count.generate(1_500);

@@ -6,7 +6,7 @@ use crate::word_count::WordCount;
 /// What the frozen instance had in hand is somebody else's when it thaws: it writes none of it, and commits nothing.
 #[tokio::test]
 async fn a_thawed_instance_sends_nothing_until_the_group_answers() {
-    let Some(count) = WordCount::new("frozen").await else { return };
+    let count = WordCount::new("frozen").await;
     let (mut first, mut second) = (count.start(), count.start());
     count.settled(2).await;
     let watch = count.watch();
@@ -40,7 +40,7 @@ async fn a_thawed_instance_sends_nothing_until_the_group_answers() {
 #[tokio::test]
 async fn an_instance_that_misses_a_rebalance_sends_nothing_until_the_group_answers() {
     const LONG: std::time::Duration = std::time::Duration::from_secs(600);
-    let Some(count) = WordCount::new("missed").await else { return };
+    let count = WordCount::new("missed").await;
     let session = format!("session.timeout.ms={}", LONG.as_millis());
     let start = || count.start_with(&[&session, "rebalance.timeout.ms=6000"]);
     let (mut first, mut second) = (start(), start());

@@ -39,7 +39,7 @@ async fn tool(arguments: &[&str]) -> Vec<Vec<String>> {
 
 #[tokio::test]
 async fn kafka_consumer_groups_shows_who_has_what() {
-    let Some(rig) = rig("described").await else { return };
+    let rig = rig("described").await;
     let (input, output) = (rig.topic("in", 4).await, rig.topic("out", 4).await);
     let topology = || prefixing("p", &input, &output);
     let (first, second) = (start(app(&rig, topology())), start(app(&rig, topology())));
@@ -86,7 +86,7 @@ async fn kafka_consumer_groups_shows_who_has_what() {
 
 #[tokio::test]
 async fn a_group_of_plain_consumers_is_left_alone() {
-    let Some(rig) = rig("foreign-group").await else { return };
+    let rig = rig("foreign-group").await;
     let (input, output) = (rig.topic("in", 1).await, rig.topic("out", 1).await);
     join_as_a_consumer(&rig.broker, &rig.app_id, &input).await.unwrap();
     let (error, text) = failure(app(&rig, prefixing("p", &input, &output))).await;
@@ -101,7 +101,7 @@ async fn a_group_of_plain_consumers_is_left_alone() {
 
 #[tokio::test]
 async fn a_plain_consumer_cannot_join_an_application() {
-    let Some(rig) = rig("foreign-member").await else { return };
+    let rig = rig("foreign-member").await;
     let (input, output) = (rig.topic("in", 1).await, rig.topic("out", 1).await);
     let app = start(app(&rig, prefixing("p", &input, &output))).running().await;
     let refused = join_as_a_consumer(&rig.broker, &rig.app_id, &input).await;
@@ -117,7 +117,7 @@ async fn a_plain_consumer_cannot_join_an_application() {
 /// with the last of them gone they go to the new. No record is lost, none is done twice.
 #[tokio::test]
 async fn a_changed_topology_can_be_rolled_out() {
-    let Some(rig) = rig("rolled-out").await else { return };
+    let rig = rig("rolled-out").await;
     let (input, output) = (rig.topic("in", 4).await, rig.topic("out", 4).await);
     let mut sent = 0;
     let mut send = async || {
@@ -173,7 +173,7 @@ async fn a_changed_topology_can_be_rolled_out() {
 /// A hundred partitions on one instance, each with a store.
 #[tokio::test]
 async fn a_hundred_partitions_on_one_instance() {
-    let Some(rig) = rig("hundred").await else { return };
+    let rig = rig("hundred").await;
     let (input, output) = (rig.topic("in", 100).await, rig.topic("out", 4).await);
     let builder = StreamsBuilder::new();
     let stream = builder.stream::<String, String>(input.as_str());

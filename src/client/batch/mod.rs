@@ -11,6 +11,8 @@
 
 mod aborted;
 mod header;
+#[cfg(feature = "embedded")]
+pub(crate) mod patch;
 mod read;
 mod write;
 

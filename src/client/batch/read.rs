@@ -70,6 +70,16 @@ pub(crate) struct Batch {
 }
 
 impl Batch {
+    /// Its header.
+    pub(crate) fn header(&self) -> &Header {
+        &self.header
+    }
+
+    /// The whole of it, header included.
+    pub(crate) fn bytes(&self) -> &Bytes {
+        &self.frame
+    }
+
     /// The offset of the first record when the batch was written.
     pub(crate) fn base_offset(&self) -> i64 {
         self.header.base_offset

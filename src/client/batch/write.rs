@@ -204,7 +204,7 @@ impl BatchBuilder {
     }
 }
 
-fn put_field(out: &mut BytesMut, field: Option<&[u8]>) {
+pub(super) fn put_field(out: &mut BytesMut, field: Option<&[u8]>) {
     match field {
         Some(bytes) => {
             put_varint(out, bytes.len() as i64);
@@ -214,7 +214,7 @@ fn put_field(out: &mut BytesMut, field: Option<&[u8]>) {
     }
 }
 
-fn put<const N: usize>(bytes: &mut BytesMut, at: usize, field: [u8; N]) {
+pub(super) fn put<const N: usize>(bytes: &mut BytesMut, at: usize, field: [u8; N]) {
     bytes[at..at + N].copy_from_slice(&field);
 }
 
@@ -232,6 +232,12 @@ impl ClosedBatch {
     /// The bytes it takes on the wire.
     pub(crate) fn len(&self) -> usize {
         self.bytes.len()
+    }
+
+    /// The batch as it is now.
+    #[cfg(feature = "embedded")]
+    pub(super) fn bytes(&self) -> &Bytes {
+        &self.bytes
     }
 
     /// How many records it holds.

@@ -331,6 +331,11 @@ impl Cluster {
         }
     }
 
+    /// Forgets who coordinates a key: the next call asks.
+    pub(crate) fn forget_coordinator(&self, of: CoordinatorType, key: &str) {
+        lock(&self.0.coordinators).remove(&(of, key.to_owned()));
+    }
+
     /// Says that a node does not coordinate a key any more; a later finding stays.
     pub(crate) fn invalidate_coordinator(&self, of: CoordinatorType, key: &str, node: i32) {
         let mut coordinators = lock(&self.0.coordinators);

@@ -117,7 +117,8 @@ impl Node {
         reach: &Reach<'_>,
     ) -> Result<Connection> {
         let known = slot.status().connection.clone();
-        if let Some(connection) = known.filter(|connection| !connection.is_poisoned()) {
+        let fresh = |connection: &Connection| !connection.is_idle_for(reach.config.connection_max_idle);
+        if let Some(connection) = known.filter(|connection| !connection.is_poisoned() && fresh(connection)) {
             return Ok(connection);
         }
         if slot.status().attempts != seen

@@ -1,5 +1,6 @@
 //! The cluster against scripted brokers: dead addresses, moved leaders, brokers that vanish, throttling, parked requests.
 
+use std::collections::BTreeSet;
 use std::sync::Arc;
 
 use kafka_protocol::messages::{
@@ -293,6 +294,32 @@ async fn a_poisoned_connection_is_made_anew() {
     let error = beat(&cluster, 1).await.unwrap_err();
     assert!(error.is_retriable(), "{error:?}");
     beat(&cluster, 1).await.unwrap();
+}
+
+#[tokio::test]
+async fn a_connection_that_was_idle_for_too_long_is_not_trusted() {
+    for (max_idle, expected) in [(Duration::ZERO, 2), (Duration::from_secs(540), 1)] {
+        let seen = Arc::new(Mutex::new(BTreeSet::new()));
+        let connections = Arc::clone(&seen);
+        let fake = FakeCluster::start(1, move |call| {
+            let connections = Arc::clone(&connections);
+            async move {
+                match call.key {
+                    ApiKey::Heartbeat => {
+                        connections.lock().unwrap().insert(call.connection);
+                        call.reply(&HeartbeatResponse::default())
+                    }
+                    _ => Answer::Default,
+                }
+            }
+        })
+        .await;
+        let config = ClientConfig { connection_max_idle: max_idle, ..fake.config() };
+        let cluster = Cluster::connect(config).await.unwrap();
+        beat(&cluster, 1).await.unwrap();
+        beat(&cluster, 1).await.unwrap();
+        assert_eq!(seen.lock().unwrap().len(), expected, "{max_idle:?}");
+    }
 }
 
 #[tokio::test]

@@ -14,7 +14,7 @@ use std::collections::{HashMap, VecDeque};
 use std::fmt;
 use std::sync::atomic::{AtomicI32, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use bytes::Bytes;
 use kafka_protocol::messages::{ApiVersionsRequest, ApiVersionsResponse};
@@ -103,8 +103,8 @@ struct Shared {
 
 #[derive(Debug)]
 enum State {
-    /// The waiters in the order of their requests, and the way to the writer.
-    Healthy(VecDeque<Waiter>, mpsc::UnboundedSender<Bytes>),
+    /// The waiters in the order of their requests, the way to the writer, and when it was used last.
+    Healthy(VecDeque<Waiter>, mpsc::UnboundedSender<Bytes>, Instant),
     Poisoned(SharedError),
 }
 
@@ -122,7 +122,7 @@ impl Shared {
     /// Ends the connection for everybody, unless it has ended already: the first cause stays.
     fn poison(&self, cause: Error) {
         let mut state = self.lock();
-        if let State::Healthy(waiters, _) = &mut *state {
+        if let State::Healthy(waiters, ..) = &mut *state {
             let cause = SharedError::new(cause);
             let waiters = std::mem::take(waiters);
             *state = State::Poisoned(cause.clone());
@@ -138,7 +138,8 @@ impl Shared {
     fn answer(&self, frame: Bytes) -> Result<()> {
         let id = frame.first_chunk().map_or(-1, |id| i32::from_be_bytes(*id));
         let mut state = self.lock();
-        let State::Healthy(waiters, _) = &mut *state else { return Ok(()) };
+        let State::Healthy(waiters, _, used) = &mut *state else { return Ok(()) };
+        *used = clock::monotonic();
         let due = waiters.front().map(|waiter| waiter.correlation_id);
         if due != Some(id) {
             let due = due.map_or("none".to_owned(), |due| due.to_string());
@@ -216,8 +217,8 @@ impl Connection {
         RW: AsyncRead + AsyncWrite + Send + 'static,
     {
         let (out, frames) = mpsc::unbounded_channel();
-        let shared =
-            Arc::new(Shared { peer: options.peer, state: Mutex::new(State::Healthy(VecDeque::new(), out)) });
+        let state = State::Healthy(VecDeque::new(), out, clock::monotonic());
+        let shared = Arc::new(Shared { peer: options.peer, state: Mutex::new(state) });
         let task = tokio::spawn(run(stream, frames, Arc::clone(&shared), options.max_frame)).abort_handle();
         let mut handle = Handle {
             shared,
@@ -281,6 +282,17 @@ impl Connection {
         matches!(*self.0.shared.lock(), State::Poisoned(_))
     }
 
+    /// Whether it has not been used for so long. Somebody between here and the broker may have forgotten it by then, and
+    /// say nothing.
+    pub(crate) fn is_idle_for(&self, max_idle: Duration) -> bool {
+        match &*self.0.shared.lock() {
+            State::Healthy(waiters, _, used) => {
+                waiters.is_empty() && clock::monotonic().saturating_duration_since(*used) > max_idle
+            }
+            State::Poisoned(_) => false,
+        }
+    }
+
     /// Ends the connection: whoever waits gets this cause.
     pub(crate) fn close(&self, cause: Error) {
         self.0.close(cause);
@@ -327,7 +339,8 @@ impl Handle {
         let frame = frame::encode(request, version, correlation_id, &self.client_id)?;
         let (reply, answer) = oneshot::channel();
         match &mut *self.shared.lock() {
-            State::Healthy(waiters, out) => {
+            State::Healthy(waiters, out, used) => {
+                *used = clock::monotonic();
                 // ORDER: under one lock, so that waiters stand in the order of the frames.
                 waiters.push_back(Waiter { correlation_id, reply });
                 // A writer that has ended is about to poison the connection, and this waiter with it.

@@ -121,6 +121,10 @@ fn left_out<'a>(
     asked.filter(|at| !answered.contains(at)).map(|at| (at.clone(), error(at))).collect()
 }
 
+fn within(timeout: Duration) -> RequestOptions {
+    RequestOptions { timeout: Some(timeout), ..RequestOptions::default() }
+}
+
 fn check(code: i16, site: CallSite) -> Result<()> {
     broker_error(code, site).map_or(Ok(()), Err)
 }
@@ -137,6 +141,12 @@ impl GroupClient {
     /// Finds the coordinator, unless it is known.
     pub(crate) async fn find_coordinator(&self) -> Result<i32> {
         self.cluster.coordinator(CoordinatorType::Group, &self.group).await
+    }
+
+    /// Asks who the coordinator is, whatever is known.
+    pub(crate) async fn find_coordinator_anew(&self) -> Result<i32> {
+        self.cluster.forget_coordinator(CoordinatorType::Group, &self.group);
+        self.find_coordinator().await
     }
 
     /// Forgets the coordinator: the next call looks for it.
@@ -159,8 +169,9 @@ impl GroupClient {
         answer
     }
 
-    /// Joins the group, which waits for the other members: up to the rebalance timeout, and 5 s more for the way.
-    pub(crate) async fn join(&self, member: &MemberId, join: &Join) -> Result<Joined> {
+    /// Joins the group, which waits for the other members. Whatever is not answered within `timeout` costs the connection
+    /// and the coordinator: both are looked for anew.
+    pub(crate) async fn join(&self, member: &MemberId, join: &Join, timeout: Duration) -> Result<Joined> {
         let protocol = |(name, metadata): &(String, Bytes)| {
             JoinGroupRequestProtocol::default().with_name(text(name)).with_metadata(metadata.clone())
         };
@@ -172,8 +183,7 @@ impl GroupClient {
             .with_group_instance_id(member.instance_id.as_deref().map(text))
             .with_protocol_type(text(&join.protocol_type))
             .with_protocols(join.protocols.iter().map(protocol).collect());
-        let options = self.parked(join.rebalance_timeout);
-        self.ask(ConnectionClass::Group, &request, options, |answer| {
+        self.ask(ConnectionClass::Group, &request, within(timeout), |answer| {
             if answer.error_code == MEMBER_ID_REQUIRED {
                 return Ok(Joined::MemberIdRequired(answer.member_id.to_string()));
             }
@@ -199,7 +209,7 @@ impl GroupClient {
         member: &MemberId,
         protocol: (&str, &str),
         assignments: &[(String, Bytes)],
-        rebalance_timeout: Duration,
+        timeout: Duration,
     ) -> Result<Bytes> {
         let assignment = |(id, assignment): &(String, Bytes)| {
             SyncGroupRequestAssignment::default().with_member_id(text(id)).with_assignment(assignment.clone())
@@ -212,35 +222,28 @@ impl GroupClient {
             .with_protocol_type(Some(text(protocol.0)))
             .with_protocol_name(Some(text(protocol.1)))
             .with_assignments(assignments.iter().map(assignment).collect());
-        let options = self.parked(rebalance_timeout);
-        self.ask(ConnectionClass::Group, &request, options, |answer| {
+        self.ask(ConnectionClass::Group, &request, within(timeout), |answer| {
             check(answer.error_code, CallSite::JoinGroup)?;
             Ok(answer.assignment)
         })
         .await
     }
 
-    /// As Java: a request that is parked may take as long as its rebalance.
-    fn parked(&self, rebalance_timeout: Duration) -> RequestOptions {
-        let timeout = self.cluster.config().request_timeout.max(rebalance_timeout + Duration::from_secs(5));
-        RequestOptions { timeout: Some(timeout), ..RequestOptions::default() }
-    }
-
     /// Says that the member lives.
-    pub(crate) async fn heartbeat(&self, member: &MemberId) -> Result<()> {
+    pub(crate) async fn heartbeat(&self, member: &MemberId, timeout: Duration) -> Result<()> {
         let request = HeartbeatRequest::default()
             .with_group_id(self.id())
             .with_generation_id(member.generation)
             .with_member_id(text(&member.member_id))
             .with_group_instance_id(member.instance_id.as_deref().map(text));
-        self.ask(ConnectionClass::Normal, &request, RequestOptions::default(), |answer| {
+        self.ask(ConnectionClass::Normal, &request, within(timeout), |answer| {
             check(answer.error_code, CallSite::Heartbeat)
         })
         .await
     }
 
     /// Leaves the group.
-    pub(crate) async fn leave(&self, member: &MemberId) -> Result<()> {
+    pub(crate) async fn leave(&self, member: &MemberId, timeout: Duration) -> Result<()> {
         let identity = MemberIdentity::default()
             .with_member_id(text(&member.member_id))
             .with_group_instance_id(member.instance_id.as_deref().map(text));
@@ -252,7 +255,7 @@ impl GroupClient {
             ..=2 => request.with_member_id(text(&member.member_id)),
             _ => request.with_members(vec![identity]),
         };
-        self.ask(ConnectionClass::Normal, &request, RequestOptions::default(), |answer| {
+        self.ask(ConnectionClass::Normal, &request, within(timeout), |answer| {
             check(answer.error_code, CallSite::LeaveGroup)?;
             answer.members.iter().try_for_each(|member| check(member.error_code, CallSite::LeaveGroup))
         })

@@ -18,6 +18,8 @@ use super::*;
 use crate::client::connection::OLDEST;
 use crate::client::fake::{Answer, Call, FakeCluster};
 
+const SOON: Duration = Duration::from_secs(15);
+
 /// A coordinator that knows one member, keeps offsets in memory, and can be told to answer errors.
 #[derive(Default)]
 struct Coordinator {
@@ -120,18 +122,18 @@ fn join() -> Join {
 async fn one_life(cluster: &Cluster, asks_for_member_id: bool) {
     let group = GroupClient::new(cluster, "g");
     let mut member = MemberId { generation: -1, ..MemberId::default() };
-    let mut joined = group.join(&member, &join()).await.unwrap();
+    let mut joined = group.join(&member, &join(), SOON).await.unwrap();
     if asks_for_member_id {
         assert_eq!(joined, Joined::MemberIdRequired("m-1".into()));
         member.member_id = "m-1".into();
-        joined = group.join(&member, &join()).await.unwrap();
+        joined = group.join(&member, &join(), SOON).await.unwrap();
     }
     let Joined::Member { generation: 3, member_id, .. } = joined else { panic!("{joined:?}") };
     member = MemberId { member_id, generation: 3, instance_id: None };
     let mine = [("m-1".to_owned(), Bytes::from_static(b"all of it"))];
     let protocol = ("consumer", "mainstem");
-    assert_eq!(group.sync(&member, protocol, &mine, Duration::from_secs(15)).await.unwrap(), mine[0].1);
-    group.heartbeat(&member).await.unwrap();
+    assert_eq!(group.sync(&member, protocol, &mine, SOON).await.unwrap(), mine[0].1);
+    group.heartbeat(&member, SOON).await.unwrap();
     let (a, b) = (TopicPartition::new("t", 0), TopicPartition::new("t", 1));
     let offset = CommittedOffset { offset: 42, leader_epoch: None, metadata: "AgAA".into() };
     let committed = group.commit(&member, &[(a.clone(), offset.clone())]).await.unwrap();
@@ -144,7 +146,7 @@ async fn one_life(cluster: &Cluster, asks_for_member_id: bool) {
             (b, None)
         ]
     );
-    group.leave(&member).await.unwrap();
+    group.leave(&member, SOON).await.unwrap();
     let minute = Duration::from_secs(60);
     let producer = init_producer_id(cluster, Some("tx"), minute, None).await.unwrap();
     assert_eq!(producer, ProducerIdentity { producer_id: 9, epoch: 2 });
@@ -173,15 +175,15 @@ async fn errors_keep_their_code_and_class_and_a_coordinator_that_moved_is_found_
         [(22, ErrorClass::FencedLease), (25, ErrorClass::FencedLease), (27, ErrorClass::Retriable)]
     {
         coordinator.error.store(code, Ordering::SeqCst);
-        let error = group.heartbeat(&member).await.unwrap_err();
+        let error = group.heartbeat(&member, SOON).await.unwrap_err();
         assert_eq!((error.code(), error.class()), (Some(code as i16), class));
     }
     assert_eq!(fake.calls(ApiKey::FindCoordinator), 1);
     coordinator.error.store(16, Ordering::SeqCst);
     *fake.script.coordinator.lock().unwrap() = 2;
-    assert!(group.heartbeat(&member).await.unwrap_err().is_retriable());
+    assert!(group.heartbeat(&member, SOON).await.unwrap_err().is_retriable());
     coordinator.error.store(0, Ordering::SeqCst);
-    group.heartbeat(&member).await.unwrap();
+    group.heartbeat(&member, SOON).await.unwrap();
     assert_eq!(fake.script.log.lock().unwrap().last(), Some(&(2, ApiKey::Heartbeat)));
 
     coordinator.error.store(16, Ordering::SeqCst);
@@ -219,4 +221,29 @@ async fn a_partition_that_an_answer_leaves_out_is_neither_committed_nor_without_
     let error = group.committed(Some(&asked), false).await.unwrap_err();
     assert!(error.is_retriable() && error.topic() == Some("t"), "{error}");
     assert_eq!(group.committed(None, false).await.unwrap(), []);
+}
+
+/// A machine without power, or a firewall that has forgotten the connection, answers nothing and closes nothing.
+#[tokio::test]
+async fn a_coordinator_that_is_silent_costs_its_connection_and_is_looked_for_anew() {
+    let fake = FakeCluster::start(2, |call| async move {
+        match (call.key, call.node) {
+            (ApiKey::Heartbeat, 1) => Answer::Never,
+            (ApiKey::Heartbeat, _) => call.reply(&HeartbeatResponse::default()),
+            _ => Answer::Default,
+        }
+    })
+    .await;
+    let cluster = Cluster::connect(fake.config()).await.unwrap();
+    let group = GroupClient::new(&cluster, "g");
+    assert_eq!(group.find_coordinator().await.unwrap(), 1);
+    *fake.script.coordinator.lock().unwrap() = 2;
+    let member = MemberId::default();
+    let error = group.heartbeat(&member, Duration::from_millis(1)).await.unwrap_err();
+    assert_eq!(error.kind(), ErrorKind::Timeout);
+    group.heartbeat(&member, SOON).await.unwrap();
+    // The machine's own question is asked, whatever is known.
+    *fake.script.coordinator.lock().unwrap() = 1;
+    assert_eq!(group.find_coordinator().await.unwrap(), 2);
+    assert_eq!(group.find_coordinator_anew().await.unwrap(), 1);
 }

@@ -132,6 +132,12 @@ impl Membership {
         self.in_group(self.stepped);
         self.beat_at = now + self.config.heartbeat_interval;
         match read_assignment(&assignment) {
+            Ok(data) if self.is_for_another_process(&data) => {
+                self.doubted = true;
+                self.rejoin =
+                    Some("the assignment was made for an earlier process with this group.instance.id");
+                self.phase = Phase::Rejoining;
+            }
             Ok(data) => match data.error {
                 None | Some(AssignmentError::OtherTopology) => self.deliver(data, now),
                 // Everything can be committed before that end, in this generation and in good order.
@@ -150,6 +156,14 @@ impl Membership {
                 self.fail(Error::new(ErrorKind::Corrupt, text).because(error));
             }
         }
+    }
+
+    /// A static member that is back within its session gets the stored assignment and no rebalance (KIP-345), whatever it
+    /// is now. An error in it speaks of the process before; so do tasks of another topology. The leader is asked to think
+    /// again, once.
+    fn is_for_another_process(&self, data: &AssignmentData) -> bool {
+        let first = self.config.instance_id.is_some() && self.assigned_in == -1 && !self.doubted;
+        first && (data.error.is_some() || (data.shape != 0 && data.shape != self.data.shape()))
     }
 
     fn beaten(&mut self, outcome: Result<Reply, RpcError>, sent: Duration, now: Duration) {
@@ -225,7 +239,8 @@ impl Membership {
             }
             Recovery::LostGeneration => {
                 self.lose("the group went on to another generation without this member");
-                self.pause(Phase::Rejoining, now);
+                self.phase = Phase::Rejoining;
+                self.refused("it speaks of another generation", false, now);
             }
             Recovery::LostMember => {
                 self.lose("the coordinator has removed this member from the group");
@@ -256,14 +271,22 @@ impl Membership {
         }
     }
 
-    fn recovery(&self, call: Call, outcome: Result<Reply, RpcError>) -> Result<Reply, Recovery> {
+    fn recovery(&mut self, call: Call, outcome: Result<Reply, RpcError>) -> Result<Reply, Recovery> {
         outcome.map_err(|error| match error {
-            RpcError::Code(code) => recovery(call, code, &self.config.group_id),
-            RpcError::Failed(error) => match error.kind() {
-                ErrorKind::Connection | ErrorKind::Timeout | ErrorKind::Io => Recovery::FindCoordinator,
-                _ if error.is_retriable() => Recovery::FindCoordinator,
-                _ => Recovery::Fatal(error),
-            },
+            RpcError::Code(code) => {
+                let said = ResponseError::try_from_code(code);
+                self.trouble =
+                    format!("{call:?}: {}", said.map_or(format!("code {code}"), |e| e.to_string()));
+                recovery(call, code, &self.config.group_id)
+            }
+            RpcError::Failed(error) => {
+                self.trouble = format!("{call:?}: {error}");
+                match error.kind() {
+                    ErrorKind::Connection | ErrorKind::Timeout | ErrorKind::Io => Recovery::FindCoordinator,
+                    _ if error.is_retriable() => Recovery::FindCoordinator,
+                    _ => Recovery::Fatal(error),
+                }
+            }
         })
     }
 }

@@ -871,3 +871,40 @@ fn a_member_that_stood_still_while_it_joined_begins_anew_with_the_answer() {
     assert_eq!(rig.joined(2), ["lost [0_0]", "sync 2 for []"]);
     assert_eq!(rig.synced(&data("0_0")), ["deliver kept [] added [0_0@2/2]", "open 2"]);
 }
+
+/// The coordinator gives a static member that is back what it had before, without a rebalance.
+#[test]
+fn what_was_stored_for_an_earlier_process_is_not_taken() {
+    let shape = |shape| AssignmentData { shape, ..data("0_0") };
+    let error = |error| AssignmentData { error: Some(error), ..data("") };
+    let own = SubscriptionData::new(uuid::Uuid::nil(), 1).shape();
+    for (stored, taken) in [
+        (shape(0), true),
+        (shape(own), true),
+        (shape(own ^ 1), false),
+        (error(AssignmentError::ShutdownRequested), false),
+        (error(AssignmentError::OtherTopology), false),
+        (error(AssignmentError::IncompatibleVersions), false),
+    ] {
+        let mut rig = Rig::with(|config| config.instance_id = Some("i".into()));
+        rig.step(Event::Start);
+        rig.reply("find", Reply::Coordinator);
+        rig.joined(3);
+        let lines = rig.synced(&stored);
+        if taken {
+            assert_eq!(lines, ["deliver kept [] added [0_0@3/1]", "open 3"], "{stored:?}");
+            continue;
+        }
+        assert_eq!(lines, [r#"join "m" owned [] of -1"#], "{stored:?}");
+        // The answer of a leader that has thought again is taken, whatever it is.
+        rig.joined(4);
+        let lines = rig.synced(&stored);
+        assert!(!lines.iter().any(|line| line.starts_with("join")), "{stored:?}: {lines:?}");
+    }
+    let mut dynamic = Rig::new();
+    dynamic.step(Event::Start);
+    dynamic.reply("find", Reply::Coordinator);
+    dynamic.joined(3);
+    let lines = dynamic.synced(&shape(own ^ 1));
+    assert_eq!(lines, ["deliver kept [] added [0_0@3/1]", "open 3"], "nobody was there before");
+}

@@ -52,6 +52,7 @@ fn assignment() -> AssignmentData {
         }],
         next_rebalance_ms: 600_000,
         reason: "m: no".into(),
+        shape: 0x0102_0304_0506_0708,
     }
 }
 
@@ -75,7 +76,7 @@ const ASSIGNMENT_V2: &str = include_str!("fixtures/assignment-v2.hex");
 fn version_1_stays_readable() {
     let subscription = SubscriptionData { shutdown_reason: String::new(), ..subscription() };
     assert_eq!(SubscriptionData::decode(&unhex(SUBSCRIPTION_V1)).unwrap(), subscription);
-    let assignment = AssignmentData { reason: String::new(), ..assignment() };
+    let assignment = AssignmentData { reason: String::new(), shape: 0, ..assignment() };
     assert_eq!(AssignmentData::decode(&unhex(ASSIGNMENT_V1)).unwrap(), assignment);
 }
 

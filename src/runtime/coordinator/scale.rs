@@ -4,7 +4,7 @@
 //! prepared and built for another. The group sees none of that, but learns of the new number of workers, which is the
 //! weight of the instance, when it joins again.
 
-use std::collections::BTreeMap;
+use std::collections::BTreeSet;
 
 use tokio::sync::oneshot;
 
@@ -69,10 +69,10 @@ impl Coordinator {
         };
         tracing::info!(worker = index, "a worker is removed");
         self.leaving.push(Leaving { worker, index, told: false, answer });
-        self.move_tasks(|_, placed| placed.worker == worker);
-        let unstarted = |p: &&super::Placed| p.worker == worker && !p.started && !p.revoked;
-        let unstarted: Vec<Lease> = self.placed.values().filter(unstarted).map(|p| p.lease).collect();
-        self.place_anew(&unstarted);
+        let its = |p: &super::Placed| p.worker == worker;
+        let its: BTreeSet<TaskId> =
+            self.placed.iter().filter(|(_, p)| its(p)).map(|(task, _)| *task).collect();
+        self.build_anew(&its);
         self.let_go();
         self.resized();
     }
@@ -98,6 +98,18 @@ impl Coordinator {
             moves.extend(tasks.into_iter().skip(keeps));
         }
         self.move_tasks(|task, _| moves.contains(task));
+    }
+
+    /// Has tasks closed after a commit and placed anew; those that have not begun yet are placed anew at once.
+    pub(super) fn build_anew(&mut self, tasks: &BTreeSet<TaskId>) {
+        if tasks.is_empty() {
+            return;
+        }
+        self.move_tasks(|task, _| tasks.contains(task));
+        let unstarted =
+            |(task, p): &(&TaskId, &super::Placed)| tasks.contains(task) && !p.started && !p.revoked;
+        let unstarted: Vec<Lease> = self.placed.iter().filter(unstarted).map(|(_, p)| p.lease).collect();
+        self.place_anew(&unstarted);
     }
 
     fn place_anew(&mut self, leases: &[Lease]) {
@@ -133,7 +145,7 @@ impl Coordinator {
             }
         }
         for (worker, leases) in moves {
-            tracing::info!(count = leases.len(), "tasks move to other workers");
+            tracing::info!(count = leases.len(), "tasks are closed here and built anew");
             self.workers.send(worker, ToWorker::Move(leases));
         }
     }
@@ -184,10 +196,8 @@ impl Coordinator {
         self.shared.control.set_workers(workers);
         self.workers.broadcast(|| ToWorker::LookAgain);
         let (topics, data) = &mut self.subscription;
+        // An instance without workers stays in the group, and nothing is given to it.
         data.workers = u16::try_from(workers).unwrap_or(u16::MAX);
-        // An instance without workers stays in the group, and says that it can run nothing: so nothing is given to it.
-        data.fingerprints =
-            if workers == 0 { BTreeMap::new() } else { super::fingerprints(&self.shared.topology) };
         let (topics, data) = (topics.clone(), Box::new(data.clone()));
         self.step(Event::Subscribe { topics, data });
         self.step(Event::Rejoin);

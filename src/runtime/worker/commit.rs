@@ -4,6 +4,7 @@
 //! records (a failure that is not dropped by a policy, a fence, a lost lease) ends the commit under way, and either the
 //! tasks go or no further commit is made.
 
+use std::collections::HashMap;
 use std::time::{Duration, Instant};
 
 use super::Worker;
@@ -227,6 +228,11 @@ impl Worker {
             return Ok(Committed::Later);
         }
         let Some(generation) = self.gate else { return Ok(Committed::Later) };
+        // The coordinator does not check who commits for a partition: a task whose lease is of another generation is not
+        // known to be this worker's.
+        if self.owned.iter().any(|o| o.running && o.lease.generation != generation) {
+            return Ok(Committed::Later);
+        }
         let offsets = self.offsets();
         span.record("offsets", offsets.len());
         // ORDER: whoever sees an offset committed sees the drops before it counted.
@@ -331,11 +337,10 @@ impl Worker {
     }
 
     fn published(&mut self, offsets: &[(TopicPartition, CommittedOffset)]) -> Result<()> {
+        let offsets: HashMap<&TopicPartition, i64> = offsets.iter().map(|(at, o)| (at, o.offset)).collect();
         for owned in self.owned.iter_mut().filter(|o| o.running) {
             for input in &mut owned.inputs {
-                if let Some((_, offset)) = offsets.iter().find(|(at, _)| *at == input.at) {
-                    input.committed = Some(offset.offset);
-                }
+                input.committed = offsets.get(&input.at).copied().or(input.committed);
             }
             owned.task.post_commit()?;
         }

@@ -1,0 +1,230 @@
+//! What the broker and its topics can be told, by Kafka's names: one table each.
+
+use std::collections::BTreeMap;
+
+use crate::{Error, ErrorKind, Result};
+
+/// The settings of the broker, with Kafka's defaults but for `group.initial.rebalance.delay.ms` (3000 there), so that a
+/// test does not wait for members that do not come.
+const BROKER: &[(&str, &str)] = &[
+    ("auto.create.topics.enable", "true"),
+    ("default.replication.factor", "1"),
+    ("fetch.max.bytes", "57671680"),
+    ("group.initial.rebalance.delay.ms", "0"),
+    ("group.max.session.timeout.ms", "1800000"),
+    ("group.max.size", "2147483647"),
+    ("group.min.session.timeout.ms", "6000"),
+    ("log.cleaner.backoff.ms", "15000"),
+    ("log.retention.check.interval.ms", "300000"),
+    ("num.partitions", "1"),
+    ("offset.metadata.max.bytes", "4096"),
+    ("offsets.retention.check.interval.ms", "600000"),
+    ("offsets.retention.minutes", "10080"),
+    ("producer.id.expiration.ms", "86400000"),
+    ("socket.request.max.bytes", "104857600"),
+    ("transaction.abort.timed.out.transaction.cleanup.interval.ms", "10000"),
+    ("transaction.max.timeout.ms", "900000"),
+    ("transaction.partition.verification.enable", "true"),
+    ("transactional.id.expiration.ms", "604800000"),
+];
+
+/// What a setting takes.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Kind {
+    Boolean,
+    /// One of these, or several with commas between them.
+    List(&'static [&'static str]),
+    /// One of these.
+    Choice(&'static [&'static str]),
+    /// A number of at least this.
+    Int(i64),
+    Long(i64),
+    Double,
+}
+
+/// Name, default and kind of what a topic can be told: Kafka 4.3's `LogConfig`. The broker's own setting for a default
+/// is not read.
+const TOPIC: &[(&str, &str, Kind)] = &[
+    ("cleanup.policy", "delete", Kind::List(&["compact", "delete"])),
+    (
+        "compression.type",
+        "producer",
+        Kind::Choice(&["uncompressed", "zstd", "lz4", "snappy", "gzip", "producer"]),
+    ),
+    ("delete.retention.ms", "86400000", Kind::Long(0)),
+    ("file.delete.delay.ms", "60000", Kind::Long(0)),
+    ("flush.messages", "9223372036854775807", Kind::Long(1)),
+    ("flush.ms", "9223372036854775807", Kind::Long(0)),
+    ("index.interval.bytes", "4096", Kind::Int(0)),
+    ("max.compaction.lag.ms", "9223372036854775807", Kind::Long(1)),
+    ("max.message.bytes", "1048588", Kind::Int(0)),
+    ("message.timestamp.after.max.ms", "3600000", Kind::Long(0)),
+    ("message.timestamp.before.max.ms", "9223372036854775807", Kind::Long(0)),
+    ("message.timestamp.type", "CreateTime", Kind::Choice(&["CreateTime", "LogAppendTime"])),
+    ("min.cleanable.dirty.ratio", "0.5", Kind::Double),
+    ("min.compaction.lag.ms", "0", Kind::Long(0)),
+    ("min.insync.replicas", "1", Kind::Int(1)),
+    ("preallocate", "false", Kind::Boolean),
+    ("retention.bytes", "-1", Kind::Long(-2)),
+    ("retention.ms", "604800000", Kind::Long(-1)),
+    ("segment.bytes", "1073741824", Kind::Int(1)),
+    ("segment.index.bytes", "10485760", Kind::Int(4)),
+    ("segment.jitter.ms", "0", Kind::Long(0)),
+    ("segment.ms", "604800000", Kind::Long(1)),
+    ("unclean.leader.election.enable", "false", Kind::Boolean),
+];
+
+/// What the broker was told.
+#[derive(Debug, Clone, Default)]
+pub(crate) struct BrokerConfig(BTreeMap<String, String>);
+
+impl BrokerConfig {
+    /// Sets one by its name.
+    pub(crate) fn set(&mut self, name: &str, value: &str) -> Result<()> {
+        let refused = |why: &str| {
+            Err(Error::new(
+                ErrorKind::Config,
+                format!("the embedded broker cannot set {name}={value}: {why}"),
+            ))
+        };
+        let Some((_, default)) = BROKER.iter().find(|(known, _)| *known == name) else {
+            return refused("it does not know the name");
+        };
+        let fits = match default.parse::<i64>() {
+            Ok(_) => value.parse::<i64>().is_ok(),
+            Err(_) => value.parse::<bool>().is_ok(),
+        };
+        if !fits {
+            return refused("the value is not of the kind of the default");
+        }
+        self.0.insert(name.to_owned(), value.to_owned());
+        Ok(())
+    }
+
+    /// Every name with its value, and whether that was set.
+    pub(crate) fn all(&self) -> impl Iterator<Item = (&'static str, &str, bool)> {
+        BROKER.iter().map(|(name, default)| match self.0.get(*name) {
+            Some(value) => (*name, value.as_str(), true),
+            None => (*name, *default, false),
+        })
+    }
+
+    fn get(&self, name: &str) -> &str {
+        let default = || BROKER.iter().find(|(known, _)| *known == name).map_or("0", |(_, default)| default);
+        self.0.get(name).map_or_else(default, String::as_str)
+    }
+
+    /// A number.
+    pub(crate) fn number(&self, name: &str) -> i64 {
+        self.get(name).parse().unwrap_or(0)
+    }
+
+    /// A flag.
+    pub(crate) fn flag(&self, name: &str) -> bool {
+        self.get(name) == "true"
+    }
+}
+
+/// What a topic was told, and the values that are asked for often.
+#[derive(Debug, Clone)]
+pub(crate) struct TopicConfig {
+    set: BTreeMap<String, String>,
+    /// Whether `cleanup.policy` has `compact`.
+    pub(crate) compacted: bool,
+    /// Whether it has `delete`.
+    pub(crate) deleted: bool,
+    /// `max.message.bytes`.
+    pub(crate) max_message_bytes: usize,
+    /// Whether `message.timestamp.type` is `LogAppendTime`.
+    pub(crate) append_time: bool,
+    /// `message.timestamp.before.max.ms`.
+    pub(crate) timestamp_before_max: i64,
+    /// `message.timestamp.after.max.ms`.
+    pub(crate) timestamp_after_max: i64,
+    /// `segment.bytes`.
+    pub(crate) segment_bytes: usize,
+    /// `segment.ms`.
+    pub(crate) segment_ms: i64,
+}
+
+impl Default for TopicConfig {
+    fn default() -> Self {
+        Self::of(BTreeMap::new())
+    }
+}
+
+impl TopicConfig {
+    fn of(set: BTreeMap<String, String>) -> Self {
+        let get = |name: &str| lookup(&set, name);
+        let number = |name: &str| get(name).parse::<i64>().unwrap_or(0);
+        let size = |name: &str| usize::try_from(number(name)).unwrap_or(usize::MAX);
+        Self {
+            compacted: get("cleanup.policy").contains("compact"),
+            deleted: get("cleanup.policy").contains("delete"),
+            max_message_bytes: size("max.message.bytes"),
+            append_time: get("message.timestamp.type") == "LogAppendTime",
+            timestamp_before_max: number("message.timestamp.before.max.ms"),
+            timestamp_after_max: number("message.timestamp.after.max.ms"),
+            segment_bytes: size("segment.bytes"),
+            segment_ms: number("segment.ms"),
+            set,
+        }
+    }
+
+    /// Checks and takes `changes` over; `None` goes back to the default. The error is said to the caller.
+    pub(crate) fn with<'a>(
+        &self,
+        changes: impl IntoIterator<Item = (&'a str, Option<String>)>,
+    ) -> Result<Self, String> {
+        let mut set = self.set.clone();
+        for (name, value) in changes {
+            let Some((_, _, kind)) = TOPIC.iter().find(|(known, _, _)| *known == name) else {
+                return Err(format!("Unknown topic config name: {name}"));
+            };
+            match value {
+                Some(value) if fits(*kind, &value) => _ = set.insert(name.to_owned(), value),
+                Some(value) => {
+                    return Err(format!("Invalid value {value} for configuration {name}: {kind:?}"));
+                }
+                None => _ = set.remove(name),
+            }
+        }
+        Ok(Self::of(set))
+    }
+
+    /// Every name with its value, whether that was set, and its kind.
+    pub(crate) fn all(&self) -> impl Iterator<Item = (&'static str, &str, bool, Kind)> {
+        TOPIC.iter().map(|(name, default, kind)| match self.set.get(*name) {
+            Some(value) => (*name, value.as_str(), true, *kind),
+            None => (*name, *default, false, *kind),
+        })
+    }
+
+    /// The value of a name of the table.
+    pub(crate) fn get(&self, name: &str) -> &str {
+        let default =
+            || TOPIC.iter().find(|(known, ..)| *known == name).map_or("", |(_, default, _)| default);
+        self.set.get(name).map_or_else(default, String::as_str)
+    }
+
+    /// A number.
+    pub(crate) fn number(&self, name: &str) -> i64 {
+        self.get(name).parse().unwrap_or(0)
+    }
+}
+
+fn lookup<'a>(set: &'a BTreeMap<String, String>, name: &str) -> &'a str {
+    let default = || TOPIC.iter().find(|(known, ..)| *known == name).map_or("", |(_, default, _)| default);
+    set.get(name).map_or_else(default, String::as_str)
+}
+
+fn fits(kind: Kind, value: &str) -> bool {
+    match kind {
+        Kind::Boolean => value.parse::<bool>().is_ok(),
+        Kind::List(of) => value.split(',').all(|part| part.trim().is_empty() || of.contains(&part.trim())),
+        Kind::Choice(of) => of.contains(&value),
+        Kind::Int(least) => value.parse::<i32>().is_ok_and(|number| i64::from(number) >= least),
+        Kind::Long(least) => value.parse::<i64>().is_ok_and(|number| number >= least),
+        Kind::Double => value.parse::<f64>().is_ok_and(|number| (0.0..=1.0).contains(&number)),
+    }
+}

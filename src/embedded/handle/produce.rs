@@ -1,0 +1,183 @@
+//! Produce.
+
+use std::time::Duration;
+
+use bytes::Bytes;
+use kafka_protocol::error::ResponseError;
+use kafka_protocol::messages as m;
+use kafka_protocol::messages::produce_response::{
+    BatchIndexAndErrorMessage, PartitionProduceResponse, TopicProduceResponse,
+};
+use kafka_protocol::protocol::StrBytes;
+
+use crate::client::batch::{Batch, Batches};
+use crate::clock;
+use crate::embedded::broker::{Broker, Caller};
+use crate::embedded::log::{Appended, Refused};
+use crate::embedded::refuse::Refuse;
+use crate::embedded::state::State;
+
+/// `None` where no acknowledgement is wanted.
+pub(crate) async fn produce(
+    broker: &Broker,
+    caller: &Caller,
+    request: m::ProduceRequest,
+) -> Option<m::ProduceResponse> {
+    let acks = request.acks;
+    if !matches!(acks, -1..=1) {
+        return Some(request.refuse(ResponseError::InvalidRequiredAcks.code()));
+    }
+    let timeout = Duration::from_millis(u64::try_from(request.timeout_ms).unwrap_or(0));
+    let transactional_id = request.transactional_id.as_ref().map(|id| id.as_str());
+    let mut responses = Vec::with_capacity(request.topic_data.len());
+    // What must be replicated before it is acknowledged: place in the response, and the end of the log.
+    let mut awaited = Vec::new();
+    let mut failed = false;
+    {
+        let mut state = broker.lock();
+        for topic in request.topic_data {
+            let mut partitions = Vec::with_capacity(topic.partition_data.len());
+            for data in topic.partition_data {
+                let at = (topic.name.as_str(), data.index);
+                let appended = append(broker, caller, &mut state, at, data.records, acks, transactional_id);
+                if let Ok(appended) = &appended
+                    && acks == -1
+                {
+                    awaited.push((responses.len(), partitions.len(), appended.end));
+                }
+                failed |= appended.is_err();
+                partitions.push(answer(&mut state, at, appended));
+            }
+            responses.push(
+                TopicProduceResponse::default().with_name(topic.name).with_partition_responses(partitions),
+            );
+        }
+    }
+    broker.changed.notify_waiters();
+    if acks == 0 {
+        // The only way to tell such a producer that something is wrong.
+        caller.session().hang_up |= failed;
+        return None;
+    }
+    let replicated = clock::timeout(timeout, replicated(broker, caller, &mut responses, &mut awaited)).await;
+    if replicated.is_none() {
+        for (topic, partition, _) in awaited {
+            fail(&mut responses[topic].partition_responses[partition], ResponseError::RequestTimedOut);
+        }
+    }
+    Some(m::ProduceResponse::default().with_responses(responses))
+}
+
+fn append(
+    broker: &Broker,
+    caller: &Caller,
+    state: &mut State,
+    (topic, partition): (&str, i32),
+    records: Option<Bytes>,
+    acks: i16,
+    transactional_id: Option<&str>,
+) -> Result<Appended, Refused> {
+    let records = records.unwrap_or_default();
+    let alive: Vec<i32> = state.alive().collect();
+    let (led, config) = state.led(caller.node, topic, partition, -1)?;
+    let in_sync = led.replicas.iter().filter(|id| alive.contains(id)).count();
+    if acks == -1 && i64::try_from(in_sync).unwrap_or(i64::MAX) < config.number("min.insync.replicas") {
+        return Err(ResponseError::NotEnoughReplicas.into());
+    }
+    if let Some(Ok(batch)) = Batches::new(records.clone()).next()
+        && batch.is_transactional()
+        && !led.log.has_transaction(batch.producer_id(), batch.producer_epoch())
+    {
+        may_begin(broker, caller, state, (topic, partition), &batch, transactional_id)?;
+    }
+    let (led, config) = state.led(caller.node, topic, partition, -1)?;
+    led.log.append(records, config, led.leader_epoch, broker.clock.wall_ms())
+}
+
+/// Asks the coordinator whether the partition belongs to the producer's transaction (KIP-890).
+fn may_begin(
+    broker: &Broker,
+    caller: &Caller,
+    state: &mut State,
+    at: (&str, i32),
+    batch: &Batch,
+    transactional_id: Option<&str>,
+) -> Result<(), Refused> {
+    if !broker.config.flag("transaction.partition.verification.enable") {
+        return Ok(());
+    }
+    let id = transactional_id.ok_or_else(|| {
+        let what = "A transactional batch came in a request without a transactional id";
+        Refused::new(ResponseError::InvalidTxnState, what)
+    })?;
+    let producer = (batch.producer_id(), batch.producer_epoch());
+    Ok(state.txn.verify(broker.clock.now(), id, producer, at, caller.version)?)
+}
+
+fn answer(
+    state: &mut State,
+    (topic, partition): (&str, i32),
+    appended: Result<Appended, Refused>,
+) -> PartitionProduceResponse {
+    let answer = PartitionProduceResponse::default().with_index(partition);
+    match appended {
+        Ok(appended) => {
+            let at = usize::try_from(partition).unwrap_or(0);
+            let start = state.topics.get(topic).and_then(|t| t.partitions.get(at)).map(|p| p.log.start());
+            answer
+                .with_base_offset(appended.base_offset)
+                .with_log_append_time_ms(appended.append_time)
+                .with_log_start_offset(start.unwrap_or(-1))
+        }
+        Err(refused) => {
+            let records = refused.records.into_iter().map(|(at, why)| {
+                BatchIndexAndErrorMessage::default()
+                    .with_batch_index(at)
+                    .with_batch_index_error_message(Some(StrBytes::from_string(why)))
+            });
+            let mut answer = answer
+                .with_record_errors(records.collect())
+                .with_error_message(Some(StrBytes::from_string(refused.message)));
+            fail(&mut answer, refused.error);
+            answer
+        }
+    }
+}
+
+fn fail(answer: &mut PartitionProduceResponse, error: ResponseError) {
+    answer.error_code = error.code();
+    (answer.base_offset, answer.log_append_time_ms, answer.log_start_offset) = (-1, -1, -1);
+}
+
+/// Waits until everything awaited is below the high watermark, or is lost with its leader.
+async fn replicated(
+    broker: &Broker,
+    caller: &Caller,
+    responses: &mut [TopicProduceResponse],
+    awaited: &mut Vec<(usize, usize, i64)>,
+) {
+    loop {
+        let changed = broker.changed.notified();
+        tokio::pin!(changed);
+        // ORDER: listening begins before looking, so that no change falls in between.
+        changed.as_mut().enable();
+        {
+            let mut state = broker.lock();
+            awaited.retain(|(topic, partition, end)| {
+                let topic = &mut responses[*topic];
+                let answer = &mut topic.partition_responses[*partition];
+                match state.led(caller.node, &topic.name, answer.index, -1) {
+                    Ok((led, _)) => led.log.high_watermark() < *end,
+                    Err(error) => {
+                        fail(answer, error);
+                        false
+                    }
+                }
+            });
+        }
+        if awaited.is_empty() {
+            return;
+        }
+        changed.await;
+    }
+}

@@ -1,0 +1,1 @@
+//! The log, rule by rule.

@@ -1,0 +1,258 @@
+//! Connections: one listener a logical node, requests of a connection one after another, answers in their order.
+
+use std::net::SocketAddr;
+use std::sync::{Arc, Mutex};
+
+use bytes::{Buf, BufMut, Bytes, BytesMut};
+use kafka_protocol::messages::{RequestHeader, ResponseHeader};
+use kafka_protocol::protocol::{Decodable, Encodable};
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::net::{TcpListener, TcpSocket, TcpStream};
+use tokio::sync::watch;
+use tokio::task::JoinSet;
+
+use super::api::{self, Api};
+use super::broker::{Broker, Caller};
+use super::faults::{Call, Fault};
+use super::handle::cluster::versions;
+use super::handle::sasl::Session;
+use crate::clock;
+use crate::{Error, ErrorKind, Result};
+
+/// How much is read from a connection at once; a frame reserves no more before it has come.
+const READ_SIZE: usize = 256 << 10;
+/// UNSUPPORTED_VERSION.
+const UNSUPPORTED_VERSION: i16 = 35;
+
+/// What a logical node does.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Mode {
+    /// It serves.
+    Running,
+    /// It takes connections and requests, and does nothing.
+    Frozen,
+    /// It refuses connections.
+    Stopped,
+}
+
+/// Serves a node until the task is dropped.
+pub(crate) async fn serve(
+    broker: Arc<Broker>,
+    id: i32,
+    mode: watch::Sender<Mode>,
+    listener: std::net::TcpListener,
+) -> std::io::Result<()> {
+    let address = listener.local_addr()?;
+    let mut listener = TcpListener::from_std(listener)?;
+    let mut changes = mode.subscribe();
+    loop {
+        let mut connections = JoinSet::new();
+        loop {
+            tokio::select! {
+                // The sender is this function's own.
+                _ = changes.wait_for(|mode| *mode == Mode::Stopped) => break,
+                accepted = listener.accept() => {
+                    let Ok((stream, peer)) = accepted else { continue };
+                    connections.spawn(connection(Arc::clone(&broker), id, mode.subscribe(), stream, peer));
+                }
+                Some(_) = connections.join_next() => {}
+            }
+        }
+        drop(connections);
+        drop(listener);
+        // Bound but not listening: connections are refused, and nobody else gets the port.
+        let socket = TcpSocket::new_v4()?;
+        socket.set_reuseaddr(true)?;
+        socket.bind(address)?;
+        let _ = changes.wait_for(|mode| *mode != Mode::Stopped).await;
+        listener = socket.listen(1024)?;
+    }
+}
+
+/// Keeps the broker's deadlines.
+pub(crate) async fn keep_time(broker: Arc<Broker>) {
+    loop {
+        let next = {
+            let mut state = broker.lock();
+            state.tick(broker.clock.now(), broker.clock.wall_ms());
+            state.next_deadline()
+        };
+        broker.changed.notify_waiters();
+        tokio::select! {
+            () = broker.timers.notified() => {}
+            () = broker.clock.sleep_until(next.unwrap_or_else(|| broker.clock.now())), if next.is_some() => {}
+        }
+    }
+}
+
+async fn connection(
+    broker: Arc<Broker>,
+    node: i32,
+    mode: watch::Receiver<Mode>,
+    stream: TcpStream,
+    peer: SocketAddr,
+) {
+    let _ = stream.set_nodelay(true);
+    let mut connection = Connection {
+        limit: usize::try_from(broker.config.number("socket.request.max.bytes")).unwrap_or(usize::MAX),
+        broker,
+        node,
+        mode,
+        stream,
+        read: BytesMut::new(),
+        host: format!("/{}", peer.ip()).into(),
+        session: Arc::default(),
+    };
+    if let Err(error) = connection.run().await {
+        tracing::debug!(%error, node, %peer, "the embedded broker ends a connection");
+    }
+}
+
+struct Connection {
+    broker: Arc<Broker>,
+    node: i32,
+    mode: watch::Receiver<Mode>,
+    stream: TcpStream,
+    read: BytesMut,
+    limit: usize,
+    host: Arc<str>,
+    session: Arc<Mutex<Session>>,
+}
+
+fn io(error: std::io::Error) -> Error {
+    Error::new(ErrorKind::Io, "the connection is gone").because(error)
+}
+
+fn corrupt(what: impl Into<String>) -> Error {
+    Error::new(ErrorKind::Corrupt, what)
+}
+
+impl Connection {
+    /// Until the other side hangs up, or says something that cannot be understood.
+    async fn run(&mut self) -> Result<()> {
+        while let Some(frame) = self.frame().await? {
+            self.thawed().await;
+            let answer = self.handle(frame).await?;
+            self.thawed().await;
+            if let Some(answer) = answer {
+                self.stream.write_all(&answer).await.map_err(io)?;
+            }
+            if self.session.lock().unwrap_or_else(std::sync::PoisonError::into_inner).hang_up {
+                return Ok(());
+            }
+        }
+        Ok(())
+    }
+
+    async fn thawed(&mut self) {
+        // If the node is gone, so is this task.
+        let _ = self.mode.wait_for(|mode| *mode != Mode::Frozen).await;
+    }
+
+    async fn frame(&mut self) -> Result<Option<Bytes>> {
+        loop {
+            if let Some(length) = self.read.first_chunk().copied().map(i32::from_be_bytes) {
+                let length = usize::try_from(length).ok().filter(|length| *length <= self.limit);
+                let length = length.ok_or_else(|| corrupt("the length of a request is out of bounds"))?;
+                if self.read.len() >= 4 + length {
+                    self.read.advance(4);
+                    return Ok(Some(self.read.split_to(length).freeze()));
+                }
+            }
+            self.read.reserve(READ_SIZE);
+            if self.stream.read_buf(&mut self.read).await.map_err(io)? == 0 {
+                return Ok(None);
+            }
+        }
+    }
+
+    /// The whole frame of the answer, if there is one.
+    async fn handle(&mut self, mut frame: Bytes) -> Result<Option<Bytes>> {
+        let Some(&[k0, k1, v0, v1]) = frame.first_chunk() else {
+            return Err(corrupt("a request is shorter than its header"));
+        };
+        let (key, version) = (i16::from_be_bytes([k0, k1]), i16::from_be_bytes([v0, v1]));
+        let Some((api, min, max)) = Api::of(key) else {
+            return Err(corrupt(format!("the embedded broker does not understand requests of key {key}")));
+        };
+        if version < min || version > max {
+            if api != Api::ApiVersions {
+                return Err(corrupt(format!(
+                    "{api:?} is understood in versions {min} to {max}, not {version}"
+                )));
+            }
+            // Said in version 0, so that any client can read which versions there are (KIP-511).
+            let correlation = frame.get(4..).and_then(|rest| rest.first_chunk().copied());
+            let correlation = i32::from_be_bytes(correlation.unwrap_or_default());
+            let refusal = versions().with_error_code(UNSUPPORTED_VERSION);
+            return reply(api, 0, correlation, &api::encode("ApiVersions", 0, &refusal)?).map(Some);
+        }
+        let header = RequestHeader::decode(&mut frame, api.key().request_header_version(version))
+            .map_err(|e| corrupt("the header of a request is malformed").because(e.to_string()))?;
+        let caller = Caller {
+            node: self.node,
+            version,
+            client_id: header.client_id.map(|id| id.to_string()).unwrap_or_default(),
+            host: Arc::clone(&self.host),
+            session: Arc::clone(&self.session),
+        };
+        self.may_ask(api, &caller)?;
+        let body = self.faulty(api, &caller, frame).await?;
+        body.map(|body| reply(api, version, header.correlation_id, &body)).transpose()
+    }
+
+    /// Where the broker has users, everything but the handshake is for those who have proved who they are.
+    fn may_ask(&self, api: Api, caller: &Caller) -> Result<()> {
+        let open = matches!(api, Api::ApiVersions | Api::SaslHandshake | Api::SaslAuthenticate);
+        if self.broker.users.is_empty() || open || caller.session().principal.is_some() {
+            return Ok(());
+        }
+        Err(corrupt(format!("{api:?} was asked before the connection was authenticated")))
+    }
+
+    /// Has the request answered, in the way that the hooks say.
+    async fn faulty(&self, api: Api, caller: &Caller, body: Bytes) -> Result<Option<Bytes>> {
+        let call = || Call {
+            api,
+            version: caller.version,
+            node: caller.node,
+            client_id: caller.client_id.clone(),
+            body: body.clone(),
+        };
+        let fault = self.broker.faults.ask(api, call);
+        let hang_up = || corrupt(format!("a hook ends the connection at {api:?}"));
+        let refusal = match fault {
+            Fault::DropBefore => return Err(hang_up()),
+            Fault::Answer(body) => return Ok(Some(body)),
+            Fault::DelayBefore(delay) => {
+                clock::sleep(delay).await;
+                None
+            }
+            Fault::Fail(code) => Some(code),
+            Fault::Pass | Fault::DelayAfter(_) | Fault::DropAfter => None,
+        };
+        let answer = api::dispatch(&self.broker, caller, api, body, refusal).await?;
+        if !matches!(api, Api::Produce | Api::Fetch) {
+            self.broker.timers.notify_one();
+        }
+        match fault {
+            Fault::DropAfter => return Err(hang_up()),
+            Fault::DelayAfter(delay) => clock::sleep(delay).await,
+            _ => {}
+        }
+        Ok(answer)
+    }
+}
+
+fn reply(api: Api, version: i16, correlation: i32, body: &Bytes) -> Result<Bytes> {
+    let mut frame = BytesMut::with_capacity(16 + body.len());
+    frame.put_i32(0);
+    ResponseHeader::default()
+        .with_correlation_id(correlation)
+        .encode(&mut frame, api.key().response_header_version(version))
+        .map_err(|e| corrupt("the header of an answer cannot be said").because(e.to_string()))?;
+    frame.put_slice(body);
+    let length = i32::try_from(frame.len() - 4).map_err(|_| corrupt("an answer is too long"))?;
+    frame[..4].copy_from_slice(&length.to_be_bytes());
+    Ok(frame.freeze())
+}
