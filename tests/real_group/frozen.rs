@@ -11,7 +11,7 @@ async fn a_thawed_instance_sends_nothing_until_the_group_answers() {
     count.settled(2).await;
     let watch = count.watch();
     // There is always something in hand.
-    let mut generator = count.generate(1_500);
+    let mut generator = count.generate(800);
     count.wait_between_commits(2_000).await;
     first.signal("-STOP");
     let before = first.generations().len();
@@ -47,13 +47,18 @@ async fn an_instance_that_misses_a_rebalance_sends_nothing_until_the_group_answe
     let (mut first, mut second) = (start(), start());
     count.settled(2).await;
     let watch = count.watch();
-    let mut generator = count.generate(1_500);
+    let mut generator = count.generate(800);
     count.wait_between_commits(2_000).await;
     let began = clock::monotonic();
     first.signal("-STOP");
     let before = first.generations().len();
     let open = count.open().await;
     let mut third = start();
+    eventually("the third is in without the first", async || {
+        let group = count.describe().await;
+        !third.generations().is_empty() && group.is_stable() && group.members.len() == 2
+    })
+    .await;
     count.settled(2).await;
     generator.ended().await;
     count.all_counted().await;
