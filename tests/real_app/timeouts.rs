@@ -70,31 +70,29 @@ fn with_error(key: ApiKey, version: i16, answer: Bytes) -> BytesMut {
     changed
 }
 
+/// Passes one client's requests on until one of the two ends is gone.
+async fn relay(client: TcpStream, to: String, refused: Arc<Refused>) -> Option<()> {
+    let (mut from_client, mut to_client) = client.into_split();
+    let (mut from_broker, mut to_broker) = TcpStream::connect(to).await.ok()?.into_split();
+    // One request at a time, as brokers work on them; every one has an answer.
+    loop {
+        let request = frame(&mut from_client).await?;
+        let (key, version) = (i16::from_be_bytes([request[0], request[1]]), [request[2], request[3]]);
+        pass_on(&mut to_broker, &request).await?;
+        let mut answer = frame(&mut from_broker).await?;
+        if key == refused.kind.load(Ordering::SeqCst) {
+            refused.count.fetch_add(1, Ordering::SeqCst);
+            let key = ApiKey::try_from(key).unwrap();
+            answer = with_error(key, i16::from_be_bytes(version), answer.freeze());
+        }
+        pass_on(&mut to_client, &answer).await?;
+    }
+}
+
 /// A proxy before a broker that says to every request of one kind that it should be tried again.
-async fn refuse(listener: TcpListener, to: String, refused: Arc<Refused>) {
-    while let Ok((inward, _)) = listener.accept().await {
-        let (to, refused) = (to.clone(), refused.clone());
-        tokio::spawn(async move {
-            let (mut from_client, mut to_client) = inward.into_split();
-            let (mut from_broker, mut to_broker) = TcpStream::connect(to).await.ok()?.into_split();
-            // One request at a time, as brokers work on them; every one has an answer.
-            loop {
-                let request = frame(&mut from_client).await?;
-                let (key, version) = (i16::from_be_bytes([request[0], request[1]]), [request[2], request[3]]);
-                pass_on(&mut to_broker, &request).await?;
-                let answer = frame(&mut from_broker).await?;
-                let answer = if key == refused.kind.load(Ordering::SeqCst) {
-                    refused.count.fetch_add(1, Ordering::SeqCst);
-                    let key = ApiKey::try_from(key).unwrap();
-                    with_error(key, i16::from_be_bytes(version), answer.freeze())
-                } else {
-                    answer
-                };
-                pass_on(&mut to_client, &answer).await?;
-            }
-            #[expect(unreachable_code, reason = "it says the type")]
-            Some(())
-        });
+async fn proxy(listener: TcpListener, to: String, refused: Arc<Refused>) {
+    while let Ok((client, _)) = listener.accept().await {
+        tokio::spawn(relay(client, to.clone(), refused.clone()));
     }
 }
 
@@ -108,7 +106,7 @@ async fn a_task_that_makes_no_progress_ends_the_application_when_its_time_is_ove
     let advertised = listener.local_addr().unwrap().to_string();
     let broker = OwnKafka::up(&["--advertise", &advertised]).await;
     let refused = Arc::new(Refused { kind: AtomicI16::new(NOTHING), count: AtomicU64::new(0) });
-    tokio::spawn(refuse(listener, broker.address.clone(), refused.clone()));
+    tokio::spawn(proxy(listener, broker.address.clone(), refused.clone()));
     let rig = rig_at(&advertised, "task-timeout").await;
     let (input, output) = (rig.topic("in", 1).await, rig.topic("out", 1).await);
     let app = || {
