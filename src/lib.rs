@@ -67,6 +67,9 @@ pub mod dsl;
 #[cfg(feature = "embedded")]
 pub mod embedded;
 mod error;
+#[cfg(feature = "testing")]
+#[doc(hidden)]
+pub mod fuzz;
 mod group;
 pub mod query;
 mod record;

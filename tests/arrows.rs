@@ -32,6 +32,7 @@ const ARROWS: &[(&str, &[&str])] = &[
     ("runtime", &["changelog", "client", "group", "query", "schema", "store", "task", "topology"]),
     ("embedded", &["client"]),
     ("collect", &["client"]),
+    ("fuzz", &["client", "embedded"]),
 ];
 
 /// The files that see everything: the map and the binaries.

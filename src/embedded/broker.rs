@@ -6,6 +6,7 @@ use tokio::sync::Notify;
 
 use super::clock::BrokerClock;
 use super::config::BrokerConfig;
+use super::cuts::Cuts;
 use super::faults::Faults;
 use super::handle::sasl::Session;
 use super::state::State;
@@ -22,6 +23,7 @@ pub(crate) struct Broker {
     pub(crate) clock: BrokerClock,
     pub(crate) config: BrokerConfig,
     pub(crate) faults: Faults,
+    pub(crate) cuts: Cuts,
     /// Names and passwords; if there are any, every connection must authenticate.
     pub(crate) users: Vec<(String, String)>,
 }
@@ -40,6 +42,7 @@ impl Broker {
             clock,
             config,
             faults: Faults::default(),
+            cuts: Cuts::default(),
             users,
         }
     }

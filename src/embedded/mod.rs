@@ -20,11 +20,16 @@ mod broker;
 mod clock;
 mod config;
 mod coordinators;
+mod cuts;
+mod decode;
 mod faults;
+#[cfg(feature = "testing")]
+pub(crate) mod fuzz;
 mod groups;
 mod handle;
 mod log;
 mod refuse;
+mod sasl;
 mod server;
 mod state;
 mod txn;
@@ -197,6 +202,18 @@ impl EmbeddedKafka {
         self.broker.faults.clear();
     }
 
+    /// From now on, each new connection dies after some random number of bytes, `mean_bytes` on average, wherever in a
+    /// frame that is. How many is drawn from `seed`, in the order in which connections come. Keep the mean above a few
+    /// kilobytes, or clients do not get beyond their first questions.
+    pub fn cut_connections(&self, seed: u64, mean_bytes: u64) {
+        self.broker.cuts.plan(Some((seed, mean_bytes)));
+    }
+
+    /// New connections live on.
+    pub fn keep_connections(&self) {
+        self.broker.cuts.plan(None);
+    }
+
     /// Moves the clock of a cluster with a [manual clock](EmbeddedKafkaBuilder::manual_clock).
     ///
     /// # Errors
@@ -246,7 +263,6 @@ impl EmbeddedKafka {
             return Err(Error::new(ErrorKind::Broker, format!("there is no living node {node}")));
         }
         state.move_coordinator(kind, key, node, now, loading);
-        // A deadline may be nearer now.
         self.broker.timers.notify_one();
         Ok(())
     }
@@ -259,7 +275,7 @@ impl EmbeddedKafka {
     /// `Broker` if there is no such partition or no such living node.
     pub fn move_leader(&self, topic: &str, partition: i32, node: i32) -> Result<()> {
         let moved = self.broker.lock().move_leader(topic, partition, node);
-        self.broker.changed.notify_waiters();
+        self.changed();
         moved.map_err(|error| {
             let what = format!("the leader cannot be moved to node {node}: {error}");
             Error::new(ErrorKind::Broker, what).at_topic(topic).at_partition(partition)
@@ -286,8 +302,14 @@ impl EmbeddedKafka {
         let at = usize::try_from(partition).map_err(|_| missing())?;
         partitions.get_mut(at).ok_or_else(missing)?.log.hold(held);
         drop(state);
-        self.broker.changed.notify_waiters();
+        self.changed();
         Ok(())
+    }
+
+    /// Whoever waits for a log, or has something to write that could not be written, looks again.
+    fn changed(&self) {
+        self.broker.changed.notify_waiters();
+        self.broker.timers.notify_one();
     }
 
     /// Compacts what is decided of a topic at once, the active segment included, whatever its dirty ratio. Tombstones
@@ -338,7 +360,7 @@ impl EmbeddedKafka {
     pub fn stop_node(&self, node: i32) -> Result<()> {
         self.mode(node)?.send_replace(Mode::Stopped);
         self.broker.lock().node_stopped(node, self.broker.clock.now());
-        self.broker.changed.notify_waiters();
+        self.changed();
         Ok(())
     }
 
@@ -351,7 +373,7 @@ impl EmbeddedKafka {
     pub fn start_node(&self, node: i32) -> Result<()> {
         self.mode(node)?.send_replace(Mode::Running);
         self.broker.lock().node_started(node, self.broker.clock.now());
-        self.broker.changed.notify_waiters();
+        self.changed();
         Ok(())
     }
 
@@ -377,7 +399,14 @@ impl EmbeddedKafka {
     ///
     /// `Broker` if there is no such node.
     pub fn thaw_node(&self, node: i32) -> Result<()> {
-        self.mode(node)?.send_replace(Mode::Running);
+        // A node that is stopped stays so.
+        self.mode(node)?.send_if_modified(|mode| match *mode {
+            Mode::Frozen => {
+                *mode = Mode::Running;
+                true
+            }
+            Mode::Running | Mode::Stopped => false,
+        });
         Ok(())
     }
 }

@@ -1,11 +1,11 @@
 //! Connections: one listener a logical node, requests of a connection one after another, answers in their order.
 
 use std::net::SocketAddr;
-use std::sync::{Arc, Mutex};
+use std::sync::{Arc, Mutex, PoisonError};
 
 use bytes::{Buf, BufMut, Bytes, BytesMut};
-use kafka_protocol::messages::{RequestHeader, ResponseHeader};
-use kafka_protocol::protocol::{Decodable, Encodable};
+use kafka_protocol::messages::ResponseHeader;
+use kafka_protocol::protocol::Encodable;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::{TcpListener, TcpSocket, TcpStream};
 use tokio::sync::watch;
@@ -13,6 +13,7 @@ use tokio::task::JoinSet;
 
 use super::api::{self, Api};
 use super::broker::{Broker, Caller};
+use super::decode;
 use super::faults::{Call, Fault};
 use super::handle::cluster::versions;
 use super::handle::sasl::Session;
@@ -94,27 +95,37 @@ async fn connection(
 ) {
     let _ = stream.set_nodelay(true);
     let mut connection = Connection {
+        left: broker.cuts.life(),
         limit: usize::try_from(broker.config.number("socket.request.max.bytes")).unwrap_or(usize::MAX),
-        broker,
-        node,
         mode,
         stream,
         read: BytesMut::new(),
-        host: format!("/{}", peer.ip()).into(),
-        session: Arc::default(),
+        requests: Requests::new(broker, node, format!("/{}", peer.ip())),
     };
-    if let Err(error) = connection.run().await {
-        tracing::debug!(%error, node, %peer, "the embedded broker ends a connection");
+    match connection.run().await {
+        Ok(()) => {}
+        // Our own mistake, which a client would only see as a connection that ends again and again.
+        Err(error) if error.kind() == ErrorKind::Broker => {
+            tracing::error!(%error, node, %peer, "the embedded broker cannot answer");
+        }
+        Err(error) => tracing::debug!(%error, node, %peer, "the embedded broker ends a connection"),
     }
 }
 
 struct Connection {
-    broker: Arc<Broker>,
-    node: i32,
     mode: watch::Receiver<Mode>,
     stream: TcpStream,
     read: BytesMut,
     limit: usize,
+    /// How many bytes it lives for yet, if a test wants it to die.
+    left: Option<u64>,
+    requests: Requests,
+}
+
+/// What is asked on one connection.
+pub(super) struct Requests {
+    broker: Arc<Broker>,
+    node: i32,
     host: Arc<str>,
     session: Arc<Mutex<Session>>,
 }
@@ -132,15 +143,32 @@ impl Connection {
     async fn run(&mut self) -> Result<()> {
         while let Some(frame) = self.frame().await? {
             self.thawed().await;
-            let answer = self.handle(frame).await?;
+            let answer = self.requests.handle(frame).await?;
             self.thawed().await;
             if let Some(answer) = answer {
-                self.stream.write_all(&answer).await.map_err(io)?;
+                self.write(&answer).await?;
             }
-            if self.session.lock().unwrap_or_else(std::sync::PoisonError::into_inner).hang_up {
+            if self.requests.hang_up() {
                 return Ok(());
             }
         }
+        Ok(())
+    }
+
+    async fn write(&mut self, answer: &[u8]) -> Result<()> {
+        let cut = self.requests.cut().map(|cut| cut.min(answer.len()));
+        let left = self.left.map(|left| usize::try_from(left).unwrap_or(usize::MAX));
+        let end = cut.into_iter().chain(left.filter(|left| *left < answer.len())).min();
+        self.stream.write_all(&answer[..end.unwrap_or(answer.len())]).await.map_err(io)?;
+        match end {
+            Some(_) => Err(corrupt("the connection was to die within this answer")),
+            None => self.spend(answer.len()),
+        }
+    }
+
+    fn spend(&mut self, bytes: usize) -> Result<()> {
+        let Some(left) = &mut self.left else { return Ok(()) };
+        *left = left.checked_sub(bytes as u64).ok_or_else(|| corrupt("the connection was to die here"))?;
         Ok(())
     }
 
@@ -160,14 +188,32 @@ impl Connection {
                 }
             }
             self.read.reserve(READ_SIZE);
-            if self.stream.read_buf(&mut self.read).await.map_err(io)? == 0 {
+            let read = self.stream.read_buf(&mut self.read).await.map_err(io)?;
+            if read == 0 {
                 return Ok(None);
             }
+            self.spend(read)?;
         }
+    }
+}
+
+impl Requests {
+    pub(super) fn new(broker: Arc<Broker>, node: i32, host: String) -> Self {
+        Self { broker, node, host: host.into(), session: Arc::default() }
+    }
+
+    /// Whether the connection ends with the last answer.
+    pub(super) fn hang_up(&self) -> bool {
+        self.session.lock().unwrap_or_else(PoisonError::into_inner).hang_up
+    }
+
+    /// How many bytes of the answer a hook lets through, if it cuts it.
+    fn cut(&self) -> Option<usize> {
+        self.session.lock().unwrap_or_else(PoisonError::into_inner).cut.take()
     }
 
     /// The whole frame of the answer, if there is one.
-    async fn handle(&mut self, mut frame: Bytes) -> Result<Option<Bytes>> {
+    pub(super) async fn handle(&self, mut frame: Bytes) -> Result<Option<Bytes>> {
         let Some(&[k0, k1, v0, v1]) = frame.first_chunk() else {
             return Err(corrupt("a request is shorter than its header"));
         };
@@ -187,8 +233,7 @@ impl Connection {
             let refusal = versions().with_error_code(UNSUPPORTED_VERSION);
             return reply(api, 0, correlation, &api::encode("ApiVersions", 0, &refusal)?).map(Some);
         }
-        let header = RequestHeader::decode(&mut frame, api.key().request_header_version(version))
-            .map_err(|e| corrupt("the header of a request is malformed").because(e.to_string()))?;
+        let header = decode::header(&mut frame, api.key().request_header_version(version))?;
         let caller = Caller {
             node: self.node,
             version,
@@ -229,7 +274,7 @@ impl Connection {
                 None
             }
             Fault::Fail(code) => Some(code),
-            Fault::Pass | Fault::DelayAfter(_) | Fault::DropAfter => None,
+            Fault::Pass | Fault::DelayAfter(_) | Fault::DropAfter | Fault::CutAnswer(_) => None,
         };
         let answer = api::dispatch(&self.broker, caller, api, body, refusal).await?;
         if !matches!(api, Api::Produce | Api::Fetch) {
@@ -238,6 +283,7 @@ impl Connection {
         match fault {
             Fault::DropAfter => return Err(hang_up()),
             Fault::DelayAfter(delay) => clock::sleep(delay).await,
+            Fault::CutAnswer(bytes) => caller.session().cut = Some(bytes),
             _ => {}
         }
         Ok(answer)

@@ -102,6 +102,8 @@ impl State {
     pub(crate) fn tick(&mut self, now: Instant, wall_ms: i64) {
         self.coordinators.tick(now);
         self.groups.tick(now);
+        self.txn.tick(now);
+        self.write_markers(wall_ms);
         self.clean(now, wall_ms);
     }
 
@@ -171,14 +173,20 @@ impl State {
     ) {
         let ready = now + loading;
         self.coordinators.assign(kind, moved, node, (!loading.is_zero()).then_some(ready));
-        if kind == CoordinatorKind::Group {
-            self.groups.coordinator_moved(ready, &|group| slot(group) == moved);
+        match kind {
+            CoordinatorKind::Group => self.groups.coordinator_moved(ready, &|group| slot(group) == moved),
+            CoordinatorKind::Transaction => self.txn.moved(),
         }
     }
 
     /// The ids of the living nodes, in order.
     pub(crate) fn alive(&self) -> impl Iterator<Item = i32> {
         self.nodes.iter().filter(|(_, node)| node.alive).map(|(id, _)| *id)
+    }
+
+    /// The partition, if there is one.
+    pub(crate) fn partition(&mut self, topic: &str, partition: i32) -> Option<&mut Partition> {
+        self.topics.get_mut(topic)?.partitions.get_mut(usize::try_from(partition).ok()?)
     }
 
     /// The partition, if `node` leads it in the epoch that the caller believes in; -1 is no belief.

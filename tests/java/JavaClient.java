@@ -40,6 +40,8 @@ import org.apache.kafka.common.serialization.ByteArraySerializer;
  *             shape with "offset" and "ts_type"
  * partition N
  *     stdin: a key in hexadecimal a line; stdout: its partition of N by the default partitioner
+ * streams
+ *     see StreamsCount
  * </pre>
  */
 public final class JavaClient {
@@ -52,6 +54,7 @@ public final class JavaClient {
             case "produce" -> produce(options(args));
             case "consume" -> consume(options(args));
             case "partition" -> partition(Integer.parseInt(args[1]));
+            case "streams" -> StreamsCount.run(options(args));
             default -> throw usage("unknown command " + args[0]);
         }
         OUT.flush();

@@ -25,6 +25,8 @@ mod strangers;
 #[allow(dead_code, reason = "shared with tests of one instance")]
 #[path = "../real_app/support.rs"]
 mod support;
+#[path = "../common/tokens.rs"]
+mod tokens;
 #[allow(dead_code, reason = "the truth has parts that only the example uses")]
 #[path = "../../examples/word_count/truth.rs"]
 mod truth;

@@ -33,6 +33,14 @@ pub(crate) fn set_max_timestamp(batch: &mut BytesMut, max: Timestamp) {
     sum(batch);
 }
 
+/// Makes the CRC of the first batch right, if there is one.
+#[cfg(feature = "testing")]
+pub(crate) fn mend_crc(records: &mut BytesMut) {
+    let Ok(Some(header)) = super::Header::parse(records) else { return };
+    let crc = crc32c::crc32c(&records[ATTRIBUTES_AT..header.size]);
+    put(records, CRC_AT, crc.to_be_bytes());
+}
+
 fn sum(batch: &mut BytesMut) {
     let crc = crc32c::crc32c(&batch[ATTRIBUTES_AT..]);
     put(batch, CRC_AT, crc.to_be_bytes());

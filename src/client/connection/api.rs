@@ -35,6 +35,18 @@ macro_rules! apis {
             }
         })*
 
+        /// Reads an answer to the request with this key as one that came from a broker; `None` if it is not one of
+        /// ours, or not in this version.
+        #[cfg(feature = "testing")]
+        pub(crate) fn decode_answer(key: i16, version: i16, frame: bytes::Bytes) -> Option<crate::Result<()>> {
+            $(if key == m::ApiKey::$name as i16 {
+                return ($min..=$max).contains(&version).then(|| {
+                    super::guard::decode::<m::$response>(stringify!($name), version, frame).map(drop)
+                });
+            })*
+            None
+        }
+
         /// Key and lowest version of each.
         #[cfg(test)]
         pub(crate) const OLDEST: &[(i16, i16)] = &[$((m::ApiKey::$name as i16, $min)),*];

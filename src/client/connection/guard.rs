@@ -32,7 +32,7 @@ pub(super) fn decode<R: Decodable + HeaderVersion>(name: &str, version: i16, fra
 
 /// Bytes whose lengths are checked as they are read.
 #[derive(Debug)]
-struct Guarded {
+pub(crate) struct Guarded {
     bytes: Bytes,
     /// In flexible versions lengths are varints, and a plain four-byte number is never one.
     flexible: bool,
@@ -41,7 +41,8 @@ struct Guarded {
 }
 
 impl Guarded {
-    fn new(bytes: Bytes, flexible: bool) -> Self {
+    /// `flexible` says whether the version counts in varints.
+    pub(crate) fn new(bytes: Bytes, flexible: bool) -> Self {
         Self { bytes, flexible, varint: 0, shift: 0 }
     }
 

@@ -25,8 +25,12 @@ use tokio::task::AbortHandle;
 
 #[cfg(test)]
 pub(crate) use api::OLDEST;
+#[cfg(feature = "testing")]
+pub(crate) use api::decode_answer;
 pub(crate) use api::{Api, choose};
 use frame::FrameReader;
+#[cfg(feature = "embedded")]
+pub(crate) use guard::Guarded;
 
 use crate::{Error, ErrorClass, ErrorKind, Result, clock};
 

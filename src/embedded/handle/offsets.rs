@@ -35,7 +35,7 @@ pub(crate) async fn list_offsets(
                 Ok(found) => answer
                     .with_offset(found.offset)
                     .with_timestamp(found.timestamp)
-                    .with_leader_epoch(found.leader_epoch),
+                    .with_leader_epoch(if caller.version >= 4 { found.leader_epoch } else { -1 }),
                 Err(error) => answer.with_error_code(error.code()),
             }
         });

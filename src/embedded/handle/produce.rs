@@ -111,7 +111,7 @@ fn may_begin(
         Refused::new(ResponseError::InvalidTxnState, what)
     })?;
     let producer = (batch.producer_id(), batch.producer_epoch());
-    Ok(state.txn.verify(broker.clock.now(), id, producer, at, caller.version)?)
+    Ok(state.txn.verify(id, producer, at, caller.version)?)
 }
 
 fn answer(

@@ -1,32 +1,84 @@
-//! Authentication: PLAIN and SCRAM.
+//! Authentication: SaslHandshake and SaslAuthenticate.
 
 use kafka_protocol::error::ResponseError;
 use kafka_protocol::messages as m;
+use kafka_protocol::protocol::StrBytes;
+use uuid::Uuid;
 
 use crate::embedded::broker::{Broker, Caller};
 use crate::embedded::refuse::Refuse;
+use crate::embedded::sasl::{Exchange, MECHANISMS, Refusal};
 
 /// What a connection remembers between its requests.
 #[derive(Debug, Default)]
 pub(crate) struct Session {
-    /// Who it is, once that is proved; `ANONYMOUS` where the broker has no users.
+    /// Who it is, once that is proved.
     pub(crate) principal: Option<String>,
     /// Set by a handler: the connection is closed after the answer.
     pub(crate) hang_up: bool,
+    /// Set by a hook: the connection ends after so many bytes of the answer.
+    pub(crate) cut: Option<usize>,
+    exchange: Exchange,
+}
+
+impl Session {
+    /// What a refusal is called; the connection ends with it.
+    fn refused(&mut self, refusal: Refusal) -> (i16, String) {
+        self.hang_up = true;
+        let (code, text) = match refusal {
+            Refusal::Mechanism => {
+                (ResponseError::UnsupportedSaslMechanism, "Unsupported SASL mechanism".to_owned())
+            }
+            Refusal::State(text) => (ResponseError::IllegalSaslState, text.to_owned()),
+            Refusal::Authentication(text) => (ResponseError::SaslAuthenticationFailed, text),
+        };
+        (code.code(), text)
+    }
 }
 
 pub(crate) async fn sasl_handshake(
-    _broker: &Broker,
-    _caller: &Caller,
+    broker: &Broker,
+    caller: &Caller,
     request: m::SaslHandshakeRequest,
 ) -> m::SaslHandshakeResponse {
-    request.refuse(ResponseError::UnsupportedVersion.code())
+    if broker.users.is_empty() {
+        return request.refuse(ResponseError::IllegalSaslState.code());
+    }
+    let mechanisms = MECHANISMS.map(StrBytes::from_static_str).to_vec();
+    let answer = m::SaslHandshakeResponse::default().with_mechanisms(mechanisms);
+    let mut session = caller.session();
+    match session.exchange.handshake(&request.mechanism) {
+        Ok(()) => answer,
+        Err(refusal) => answer.with_error_code(session.refused(refusal).0),
+    }
 }
 
 pub(crate) async fn sasl_authenticate(
-    _broker: &Broker,
-    _caller: &Caller,
+    broker: &Broker,
+    caller: &Caller,
     request: m::SaslAuthenticateRequest,
 ) -> m::SaslAuthenticateResponse {
-    request.refuse(ResponseError::UnsupportedVersion.code())
+    let answer = m::SaslAuthenticateResponse::default();
+    let refused = |(code, text): (i16, String)| {
+        let answer = m::SaslAuthenticateResponse::default().with_error_code(code);
+        answer.with_error_message(Some(StrBytes::from_string(text)))
+    };
+    if broker.users.is_empty() {
+        let text = "SaslAuthenticate request received after successful authentication".to_owned();
+        return refused((ResponseError::IllegalSaslState.code(), text));
+    }
+    let mut session = caller.session();
+    let random = || {
+        let mut bytes = [0; 32];
+        bytes[..16].copy_from_slice(Uuid::new_v4().as_bytes());
+        bytes[16..].copy_from_slice(Uuid::new_v4().as_bytes());
+        bytes
+    };
+    match session.exchange.authenticate(&broker.users, &request.auth_bytes, random) {
+        Ok(token) => {
+            session.principal = session.exchange.user().map(str::to_owned);
+            answer.with_auth_bytes(token.into())
+        }
+        Err(refusal) => refused(session.refused(refusal)),
+    }
 }

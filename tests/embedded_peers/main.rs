@@ -1,0 +1,17 @@
+//! Other people's clients, and bare requests, against the embedded broker.
+//!
+//! librdkafka and rskafka need nothing; Java's clients are asked where Java is said to be there; and what is compared
+//! with a real Kafka is so where `MAINSTEM_KAFKA` names one.
+#![allow(clippy::unwrap_used, reason = "that is how a test fails")]
+
+mod clients;
+#[path = "../common/mod.rs"]
+mod common;
+#[path = "../common/java.rs"]
+mod java;
+mod librdkafka;
+#[path = "../common/log.rs"]
+mod log;
+mod raw;
+mod streams;
+mod transactions;
