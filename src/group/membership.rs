@@ -27,7 +27,7 @@ use super::config::GroupConfig;
 use super::event::{Action, Assignment, Event, Lease, Request, RequestId};
 use super::protocol::{write_assignment, write_subscription};
 use super::user_data::{ActiveTask, AssignmentData, AssignmentError, Instance, SubscriptionData};
-use crate::{Error, Result, TaskId};
+use crate::{Error, ErrorKind, Result, TaskId};
 
 /// The membership of one instance. See the module.
 #[derive(Debug)]
@@ -501,6 +501,10 @@ impl Membership {
 
     fn fail(&mut self, error: Error) {
         self.lose(error.to_string());
+        // Another process is the static member by now: there is nothing to leave.
+        if error.kind() == ErrorKind::Fenced {
+            self.member_id.clear();
+        }
         self.phase = Phase::Failed;
         self.out.push(Action::Fatal(error));
     }
