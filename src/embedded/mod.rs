@@ -13,7 +13,6 @@
 //! # Ok(())
 //! # }
 //! ```
-#![allow(dead_code, reason = "the parts are being joined")]
 
 mod api;
 mod broker;
