@@ -85,7 +85,9 @@ pub mod topology;
 pub use config::Config;
 pub use error::{BoxError, Error, ErrorClass, ErrorKind, Result};
 pub use record::{Header, Headers, Record, Timestamp, TopicPartition, murmur2, partition_for_key};
-pub use runtime::{App, AppBuilder, AppHandle, AppState, Metric, MetricValue, Run, UncaughtErrorResponse};
+pub use runtime::{
+    App, AppBuilder, AppHandle, AppState, CloseOptions, Metric, MetricValue, Run, UncaughtErrorResponse,
+};
 pub use runtime::{
     InputMetadata, InstanceMetadata, RestoreListener, RestoreMetadata, RestoringStore, StoreLag,
     TaskMetadata, WorkerMetadata, WorkerState,

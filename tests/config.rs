@@ -5,7 +5,7 @@ use std::path::Path;
 use std::time::Duration;
 
 use mainstem::config::{
-    Acks, Compression, Config, ConfigBuilder, ErrorPolicy, IsolationLevel, OffsetReset, Optimizations,
+    Compression, Config, ConfigBuilder, ErrorPolicy, IsolationLevel, OffsetReset, Optimizations,
     ProcessingGuarantee, Role, StoreKind, TimestampPolicy,
 };
 use mainstem::{Error, ErrorKind};
@@ -65,7 +65,7 @@ fn defaults() {
     assert_eq!(config.consumer(Role::Global).fetch_max_bytes(), 32 << 20);
     let producer = config.producer();
     assert_eq!((producer.linger(), producer.batch_bytes()), (Duration::from_millis(10), 128 << 10));
-    assert_eq!((producer.acks(), producer.idempotence(), producer.max_in_flight()), (Acks::All, true, 5));
+    assert_eq!(producer.max_in_flight(), 5);
     assert_eq!((producer.compression(), producer.delivery_timeout().as_secs()), (Compression::None, 120));
     assert_eq!(config.admin().request_timeout(), Duration::from_secs(30));
     assert_eq!(config.warnings(), [] as [&str; 0]);
@@ -230,6 +230,9 @@ fn what_the_library_decides_cannot_be_set() {
         ("security.protocol", "SASL_SSL"),
         ("config.providers", "env"),
         ("check.crcs", "false"),
+        ("acks", "1"),
+        ("producer.acks", "0"),
+        ("enable.idempotence", "false"),
     ] {
         let error = refused(&[(name, value)]);
         assert!(error.contains(&format!("{name} cannot be set to \"{value}\". ")), "{error}");
@@ -239,6 +242,9 @@ fn what_the_library_decides_cannot_be_set() {
         ("allow.auto.create.topics", "false"),
         ("group.protocol", "CLASSIC"),
         ("security.protocol", "PLAINTEXT"),
+        ("acks", "-1"),
+        ("producer.acks", "all"),
+        ("enable.idempotence", "true"),
     ]);
     assert_eq!(same.warnings(), [] as [&str; 0], "what the library does anyway may be said");
 }
@@ -281,8 +287,6 @@ fn exactly_once_changes_defaults_and_forbids_the_rest() {
     for (name, value, why) in [
         ("isolation.level", "read_uncommitted", "isolation.level=read_uncommitted must be read_committed"),
         ("restore.consumer.isolation.level", "read_uncommitted", "restore.consumer.isolation.level="),
-        ("enable.idempotence", "false", "enable.idempotence must be true"),
-        ("acks", "1", "acks=1 must be all"),
         ("max.in.flight.requests.per.connection", "6", "at most 5"),
         (
             "commit.interval.ms",
@@ -312,11 +316,10 @@ fn contradictions() {
         "fetch.max.wait.ms=30000 must be shorter than request.timeout.ms=30000: every fetch would time out",
     );
     says(
-        &[("enable.idempotence", "true"), ("acks", "1")],
-        "enable.idempotence=true needs acks=all and at most 5 requests in flight, not acks=1 and max.in.flight.requests.per.connection=5",
+        &[("max.in.flight.requests.per.connection", "9")],
+        "max.in.flight.requests.per.connection=9 must be at most 5: records are always written idempotently, and a broker \
+         remembers five batches",
     );
-    let config = with(&[("acks", "1")]);
-    assert!(!config.producer().idempotence() && config.warnings().len() == 1);
     let config = with(&[("producer.request.timeout.ms", "200000")]);
     assert_eq!(config.producer().delivery_timeout(), Duration::from_millis(200_010), "raised, as on the JVM");
     let config = with(&[("retry.backoff.ms", "5000")]);
@@ -340,15 +343,25 @@ fn ranges_and_kinds() {
         "session.timeout.ms=4294967296 must be from 1 to 2147483647",
     );
     says(&[("replication.factor", "-2")], "replication.factor=-2 must be from -1 to 32767");
-    says(&[("enable.idempotence", "yes")], "enable.idempotence=yes must be true or false");
-    says(&[("acks", "2")], "acks=2 must be one of all, 1, 0");
+    says(
+        &[("ensure.explicit.internal.resource.naming", "yes")],
+        "ensure.explicit.internal.resource.naming=yes must be true or false",
+    );
+    says(
+        &[("compression.type", "lzma")],
+        "compression.type=lzma must be one of none, gzip, snappy, lz4, zstd",
+    );
+    says(&[("poll.ms", "0")], "poll.ms=0 must be at least 1");
     says(
         &[("topology.optimization", "all,none")],
         "topology.optimization=all,none must be all, none, or a list of reuse.ktable.source.topics, merge.repartition.topics, single.store.self.join",
     );
     says(&[("application.server", "http://x:1")], "application.server=http://x:1 is not host:port");
-    let config =
-        with(&[("commit.interval.ms", " 100 "), ("max.task.idle.ms", "-1"), ("enable.idempotence", "TRUE")]);
+    let config = with(&[
+        ("commit.interval.ms", " 100 "),
+        ("max.task.idle.ms", "-1"),
+        ("ensure.explicit.internal.resource.naming", "FALSE"),
+    ]);
     assert_eq!((config.commit_interval(), config.max_task_idle()), (Duration::from_millis(100), None));
     for server in
         ["kafka:0", "kafka:65536", ":9092", "::1:9092", "[::1:9092", "PLAINTEXT://kafka:9092", "a b:1"]
@@ -447,5 +460,50 @@ fn a_property_that_nothing_follows_yet_says_so() {
         config.warnings().join("\n")
     };
     assert!(set("num.standby.replicas", "1").contains("num.standby.replicas has no effect yet"));
+    let outer_joins = "__emit.interval.ms.kstreams.outer.join.spurious.results.fix__";
+    assert!(set(outer_joins, "1").contains("no effect yet"));
     assert_eq!(set("commit.interval.ms", "100"), "");
+}
+
+/// A prefix may take the effect away: what governs instead is said.
+#[test]
+fn a_setting_without_effect_for_its_client_says_what_governs() {
+    let warning = |name: &str, value: &str| {
+        let config = with(&[(name, value)]);
+        assert!(config.warnings().len() <= 1, "{:?}", config.warnings());
+        config.warnings().join("")
+    };
+    const SHARED: &str = "which the setting without a prefix governs, or the main consumer's";
+    for (name, value, expected) in [
+        ("admin.request.timeout.ms", "5000", SHARED),
+        ("producer.metadata.max.age.ms", "5000", SHARED),
+        ("restore.consumer.retry.backoff.ms", "5", SHARED),
+        ("restore.consumer.client.rack", "a", SHARED),
+        ("restore.consumer.auto.offset.reset", "latest", "a changelog is read from where its state ends"),
+        ("restore.consumer.session.timeout.ms", "10000", "only the main consumer is a member of the group"),
+        ("global.consumer.fetch.min.bytes", "5", "there are no global tables"),
+    ] {
+        let found = warning(name, value);
+        assert!(found.starts_with(&format!("{name} has no effect")) && found.contains(expected), "{found:?}");
+    }
+    for (name, value) in [
+        ("request.timeout.ms", "5000"),
+        ("main.consumer.request.timeout.ms", "5000"),
+        ("consumer.client.rack", "a"),
+        ("producer.request.timeout.ms", "5000"),
+        ("producer.retry.backoff.ms", "5"),
+        ("restore.consumer.fetch.max.wait.ms", "5"),
+        ("restore.consumer.max.partition.fetch.bytes", "5"),
+    ] {
+        assert_eq!(warning(name, value), "", "{name}");
+    }
+    let governs = [
+        ("buffered.records.per.partition", "input.buffer.max.bytes"),
+        ("max.block.ms", "delivery.timeout.ms"),
+        ("producer.max.block.ms", "delivery.timeout.ms"),
+    ];
+    for (name, instead) in governs {
+        let found = warning(name, "10");
+        assert!(found.starts_with(&format!("{name} has no effect. ")) && found.contains(instead), "{found}");
+    }
 }

@@ -1,5 +1,6 @@
 //! The embedded broker through the client's public face: nodes, leaders, faults, time.
 #![allow(clippy::unwrap_used, reason = "a test fails where it unwraps")]
+#![allow(clippy::disallowed_methods, reason = "a test ends by its deadline")]
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
@@ -62,13 +63,14 @@ async fn every_record_comes_once_and_in_order_through_moves_of_the_leader() {
     let kafka = Arc::new(EmbeddedKafka::builder().nodes(3).start().unwrap());
     let cluster = connect(&kafka).await;
     make(&cluster, NewTopic::new("moved", 1).replication(3)).await;
-    // Each produce request that comes by moves the leader once it has had its effect, for a while.
+    // Every third produce request finds that the leader has just moved.
     let moves = Arc::new(AtomicUsize::new(0));
     let (of_hook, counted) = (Arc::downgrade(&kafka), Arc::clone(&moves));
     kafka.on(Api::Produce, move |_| {
         let at = counted.fetch_add(1, Ordering::SeqCst);
         if let Some(kafka) = of_hook.upgrade()
-            && at < 20
+            && at % 3 == 0
+            && at < 60
         {
             let next = kafka.leader("moved", 0).unwrap() % 3 + 1;
             kafka.move_leader("moved", 0, next).unwrap();
@@ -110,6 +112,46 @@ async fn a_lost_answer_causes_no_second_record() {
     let before = asked.load(Ordering::SeqCst);
     write(&cluster, "lost", 10..12).await;
     assert_eq!(asked.load(Ordering::SeqCst), before, "no hook any more");
+}
+
+#[tokio::test]
+async fn a_connection_that_dies_at_any_byte_of_an_answer_causes_no_second_record() {
+    let kafka = EmbeddedKafka::start().unwrap();
+    let cluster = connect(&kafka).await;
+    make(&cluster, NewTopic::new("bytes", 1)).await;
+    let asked = Arc::new(AtomicUsize::new(0));
+    let counted = Arc::clone(&asked);
+    // Every other answer is whole, so that the pause before the next attempt does not grow.
+    kafka.on(Api::Produce, move |_| match counted.fetch_add(1, Ordering::SeqCst) {
+        at if at % 2 == 0 => Fault::CutAnswer(at / 2),
+        _ => Fault::Pass,
+    });
+    let producer = Producer::new(&cluster, ProducerOptions::default()).unwrap();
+    let mut sent = 0;
+    while asked.load(Ordering::SeqCst) < 160 {
+        producer.send("bytes", Some(0), numbered(sent)).await.unwrap();
+        soon("the write", producer.flush()).await.unwrap();
+        sent += 1;
+    }
+    assert_eq!(numbers(&read(&cluster, "bytes").await), (0..sent).collect::<Vec<_>>());
+}
+
+#[tokio::test]
+async fn every_record_comes_once_over_connections_that_die_at_random() {
+    let kafka = EmbeddedKafka::builder().nodes(2).start().unwrap();
+    kafka.cut_connections(5, 60_000);
+    let cluster = soon("a connection", connect(&kafka)).await;
+    make(&cluster, NewTopic::new("dying", 1)).await;
+    let producer = Producer::new(&cluster, ProducerOptions::default()).unwrap();
+    for at in 0..5_000 {
+        producer.send("dying", Some(0), numbered(at)).await.unwrap();
+        if at % 50 == 0 {
+            soon("the write", producer.flush()).await.unwrap();
+        }
+    }
+    soon("the write", producer.flush()).await.unwrap();
+    assert_eq!(numbers(&soon("the read", read(&cluster, "dying")).await), (0..5_000).collect::<Vec<_>>());
+    kafka.keep_connections();
 }
 
 #[tokio::test]

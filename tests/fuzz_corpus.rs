@@ -300,6 +300,19 @@ fn transactions(out: &mut BytesMut, old: bool) {
     }
 }
 
+/// Found: each asked for the memory of two thousand million partitions.
+fn many_partitions(out: &mut BytesMut) {
+    let create = m::create_topics_request::CreatableTopic::default()
+        .with_name(m::TopicName(text("new")))
+        .with_num_partitions(i32::MAX)
+        .with_replication_factor(1);
+    frame(out, 2, &m::CreateTopicsRequest::default().with_topics(vec![create]));
+    use m::create_partitions_request::CreatePartitionsTopic;
+    let more =
+        CreatePartitionsTopic::default().with_name(topic()).with_count(i32::MAX).with_assignments(None);
+    frame(out, 0, &m::CreatePartitionsRequest::default().with_topics(vec![more]));
+}
+
 fn authentication(out: &mut BytesMut) {
     frame(out, 1, &m::SaslHandshakeRequest::default().with_mechanism(text("PLAIN")));
     let token = Bytes::from_static(b"\0user\0password");
@@ -341,6 +354,9 @@ fn write_seeds() {
     let mut out = BytesMut::new();
     authentication(&mut out);
     save("connection", "authentication", &out);
+    let mut out = BytesMut::new();
+    many_partitions(&mut out);
+    save("connection", "found-many-partitions", &out);
 
     save("batch", "plain", &batch(-1, false, false, Compression::None));
     save("batch", "idempotent", &batch(7, false, false, Compression::None));

@@ -54,6 +54,8 @@ async fn fill(cluster: &Cluster, topic: &str) {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_copy_through_the_death_of_the_broker_has_the_originals_checksums() {
+    // The embedded broker's node did not listen again after its stop when this was tried; until that is understood the
+    // claim is made on a real Kafka alone.
     if kafka("a_copy_through_the_death_of_the_broker_has_the_originals_checksums").is_none() {
         return;
     }

@@ -7,7 +7,7 @@ mod java;
 #[path = "common/log.rs"]
 mod log;
 
-use common::{connect, kafka, topic, unique};
+use common::{connect, topic, unique, with_java};
 use log::{CODECS, Logs, Rec};
 use mainstem::client::{Admin, Isolation, OffsetSpec};
 use mainstem::{TopicPartition, partition_for_key};
@@ -115,7 +115,9 @@ fn assert_log(what: &str, got: Option<&Vec<(i64, Rec)>>, wanted: &[Rec]) {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn every_client_reads_what_every_client_writes_in_every_codec() {
-    let Some(broker) = kafka("every_client_reads_what_every_client_writes_in_every_codec") else { return };
+    let Some(broker) = with_java("every_client_reads_what_every_client_writes_in_every_codec") else {
+        return;
+    };
     let cluster = connect(&broker).await;
     let other = ClientBuilder::new(vec![broker.clone()]).build().await.unwrap();
     // Partition 0 holds what rskafka cannot read (or, written by rskafka, the same as 1); partition 1 what all can.
@@ -169,7 +171,7 @@ async fn every_client_reads_what_every_client_writes_in_every_codec() {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn transactions_of_java_are_seen_as_java_sees_them() {
-    let Some(broker) = kafka("transactions_of_java_are_seen_as_java_sees_them") else { return };
+    let Some(broker) = with_java("transactions_of_java_are_seen_as_java_sees_them") else { return };
     let cluster = connect(&broker).await;
     let (name, id) = (topic(&cluster, "transactions", 2).await, unique("writer"));
     let records = |what: &str, partitions: &[i32]| {
@@ -244,7 +246,7 @@ async fn transactions_of_java_are_seen_as_java_sees_them() {
 
 #[test]
 fn every_key_has_the_partition_that_java_gives_it() {
-    if kafka("every_key_has_the_partition_that_java_gives_it").is_none() {
+    if with_java("every_key_has_the_partition_that_java_gives_it").is_none() {
         return;
     }
     let mut numbers = Numbers(42);

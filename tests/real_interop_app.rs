@@ -13,7 +13,7 @@ use std::collections::{BTreeMap, HashMap};
 use std::future::IntoFuture;
 use std::time::Duration;
 
-use common::{connect, kafka, topic, unique};
+use common::{connect, topic, unique, with_java};
 use log::{Logs, Rec};
 use mainstem::client::{Cluster, Isolation, ReadFrom, ReadOptions, Reader};
 use mainstem::prelude::*;
@@ -135,7 +135,9 @@ fn updates(logs: &Logs, topic: &str) -> BTreeMap<Vec<u8>, Vec<(i64, i64)>> {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn an_applications_topics_hold_what_kafka_streams_would_write() {
-    let Some(broker) = kafka("an_applications_topics_hold_what_kafka_streams_would_write") else { return };
+    let Some(broker) = with_java("an_applications_topics_hold_what_kafka_streams_would_write") else {
+        return;
+    };
     let cluster = connect(&broker).await;
     let source = topic(&cluster, "lines", PARTITIONS).await;
     let output = topic(&cluster, "counts", PARTITIONS).await;

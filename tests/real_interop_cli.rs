@@ -7,7 +7,7 @@ mod common;
 use std::io::Write;
 use std::process::{Command, Stdio};
 
-use common::{connect, kafka, topic, unique};
+use common::{broker, connect, topic, unique};
 
 fn run(broker: &str, arguments: &[&str], input: &str) -> (i32, String, String) {
     let mut child = Command::new(env!("CARGO_BIN_EXE_mainstem"))
@@ -27,7 +27,7 @@ fn run(broker: &str, arguments: &[&str], input: &str) -> (i32, String, String) {
 
 #[tokio::test]
 async fn whatever_is_wrong_is_named_with_its_remedy() {
-    let Some(broker) = kafka("whatever_is_wrong_is_named_with_its_remedy") else { return };
+    let broker = broker("whatever_is_wrong_is_named_with_its_remedy");
     let cluster = connect(&broker).await;
     let (three, one) = (topic(&cluster, "three", 3).await, topic(&cluster, "one", 1).await);
     let (three, one, nowhere) = (three.as_str(), one.as_str(), &*unique("nowhere"));

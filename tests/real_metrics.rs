@@ -9,14 +9,20 @@
 
 mod common;
 #[allow(dead_code, reason = "this binary uses a part of it")]
+#[path = "real_group/group.rs"]
+mod group;
+#[allow(dead_code, reason = "this binary uses a part of it")]
 #[path = "real_app/support.rs"]
 mod support;
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, OnceLock};
+use std::time::Duration;
 
 use bytes::Bytes;
 use mainstem::prelude::*;
+use mainstem::store::KeyValueIterator;
 use mainstem::{App, AppHandle, Metric, MetricValue, TopicPartition};
 use metrics_util::debugging::{DebugValue, DebuggingRecorder, Snapshotter};
 use support::{Rig, eventually, rig, start};
@@ -161,6 +167,17 @@ async fn a_word_count_counts_itself() {
         ("mainstem_client_failures_total", vec![], 0.0),
         ("mainstem_producer_errors_total", vec![], 0.0),
         ("mainstem_producer_buffered_bytes", vec![], 0.0),
+        // Lines of a key of one byte and a value of eight, or three; words as key and value.
+        ("mainstem_topic_bytes_consumed_total", vec![("topic", &*input)], (LINES * 9 + BAD * 4) as f64),
+        ("mainstem_topic_bytes_consumed_total", vec![("topic", &*repartition)], words_sent * 4.0),
+        ("mainstem_worker_tasks_created_total", vec![], 4.0),
+        ("mainstem_worker_tasks_closed_total", vec![], 0.0),
+        ("mainstem_client_tasks_lost_total", vec![], 0.0),
+        ("mainstem_task_enforced_slices_total", vec![], 0.0),
+        ("mainstem_worker_punctuations_total", vec![], 0.0),
+        ("mainstem_worker_punctuate_seconds", vec![], 0.0),
+        ("mainstem_store_scans_total", vec![], 0.0),
+        ("mainstem_store_open_iterators", vec![], 0.0),
     ] {
         becomes(handle, name, &labels, expected).await;
     }
@@ -187,6 +204,19 @@ async fn a_word_count_counts_itself() {
         assert!(time > 0.0, "{activity}");
     }
     assert_eq!(sum(&figures, "mainstem_client_state", &[]), 2.0, "running");
+    // Every record is in one slice.
+    let slices =
+        figures.iter().filter(|m| m.name == "mainstem_worker_slice_records").map(|m| match m.value {
+            MetricValue::Histogram { count, sum, max } => {
+                assert!(count as f64 <= sum && max <= sum, "{m:?}");
+                sum
+            }
+            _ => panic!("{m:?}"),
+        });
+    assert_eq!(slices.sum::<f64>(), read + words_sent);
+    // Batches hold what was sent, and more.
+    let payload = sum(&figures, "mainstem_topic_bytes_produced_total", &[]);
+    assert!(sum(&figures, "mainstem_producer_bytes_total", &[]) > payload, "{payload}");
     let mut seen: BTreeSet<String> = figures.iter().map(|m| m.name.to_owned()).collect();
     app.stop().await;
 
@@ -234,10 +264,165 @@ async fn a_word_count_counts_itself() {
     assert_eq!(facade_sums["mainstem_task_restored_records_total"], words_sent);
     assert_eq!(facade_sums["mainstem_dropped_records_total"], (BAD + UNREADABLE) as f64);
     assert_eq!(facade_sums["mainstem_store_puts_total"], 2.0 * words_sent);
+    assert_eq!(facade_sums["mainstem_worker_tasks_created_total"], 8.0);
+    assert_eq!(facade_sums["mainstem_worker_tasks_closed_total"], 8.0);
     assert!(facade_sums["mainstem_worker_commit_seconds"] > 0.0);
     for gauge in ["mainstem_store_entries", "mainstem_worker_tasks", "mainstem_client_workers"] {
         assert_eq!(facade_sums[gauge], 0.0, "{gauge} of what is closed");
     }
+}
+
+/// Does what the records say, and counts its own punctuations.
+struct Busy {
+    rows: KeyValueStore<String, String>,
+    held: Vec<KeyValueIterator<String, String>>,
+    called: Arc<AtomicU64>,
+}
+
+impl Processor<String, String, String, String> for Busy {
+    fn init(&mut self, cx: &mut Context<'_, String, String>) -> Outcome {
+        cx.schedule(Duration::from_millis(10), PunctuationType::StreamTime)?;
+        Ok(())
+    }
+
+    fn process(&mut self, record: Record<String, String>, cx: &mut Context<'_, String, String>) -> Outcome {
+        let rows = cx.store(&self.rows);
+        match record.value.as_deref() {
+            Some("scan") => drop(rows.all()?.count()),
+            Some("hold") => self.held.push(rows.reverse_all()?),
+            Some("let go") => self.held.clear(),
+            _ => {}
+        }
+        Ok(())
+    }
+
+    fn punctuate(&mut self, _: Token, _: Timestamp, _: &mut Context<'_, String, String>) -> Outcome {
+        self.called.fetch_add(1, Ordering::SeqCst);
+        Ok(())
+    }
+}
+
+/// Scans, iterators, punctuations, and records behind stream time.
+#[tokio::test]
+async fn what_a_processor_does_is_counted() {
+    let _ = observers();
+    let rig = rig("busy").await;
+    let input = rig.topic("in", 1).await;
+    let (rows, called) = (KeyValue::<String, String>::named("rows"), Arc::<AtomicU64>::default());
+    let builder = StreamsBuilder::new();
+    let (of_task, rows_of_task) = (called.clone(), rows.clone());
+    let supplier = move |stores: &Stores<'_, '_>| {
+        Ok(Busy { rows: stores.get(&rows_of_task)?, held: Vec::new(), called: of_task.clone() })
+    };
+    builder
+        .stream::<String, String>(&*input)
+        .process(supplier, &[&rows])
+        .for_each(|_: Option<&String>, _: &String| {});
+    let config = rig.config().set("metrics.recording.level", "debug").build().unwrap();
+    let app = start(App::new(builder.build().unwrap(), config).unwrap()).running().await;
+    let handle = &app.handle;
+    for (timestamp, value) in [(1_000, "scan"), (5_000, "scan"), (2_000, "hold"), (4_500, "hold")] {
+        rig.send(&input, 0, "k", value, timestamp).await;
+    }
+    rig.flush().await;
+    rig.wait_committed(&input, 0, 4).await;
+    becomes(handle, "mainstem_store_scans_total", &[("store", "rows")], 4.0).await;
+    becomes(handle, "mainstem_store_open_iterators", &[("store", "rows")], 2.0).await;
+    becomes(handle, "mainstem_task_stream_time_seconds", &[], 5.0).await;
+    becomes(handle, "mainstem_task_record_lateness_milliseconds_total", &[], 3_500.0).await;
+    let punctuations = called.load(Ordering::SeqCst) as f64;
+    assert!(punctuations >= 2.0, "stream time has moved twice: {punctuations}");
+    becomes(handle, "mainstem_task_punctuations_total", &[], punctuations).await;
+    becomes(handle, "mainstem_worker_punctuations_total", &[], punctuations).await;
+    let rounds = sum(&handle.metrics(), "mainstem_worker_punctuate_seconds", &[]);
+    assert!((1.0..=punctuations).contains(&rounds), "{rounds} rounds of {punctuations} calls");
+    let spent =
+        sum(&handle.metrics(), "mainstem_worker_time_microseconds_total", &[("activity", "punctuate")]);
+    assert!(spent > 0.0);
+    // The furthest is that of the last second: records 3 s behind come until it is seen.
+    eventually("the furthest behind", async || {
+        rig.send(&input, 0, "k", "let go", 2_000).await;
+        rig.flush().await;
+        sum(&handle.metrics(), "mainstem_task_record_lateness_max_milliseconds", &[]) == 3_000.0
+    })
+    .await;
+    becomes(handle, "mainstem_store_open_iterators", &[("store", "rows")], 0.0).await;
+    becomes(handle, "mainstem_task_record_lateness_max_milliseconds", &[], 0.0).await;
+    app.stop().await;
+}
+
+/// An input without records is waited for, and then passed over.
+#[tokio::test]
+async fn slices_that_waited_in_vain_are_counted() {
+    let _ = observers();
+    let rig = rig("enforced").await;
+    let (a, b) = (rig.topic("a", 1).await, rig.topic("b", 1).await);
+    let builder = StreamsBuilder::new();
+    builder.stream(Consumed::<String, String>::topics([&*a, &*b])).for_each(|_, _| {});
+    let config = rig.config().set("max.task.idle.ms", "50").build().unwrap();
+    let app = start(App::new(builder.build().unwrap(), config).unwrap()).running().await;
+    rig.send(&a, 0, "k", "v", 1_000).await;
+    rig.flush().await;
+    becomes(&app.handle, "mainstem_worker_processed_records_total", &[], 1.0).await;
+    becomes(&app.handle, "mainstem_task_enforced_slices_total", &[], 1.0).await;
+    app.stop().await;
+}
+
+/// Somebody removes the member from its group: the next commit is refused, the tasks are lost, and come back.
+#[tokio::test]
+async fn lost_tasks_and_postponed_commits_are_counted() {
+    let _ = observers();
+    let rig = rig("evicted").await;
+    let (input, output) = (rig.topic("in", 2).await, rig.topic("out", 1).await);
+    let builder = StreamsBuilder::new();
+    builder.stream::<String, String>(&*input).to(&*output);
+    // Heartbeats are rare, so that mostly a commit is the first to find out.
+    let config = rig.config().set("heartbeat.interval.ms", "5000").build().unwrap();
+    let app = start(App::new(builder.build().unwrap(), config).unwrap()).running().await;
+    let (mut evicted, figure) =
+        (0, |name: &str| sum(&app.handle.metrics(), &format!("mainstem_{name}_total"), &[]));
+    while figure("worker_commits_postponed") == 0.0 {
+        assert!(evicted < 5, "no commit is ever refused");
+        let mut member = String::new();
+        eventually("it is a member", async || {
+            let group = group::describe(&rig.broker, &rig.app_id).await.unwrap_or_default();
+            member = group.members.first().map(|member| member.id.clone()).unwrap_or_default();
+            group.is_stable() && group.owners(&input).len() == 2
+        })
+        .await;
+        group::evict(&rig.broker, &rig.app_id, &member).await;
+        evicted += 1;
+        rig.send(&input, 0, "k", "v", 1_000).await;
+        rig.flush().await;
+        rig.wait_committed(&input, 0, evicted).await;
+    }
+    becomes(&app.handle, "mainstem_client_tasks_lost_total", &[], 2.0 * evicted as f64).await;
+    assert_eq!(figure("client_failures"), 0.0);
+    app.stop().await;
+}
+
+/// A topic that is missing is looked for some seconds, and the log says so meanwhile, once for each.
+#[tokio::test]
+async fn missing_topics_are_said_before_they_are_an_error() {
+    let (_, watch) = observers();
+    let rig = rig("missing").await;
+    let (input, output) = (common::unique("no-such-in"), common::unique("no-such-out"));
+    let app = start(App::new(words(&input, &output), rig.config().build().unwrap()).unwrap());
+    let said = || {
+        let seen = watch.0.lock().unwrap();
+        let about = |topic: &str| {
+            let text = format!("topic=\"{topic}\"");
+            seen.iter()
+                .filter(|seen| seen.event.contains("is not found") && seen.event.contains(&text))
+                .count()
+        };
+        (about(&input), about(&output))
+    };
+    eventually("both are said", async || said() == (1, 1)).await;
+    assert!(!app.task.is_finished(), "before the error");
+    let error = app.ended().await.unwrap_err();
+    assert!(error.to_string().contains(&input) && error.to_string().contains(&output), "{error}");
+    assert_eq!(said(), (1, 1));
 }
 
 /// An event, and the spans around it: name and fields.

@@ -191,8 +191,13 @@ impl Sorted {
         let lookup = |name: &'static str| {
             self.lookup(&prefixes, name).or_else(|| {
                 // Changelogs and global topics are read in bulk, before any processing.
-                let bulk = name == "fetch.max.bytes" && prefix != MAIN;
-                bulk.then(|| (name.to_owned(), (32 << 20).to_string()))
+                let bulk = match name {
+                    _ if prefix == MAIN => None,
+                    "fetch.max.bytes" => Some(32 << 20),
+                    "max.partition.fetch.bytes" => Some(8 << 20),
+                    _ => None,
+                };
+                bulk.map(|bytes: i32| (name.to_owned(), bytes.to_string()))
             })
         };
         let values = ConsumerValues::resolve(&lookup, errors);

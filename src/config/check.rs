@@ -3,7 +3,9 @@
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
-use super::{Acks, Compression, Config, ConnectionConfig, IsolationLevel};
+use super::idle::idle;
+use super::properties::known;
+use super::{Compression, Config, ConnectionConfig, IsolationLevel};
 
 /// What a property was set to, with any prefix or none: the names as they were written, and the values.
 pub(super) type Given<'a> = dyn Fn(&str) -> Vec<(String, String)> + 'a;
@@ -27,30 +29,14 @@ pub(super) fn complete(config: &mut Config, given: &Given<'_>, errors: &mut Vec<
     for client in clients {
         backoff(client, &mut config.warnings);
     }
-    for name in NOT_YET {
-        for (written, _) in given(name) {
-            config.warnings.push(format!("{written} has no effect yet: what it governs is not implemented"));
+    for property in known() {
+        for (written, _) in given(property.name) {
+            if let Some(idle) = idle(&written, property.name) {
+                config.warnings.push(format!("{written} has {}", idle.says()));
+            }
         }
     }
 }
-
-/// Properties that are read and checked, and that no room follows yet. Whoever builds what one governs takes it out here.
-const NOT_YET: &[&str] = &[
-    "acceptable.recovery.lag",
-    "buffered.records.per.partition",
-    "default.dsl.store",
-    "max.block.ms",
-    "max.warmup.replicas",
-    "num.standby.replicas",
-    "probing.rebalance.interval.ms",
-    "processing.exception.handler.global.enabled",
-    "rack.aware.assignment.tags",
-    "state.cleanup.delay.ms",
-    "state.cleanup.dir.max.age.ms",
-    "transaction.timeout.ms",
-    "windowstore.changelog.additional.retention.ms",
-    "__emit.interval.ms.kstreams.windowed.aggregation__",
-];
 
 fn application(config: &mut Config, errors: &mut Vec<String>) {
     let application = &mut config.application;
@@ -165,18 +151,6 @@ fn exactly_once(config: &mut Config, given: &Given<'_>, errors: &mut Vec<String>
         consumer.values.isolation_level = IsolationLevel::ReadCommitted;
     }
     let producer = &config.producer.values;
-    if !producer.idempotence {
-        errors.push("enable.idempotence must be true under exactly_once_v2".to_owned());
-    }
-    if !given("acks").is_empty() && producer.acks != Acks::All {
-        errors.push(format!("acks={} must be all under exactly_once_v2", producer.acks));
-    }
-    if !given("max.in.flight.requests.per.connection").is_empty() && producer.max_in_flight > 5 {
-        errors.push(format!(
-            "max.in.flight.requests.per.connection={} must be at most 5 under exactly_once_v2",
-            producer.max_in_flight
-        ));
-    }
     let commit_interval = config.application.commit_interval;
     if commit_interval > producer.transaction_timeout {
         errors.push(format!(
@@ -188,25 +162,14 @@ fn exactly_once(config: &mut Config, given: &Given<'_>, errors: &mut Vec<String>
 }
 
 fn producer(config: &mut Config, given: &Given<'_>, errors: &mut Vec<String>) {
-    let exactly_once = config.is_exactly_once();
     let request_timeout = config.producer.connection.values.request_timeout;
     let producer = &mut config.producer.values;
-    let bad_for_idempotence = producer.acks != Acks::All || producer.max_in_flight > 5;
-    if producer.idempotence && bad_for_idempotence && !exactly_once {
-        let what = format!(
-            "acks={} and max.in.flight.requests.per.connection={}",
-            producer.acks, producer.max_in_flight
-        );
-        if !given("enable.idempotence").is_empty() {
-            errors.push(format!(
-                "enable.idempotence=true needs acks=all and at most 5 requests in flight, not {what}"
-            ));
-        } else {
-            producer.idempotence = false;
-            config
-                .warnings
-                .push(format!("{what} turn enable.idempotence off: a retry may write a record twice"));
-        }
+    if producer.max_in_flight > 5 {
+        errors.push(format!(
+            "max.in.flight.requests.per.connection={} must be at most 5: records are always written idempotently, and a \
+             broker remembers five batches",
+            producer.max_in_flight
+        ));
     }
     producer.batch_bytes = producer.batch_bytes.min(producer.max_request_bytes);
     let least = producer.linger.saturating_add(request_timeout);

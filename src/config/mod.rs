@@ -23,6 +23,7 @@ use crate::Result;
 
 mod builder;
 mod check;
+mod idle;
 pub(crate) mod nearest;
 mod properties;
 mod section;
@@ -35,7 +36,7 @@ mod tests;
 
 pub use builder::ConfigBuilder;
 pub use value::{
-    Acks, Compression, ErrorPolicy, IsolationLevel, OffsetReset, Optimizations, ProcessingGuarantee,
+    Compression, ErrorPolicy, IsolationLevel, OffsetReset, Optimizations, ProcessingGuarantee,
     RecordingLevel, StoreKind, TimestampPolicy,
 };
 

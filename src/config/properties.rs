@@ -4,7 +4,7 @@ use super::section::{
     Lookup, Property, Scope, argument, got, range, resolve, returned, section, shown, stored,
 };
 use super::value::{
-    Acks, Compression, ErrorPolicy, IsolationLevel, OffsetReset, Optimizations, ProcessingGuarantee,
+    Compression, ErrorPolicy, IsolationLevel, OffsetReset, Optimizations, ProcessingGuarantee,
     RecordingLevel, StoreKind, TimestampPolicy,
 };
 use super::{Config, ConfigBuilder, ConnectionConfig, ConsumerConfig, ProducerConfig};
@@ -25,14 +25,12 @@ section! {
     client_id: [text] = "client.id", java "<application.id>-<random UUID>", "";
     /// The number of workers, each a thread that owns whole tasks.
     workers: [count] = "num.stream.threads", java "1", "1", 1..=1024;
-    /// At least once or exactly once.
+    /// At least once or exactly once. An application refuses exactly_once_v2, which is not implemented yet.
     processing_guarantee: [choice ProcessingGuarantee] = "processing.guarantee", java "at_least_once", "at_least_once";
     /// The longest time between commits. Exactly once, not set: 100 ms, as on the JVM. At least once it is shorter than the JVM's 30 s, because a commit is cheap here and what lies behind the last one is processed again after a crash.
     commit_interval: [millis] = "commit.interval.ms", java "30000 (exactly once: 100)", "1000";
     /// The bytes that record caches of the whole application may take; 0 turns them off.
     cache_bytes: [count] = "statestore.cache.max.bytes", java "10485760", "10485760";
-    /// The records waiting in one partition's queue after which it is not fetched any more.
-    buffered_records: [count] = "buffered.records.per.partition", java "1000", "1000", 1..=i64::MAX;
     /// The bytes waiting in all queues of the application after which partitions with records are not fetched any more (KIP-770). Bounds the memory, which a number of records does not.
     buffered_bytes: [count] = "input.buffer.max.bytes", java "(no such property)", "67108864", 1..=i64::MAX;
     /// How long a task waits for records of an empty input whose broker has none, so that inputs are merged in time order. 0 waits for what the broker has already; -1 never waits and gives the order up.
@@ -44,8 +42,8 @@ section! {
     /// How long a rebalance waits for a member. Short, because members answer from their own thread and not between two polls.
     rebalance_timeout: [millis] = "rebalance.timeout.ms", java "300000 (max.poll.interval.ms)", "15000", POSITIVE_I32;
     /// How long a worker without records sleeps before it looks at its timers again.
-    poll: [millis] = "poll.ms", java "100", "100";
-    /// Which rewrites of the topology the optimizer may make: all, none, or a list.
+    poll: [millis] = "poll.ms", java "100", "100", 1..=i64::MAX;
+    /// Which rewrites of the topology the optimizer may make: all, none, or a list. An application refuses all but none, because there is no optimizer yet.
     topology_optimization: [choice Optimizations] = "topology.optimization", java "none", "none";
     /// Whether topics and stores of stateful operators must be named. A generated name moves when somebody inserts an operator, and the state behind it is lost; so it is refused unless this is false.
     explicit_naming: [flag] = "ensure.explicit.internal.resource.naming", java "false", "true";
@@ -129,7 +127,7 @@ section! {
 
     /// Where reading begins without a committed offset: earliest, latest, none, by_duration:P1D.
     auto_offset_reset: [choice OffsetReset] = "auto.offset.reset", java "earliest", "earliest";
-    /// Which records are seen. Always read_committed under exactly once.
+    /// Which records are seen. Always read_committed under exactly once, and in changelogs.
     isolation_level: [choice IsolationLevel] = "isolation.level", java "read_uncommitted", "read_uncommitted";
     /// A name of this instance that survives restarts: a member that comes back in time keeps its tasks (KIP-345). Not set: none.
     group_instance_id: [maybe_text] = "group.instance.id", java "(none)", "";
@@ -143,7 +141,7 @@ section! {
     fetch_max_bytes: [int] = "fetch.max.bytes", java "52428800", "8388608", I32;
     /// How long the broker waits for fetch.min.bytes.
     fetch_max_wait: [millis] = "fetch.max.wait.ms", java "500", "500", I32;
-    /// The bytes of one partition in a fetch.
+    /// The bytes of one partition in a fetch. Restore and global consumers, not set: 8388608.
     max_partition_fetch_bytes: [int] = "max.partition.fetch.bytes", java "1048576", "1048576", I32;
     /// Where this process stands; with it, records are read from a replica in the same rack (KIP-392). Not set: none.
     client_rack: [maybe_text] = "client.rack", java "(empty)", "";
@@ -167,15 +165,9 @@ section! {
     max_request_bytes: [count] = "max.request.size", java "1048576", "1048576", POSITIVE_I32;
     /// The bytes of records that are written and not yet acknowledged; past it, workers wait.
     buffer_memory: [count] = "buffer.memory", java "33554432", "33554432", 1..=i64::MAX;
-    /// How long to wait for room in buffer.memory or for metadata.
-    max_block: [millis] = "max.block.ms", java "60000", "60000";
     /// The time from a record's write to its acknowledgement, after which it has failed. Exactly once, not set: no limit, as on the JVM.
     delivery_timeout: [millis] = "delivery.timeout.ms", java "120000 (exactly once: 2147483647)", "120000", POSITIVE_I32;
-    /// How many brokers must have a batch: all, 1, 0.
-    acks: [choice Acks] = "acks", java "all", "all";
-    /// Whether the broker drops repeated batches (KIP-98).
-    idempotence: [flag] = "enable.idempotence", java "true", "true";
-    /// The requests under way on one connection. With idempotence at most 5, which is what a broker remembers.
+    /// The requests under way on one connection. At most 5, which is what a broker remembers of an idempotent producer.
     max_in_flight: [count] = "max.in.flight.requests.per.connection", java "5", "5", 1..=1024;
     /// After this time the broker aborts an open transaction.
     transaction_timeout: [millis] = "transaction.timeout.ms", java "10000 (plain producers: 60000)", "10000", POSITIVE_I32;

@@ -19,10 +19,12 @@ pub(super) enum Scope {
 /// A property that does something here.
 #[cfg_attr(
     not(test),
-    allow(dead_code, reason = "the defaults and meanings are read by the test of docs/CONFIG.md")
+    allow(dead_code, reason = "getters, defaults and meanings are read by the tests of this folder")
 )]
 pub(super) struct Property {
     pub(super) name: &'static str,
+    /// The name of its getter and its setter.
+    pub(super) getter: &'static str,
     pub(super) scope: Scope,
     /// What Kafka Streams does when it is not set.
     pub(super) java: &'static str,
@@ -174,6 +176,7 @@ macro_rules! section {
 
         pub(super) static $table: &[Property] = &[$(Property {
             name: $key,
+            getter: stringify!($name),
             scope: Scope::$scope,
             java: $java,
             default: $default,

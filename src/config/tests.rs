@@ -5,6 +5,7 @@ use std::fmt::Write;
 use std::path::PathBuf;
 
 use super::check::default_state_dir;
+use super::idle::{IDLE, idle};
 use super::properties::known;
 use super::section::{Property, Scope};
 use super::unused::{Rule, TOPIC, UNUSED};
@@ -81,6 +82,12 @@ fn docs_list_exactly_what_the_code_knows() {
 
 type Belongs = fn(Rule) -> bool;
 
+/// What has no effect, as a sentence of the tables.
+fn sentence(text: &str) -> String {
+    let (first, rest) = text.split_once(':').expect("it says why");
+    format!(" **N{first}:**{rest}.", first = &first[1..])
+}
+
 fn rendered() -> String {
     let mut out = String::new();
     let code = |text: &str| match text {
@@ -101,9 +108,18 @@ fn rendered() -> String {
         writeln!(out, "\n## {title}\n\n| Property | Kafka Streams | Mainstem | Meaning |\n|---|---|---|---|")
             .unwrap();
         for p in known().filter(|p| p.scope == scope) {
-            writeln!(out, "| `{}` | {} | {} | {} |", p.name, code(p.java), ours(p), p.meaning.trim())
+            let yet = idle(p.name, p.name).map_or_else(String::new, |idle| sentence(&idle.says()));
+            writeln!(out, "| `{}` | {} | {} | {}{yet} |", p.name, code(p.java), ours(p), p.meaning.trim())
                 .unwrap();
         }
+    }
+    out.push_str(
+        "\n## Without effect under a prefix: accepted with a warning\n\n| Settings | Why |\n|---|---|\n",
+    );
+    for idle in IDLE.iter().filter(|idle| !idle.prefix.is_empty()) {
+        let names = if idle.names.is_empty() { &["*"] } else { idle.names };
+        let names: Vec<_> = names.iter().map(|name| format!("`{}{name}`", idle.prefix)).collect();
+        writeln!(out, "| {} |{} |", names.join(", "), sentence(&idle.says())).unwrap();
     }
     let groups: [(&str, Belongs); 3] = [
         ("Read as another property, with a warning", |rule| matches!(rule, Rule::Renamed(_))),
@@ -126,4 +142,140 @@ fn rendered() -> String {
         }
     }
     out
+}
+
+/// Every setting, for every client that takes it, is read where it may have an effect, or the list of those without one has
+/// it; and nothing is on the list that is read.
+#[test]
+fn every_setting_is_read_or_said_to_be_without_effect() {
+    let code = code_that_reads();
+    // Read through another getter.
+    let getter = |name: &'static str| match name {
+        "explicit_naming" => "allow_generated_names",
+        "processing_guarantee" => "is_exactly_once",
+        _ => name,
+    };
+    let mut wrong = Vec::new();
+    for property in known() {
+        let getter = getter(property.getter);
+        let clients: &[(&str, &str)] = match property.scope {
+            Scope::Application => &[("", "config.")],
+            Scope::Connection => &[
+                ("main.consumer.", "consumer(Role::Main).connection()."),
+                ("restore.consumer.", "consumer(Role::Restore).connection()."),
+                ("global.consumer.", "consumer(Role::Global).connection()."),
+                ("producer.", "producer().connection()."),
+                ("admin.", "admin()."),
+            ],
+            Scope::Consumer => &[
+                ("main.consumer.", "consumer(Role::Main)."),
+                ("restore.consumer.", "consumer(Role::Restore)."),
+                ("global.consumer.", "consumer(Role::Global)."),
+            ],
+            Scope::Producer => &[("producer.", "producer().")],
+        };
+        for (prefix, path) in clients {
+            let is_read = code.contains(&format!("{path}{getter}()"));
+            let written = format!("{prefix}{}", property.name);
+            match (is_read, idle(&written, property.name)) {
+                (false, None) => wrong.push(format!("{written} is read by nothing and says nothing of it")),
+                // The leader has it, and compares it with checkpoints that no member sends yet.
+                (true, Some(_)) if property.name == "acceptable.recovery.lag" => {}
+                (true, Some(idle)) => wrong.push(format!("{written} is read, and has {}", idle.says())),
+                _ => {}
+            }
+        }
+    }
+    for getter in ["topic_settings", "client_tags"] {
+        assert!(code.contains(&format!("config.{getter}()")), "{getter} is read by nothing");
+    }
+    assert!(wrong.is_empty(), "{}", wrong.join("\n"));
+}
+
+/// The code outside of the configuration, without comments, tests and line breaks, in which names of parts of the
+/// configuration stand as what they are names of: `let c = config.consumer(Role::Main); c.x()` as
+/// `config.consumer(Role::Main).x()`.
+fn code_that_reads() -> String {
+    let root = PathBuf::from(env!("CARGO_MANIFEST_DIR")).join("src");
+    let (mut folders, mut code) = (vec![root.clone()], String::new());
+    while let Some(folder) = folders.pop() {
+        for entry in std::fs::read_dir(folder).unwrap() {
+            let path = entry.unwrap().path();
+            let below = path.strip_prefix(&root).unwrap().to_string_lossy().into_owned();
+            let elsewhere = ["config", "testing", "bin"].iter().any(|room| below.starts_with(room));
+            if elsewhere || below.ends_with("tests") || below.ends_with("tests.rs") {
+                continue;
+            }
+            if path.is_dir() {
+                folders.push(path);
+            } else {
+                code.push_str(&plain(&std::fs::read_to_string(path).unwrap()));
+            }
+        }
+    }
+    code
+}
+
+fn plain(text: &str) -> String {
+    const PARTS: [&str; 6] = [
+        "consumer(Role::Main)",
+        "consumer(Role::Restore)",
+        "consumer(Role::Global)",
+        "producer()",
+        "connection()",
+        "admin()",
+    ];
+    let tests = text.find("#[cfg(test)]\nmod tests {").unwrap_or(text.len());
+    let lines: Vec<&str> =
+        text[..tests].lines().filter(|line| !line.trim_start().starts_with("//")).collect();
+    let mut plain = String::new();
+    for function in lines.join("\n").split("fn ") {
+        let mut names: Vec<(String, String)> = Vec::new();
+        for statement in function.split(';') {
+            let words: Vec<&str> = statement.split_whitespace().collect();
+            let mut statement = words.join(" ").replace(" .", ".");
+            for (name, part) in &names {
+                statement = in_full(&statement, name, part);
+            }
+            let named = statement.match_indices("let ").find_map(|(at, _)| {
+                let (name, part) = statement[at + 4..].split_once(" = ")?;
+                let is_name = name.chars().all(|c| c.is_alphanumeric() || c == '_');
+                let is_part = PARTS.iter().any(|end| part.ends_with(end));
+                (is_name && is_part).then(|| (name.to_owned(), part.to_owned()))
+            });
+            names.splice(0..0, named);
+            plain.push_str(&statement);
+            plain.push(';');
+        }
+    }
+    plain
+}
+
+/// The text with `part.` wherever it says `name.`.
+fn in_full(text: &str, name: &str, part: &str) -> String {
+    let (mut out, mut from) = (String::new(), 0);
+    for (at, found) in text.match_indices(&format!("{name}.")) {
+        let joined = text[..at].ends_with(|c: char| c.is_alphanumeric() || c == '_' || c == '.');
+        if !joined {
+            out.push_str(&text[from..at]);
+            out.push_str(part);
+            from = at + found.len() - 1;
+        }
+    }
+    out.push_str(&text[from..]);
+    out
+}
+
+#[test]
+fn a_planted_reader_is_found() {
+    let code = plain(
+        "fn f(config: &Config) {\n    let a = config.consumer(Role::Main);\n    let b = a\n        .connection();\n    g(b.x(), \
+         my.a.y(), a.z());\n}\nfn h() { a.w(); } // c.v()\n#[cfg(test)]\nmod tests {\n    fn t() { config.u(); }\n}",
+    );
+    for read in ["config.consumer(Role::Main).connection().x()", "config.consumer(Role::Main).z()"] {
+        assert!(code.contains(read), "{read} in {code}");
+    }
+    for other in ["consumer(Role::Main).y()", "consumer(Role::Main).w()", "config.u()"] {
+        assert!(!code.contains(other), "{other} in {code}");
+    }
 }

@@ -55,6 +55,7 @@ const BY_TYPE: &str =
 const METRICS: &str = "Figures go to the recorder of the metrics facade, not to JMX: see docs/METRICS.md.";
 const RACKS: &str = "Assignments do not look at racks; rack.aware.assignment.tags spreads standby copies.";
 const SOCKET: &str = "The operating system sizes socket buffers.";
+const IDEMPOTENT: &str = "Records are always written idempotently, with acks=all.";
 const TLS: &str = "Used with TLS only, which this version does not speak.";
 const SASL: &str = "Used with SASL only, which this version does not speak.";
 const PARTITIONER: &str = "Records go where Kafka's default partitioner sends them, or where Produced says.";
@@ -108,6 +109,8 @@ pub(super) static UNUSED: &[Unused] = &[
         "Tasks are assigned by the library.",
     ),
     fixed("group.remote.assignor", "(none)", &[], "Tasks are assigned by the library."),
+    fixed("acks", "all", &["all", "-1"], IDEMPOTENT),
+    fixed("enable.idempotence", "true", &["true"], IDEMPOTENT),
     fixed("check.crcs", "true", &["true"], "Batches are always checked."),
     fixed("config.providers", "(empty)", &[""], "Placeholders are not replaced; resolve them before."),
     fixed("config.providers.*", "(none)", &[], "Placeholders are not replaced; resolve them before."),
@@ -155,6 +158,17 @@ pub(super) static UNUSED: &[Unused] = &[
     ignored("client.dns.lookup", "use_all_dns_ips", "All addresses of a host are tried."),
     ignored("metadata.recovery.strategy", "rebootstrap", "The bootstrap servers are always asked again."),
     ignored("metadata.max.idle.ms", "300000", "Topics are known for as long as they are used."),
+    ignored(
+        "buffered.records.per.partition",
+        "1000",
+        "The queues are bounded in bytes: input.buffer.max.bytes. A number of records does not bound memory.",
+    ),
+    ignored(
+        "max.block.ms",
+        "60000",
+        "A worker waits for room in buffer.memory until what fills it is acknowledged or has failed: delivery.timeout.ms. \
+         Topics are looked up within default.api.timeout.ms.",
+    ),
     ignored("max.poll.records", "1000", "Batches are handed over whole; the queues are bounded."),
     ignored("auto.commit.interval.ms", "5000", "Offsets are committed every commit.interval.ms."),
     ignored("exclude.internal.topics", "true", "Sources are named."),

@@ -230,18 +230,6 @@ choice!(
     }
 );
 
-choice!(
-    /// How many brokers must have a batch before it counts as written.
-    Acks {
-        /// All in-sync replicas.
-        All = "all" | "-1",
-        /// The leader.
-        Leader = "1",
-        /// None: the broker does not answer, what gets lost stays unknown.
-        None = "0",
-    }
-);
-
 /// Where reading begins when there is no committed offset.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub enum OffsetReset {

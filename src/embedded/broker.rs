@@ -8,6 +8,7 @@ use super::clock::BrokerClock;
 use super::config::BrokerConfig;
 use super::cuts::Cuts;
 use super::faults::Faults;
+use super::frames::Frames;
 use super::handle::sasl::Session;
 use super::state::State;
 
@@ -24,6 +25,7 @@ pub(crate) struct Broker {
     pub(crate) config: BrokerConfig,
     pub(crate) faults: Faults,
     pub(crate) cuts: Cuts,
+    pub(crate) frames: Frames,
     /// Names and passwords; if there are any, every connection must authenticate.
     pub(crate) users: Vec<(String, String)>,
 }
@@ -43,6 +45,7 @@ impl Broker {
             config,
             faults: Faults::default(),
             cuts: Cuts::default(),
+            frames: Frames::default(),
             users,
         }
     }

@@ -67,7 +67,8 @@ const TOPIC: &[(&str, &str, Kind)] = &[
     ("preallocate", "false", Kind::Boolean),
     ("retention.bytes", "-1", Kind::Long(-2)),
     ("retention.ms", "604800000", Kind::Long(-1)),
-    ("segment.bytes", "1073741824", Kind::Int(1)),
+    // At least a mebibyte since KIP-1030.
+    ("segment.bytes", "1073741824", Kind::Int(1 << 20)),
     ("segment.index.bytes", "10485760", Kind::Int(4)),
     ("segment.jitter.ms", "0", Kind::Long(0)),
     ("segment.ms", "604800000", Kind::Long(1)),
@@ -184,7 +185,8 @@ impl TopicConfig {
             match value {
                 Some(value) if fits(*kind, &value) => _ = set.insert(name.to_owned(), value),
                 Some(value) => {
-                    return Err(format!("Invalid value {value} for configuration {name}: {kind:?}"));
+                    let why = complaint(*kind, &value);
+                    return Err(format!("Invalid value {value} for configuration {name}: {why}"));
                 }
                 None => _ = set.remove(name),
             }
@@ -216,6 +218,19 @@ impl TopicConfig {
 fn lookup<'a>(set: &'a BTreeMap<String, String>, name: &str) -> &'a str {
     let default = || TOPIC.iter().find(|(known, ..)| *known == name).map_or("", |(_, default, _)| default);
     set.get(name).map_or_else(default, String::as_str)
+}
+
+/// What Kafka's `ConfigDef` says of a value that does not fit.
+fn complaint(kind: Kind, value: &str) -> String {
+    match kind {
+        Kind::Boolean => "Expected value to be either true or false".to_owned(),
+        Kind::List(of) | Kind::Choice(of) => format!("String must be one of: {}", of.join(", ")),
+        Kind::Int(_) if value.parse::<i32>().is_err() => "Not a number of type INT".to_owned(),
+        Kind::Long(_) if value.parse::<i64>().is_err() => "Not a number of type LONG".to_owned(),
+        Kind::Int(least) | Kind::Long(least) => format!("Value must be at least {least}"),
+        Kind::Double if value.parse::<f64>().is_err() => "Not a number of type DOUBLE".to_owned(),
+        Kind::Double => "Value must be between 0 and 1".to_owned(),
+    }
 }
 
 fn fits(kind: Kind, value: &str) -> bool {

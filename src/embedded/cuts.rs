@@ -1,88 +1,53 @@
-//! Connections that die in the middle of a frame: where a test says, or at random from a seed.
+//! Connections that die at random, from a seed: after so many bytes, wherever in a frame that is.
 
-use std::fmt;
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Mutex, PoisonError};
 
-use super::api::Api;
+/// Says how long connections live.
+#[derive(Debug, Default)]
+pub(crate) struct Cuts(Mutex<Option<Plan>>);
 
-/// A request or an answer on its way, as a [cut](super::EmbeddedKafka::cut) sees it.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-#[non_exhaustive]
-pub struct Frame {
-    /// What is asked, or answered.
-    pub api: Api,
-    /// Of which node, or by which.
-    pub node: i32,
-    /// Whether it is the answer. By then the request has had its effect.
-    pub answer: bool,
-    /// Its bytes, the four that tell its length included.
-    pub length: usize,
-}
-
-type Cut = dyn Fn(&Frame) -> Option<usize> + Send + Sync;
-
-/// The cut of a broker, if it has one.
-#[derive(Default)]
-pub(crate) struct Cuts(Mutex<Option<Arc<Cut>>>);
-
-impl fmt::Debug for Cuts {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("Cuts").finish_non_exhaustive()
-    }
+#[derive(Debug)]
+struct Plan {
+    state: u64,
+    mean_bytes: u64,
 }
 
 impl Cuts {
-    /// Exchanges the cut.
-    pub(crate) fn set(&self, cut: Option<Arc<Cut>>) {
-        *self.0.lock().unwrap_or_else(PoisonError::into_inner) = cut;
+    /// From now on, a new connection dies after `mean_bytes` on average; `None` ends that.
+    pub(crate) fn plan(&self, plan: Option<(u64, u64)>) {
+        let plan = plan.map(|(seed, mean_bytes)| Plan { state: seed, mean_bytes });
+        *self.0.lock().unwrap_or_else(PoisonError::into_inner) = plan;
     }
 
-    /// After how many bytes of the frame its connection ends, at most all of them. `frame` is made only if there is a
-    /// cut.
-    pub(crate) fn ask(&self, frame: impl FnOnce() -> Option<Frame>) -> Option<usize> {
-        let cut = self.0.lock().unwrap_or_else(PoisonError::into_inner).clone()?;
-        let frame = frame()?;
-        cut(&frame).map(|at| at.min(frame.length))
-    }
-}
-
-/// A cut that strikes each byte with the same small chance.
-pub(crate) fn at_random(seed: u64, mean: u64) -> impl Fn(&Frame) -> Option<usize> + Send + Sync + 'static {
-    let state = Mutex::new(seed);
-    let draw = move || {
-        // SplitMix64 (Steele, Lea, Flood 2014): small, and good for any seed.
-        let mut state = state.lock().unwrap_or_else(PoisonError::into_inner);
-        *state = state.wrapping_add(0x9e37_79b9_7f4a_7c15);
-        let mut bits = *state;
-        bits = (bits ^ (bits >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
-        bits = (bits ^ (bits >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
-        bits ^ (bits >> 31)
-    };
-    move |frame| {
-        let length = frame.length as u64;
-        // Never certain, however long the frame is: it passes when it is sent often enough.
-        let dies = draw() % length.saturating_add(mean).max(1) < length;
-        // What is left of a division by at most `length + 1`.
-        dies.then(|| usize::try_from(draw() % (length + 1)).unwrap_or(frame.length))
+    /// How many bytes a new connection carries, both ways together; `None` for any number.
+    pub(crate) fn life(&self) -> Option<u64> {
+        let mut plan = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        let plan = plan.as_mut()?;
+        // SplitMix64.
+        plan.state = plan.state.wrapping_add(0x9e37_79b9_7f4a_7c15);
+        let mut random = plan.state;
+        random = (random ^ (random >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
+        random = (random ^ (random >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
+        random ^= random >> 31;
+        Some(random % plan.mean_bytes.saturating_mul(2).max(1))
     }
 }
 
 #[cfg(test)]
 mod tests {
-    use super::*;
+    use super::Cuts;
 
     #[test]
-    fn a_seed_always_cuts_in_the_same_places_and_about_as_often_as_it_was_told() {
-        let frame = |length| Frame { api: Api::Fetch, node: 1, answer: true, length };
-        let cuts = |seed, length| {
-            let cut = at_random(seed, 10_000);
-            (0..10_000).map(|_| cut(&frame(length))).collect::<Vec<_>>()
+    fn lives_are_those_of_the_seed_and_about_the_mean() {
+        let lives = |seed| {
+            let cuts = Cuts::default();
+            assert_eq!(cuts.life(), None);
+            cuts.plan(Some((seed, 1_000)));
+            (0..1_000).filter_map(|_| cuts.life()).collect::<Vec<_>>()
         };
-        assert_eq!(cuts(7, 100), cuts(7, 100));
-        assert_ne!(cuts(7, 100), cuts(8, 100));
-        let found: Vec<usize> = cuts(7, 100).into_iter().flatten().collect();
-        assert!((50..200).contains(&found.len()), "a million bytes are cut {} times", found.len());
-        assert!(found.iter().all(|at| *at <= 100));
-        assert!(cuts(7, 1_000_000).contains(&None), "also a long frame passes");
+        assert_eq!(lives(7), lives(7));
+        assert_ne!(lives(7), lives(8));
+        let mean = lives(7).iter().sum::<u64>() / 1_000;
+        assert!((900..1_100).contains(&mean), "{mean}");
     }
 }

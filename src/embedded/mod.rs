@@ -13,7 +13,6 @@
 //! # Ok(())
 //! # }
 //! ```
-#![allow(dead_code, reason = "the parts are being joined")]
 
 mod api;
 mod broker;
@@ -23,6 +22,7 @@ mod coordinators;
 mod cuts;
 mod decode;
 mod faults;
+mod frames;
 #[cfg(feature = "testing")]
 pub(crate) mod fuzz;
 mod groups;
@@ -43,8 +43,8 @@ use std::time::Duration;
 use tokio::sync::{oneshot, watch};
 
 pub use api::Api;
-pub use cuts::Frame;
 pub use faults::{Call, Fault};
+pub use frames::Frame;
 
 use crate::{Error, ErrorKind, Result};
 use broker::Broker;
@@ -213,19 +213,25 @@ impl EmbeddedKafka {
     /// # }
     /// ```
     pub fn cut(&self, cut: impl Fn(&Frame) -> Option<usize> + Send + Sync + 'static) {
-        self.broker.cuts.set(Some(Arc::new(cut)));
-    }
-
-    /// Lets connections die at random, in the middle of requests and answers, one for about so many bytes that pass.
-    /// The seed decides what dies where; which frame comes when is up to the clients. A [`cut`](Self::cut).
-    pub fn dying_connections(&self, seed: u64, mean_bytes: u64) {
-        self.cut(cuts::at_random(seed, mean_bytes));
+        self.broker.frames.set(Some(Arc::new(cut)));
     }
 
     /// Removes all hooks, and the cut.
     pub fn clear_hooks(&self) {
         self.broker.faults.clear();
-        self.broker.cuts.set(None);
+        self.broker.frames.set(None);
+    }
+
+    /// From now on, each new connection dies after some random number of bytes, `mean_bytes` on average, wherever in a
+    /// frame that is. How many is drawn from `seed`, in the order in which connections come. Keep the mean above a few
+    /// kilobytes, or clients do not get beyond their first questions.
+    pub fn cut_connections(&self, seed: u64, mean_bytes: u64) {
+        self.broker.cuts.plan(Some((seed, mean_bytes)));
+    }
+
+    /// New connections live on.
+    pub fn keep_connections(&self) {
+        self.broker.cuts.plan(None);
     }
 
     /// Moves the clock of a cluster with a [manual clock](EmbeddedKafkaBuilder::manual_clock).
@@ -413,7 +419,14 @@ impl EmbeddedKafka {
     ///
     /// `Broker` if there is no such node.
     pub fn thaw_node(&self, node: i32) -> Result<()> {
-        self.mode(node)?.send_replace(Mode::Running);
+        // A node that is stopped stays so.
+        self.mode(node)?.send_if_modified(|mode| match *mode {
+            Mode::Frozen => {
+                *mode = Mode::Running;
+                true
+            }
+            Mode::Running | Mode::Stopped => false,
+        });
         Ok(())
     }
 }

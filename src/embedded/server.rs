@@ -13,9 +13,9 @@ use tokio::task::JoinSet;
 
 use super::api::{self, Api};
 use super::broker::{Broker, Caller};
-use super::cuts::Frame;
 use super::decode;
 use super::faults::{Call, Fault};
+use super::frames::Frame;
 use super::handle::cluster::versions;
 use super::handle::sasl::Session;
 use crate::clock;
@@ -96,6 +96,7 @@ async fn connection(
 ) {
     let _ = stream.set_nodelay(true);
     let mut connection = Connection {
+        left: broker.cuts.life(),
         limit: usize::try_from(broker.config.number("socket.request.max.bytes")).unwrap_or(usize::MAX),
         mode,
         stream,
@@ -117,6 +118,8 @@ struct Connection {
     stream: TcpStream,
     read: BytesMut,
     limit: usize,
+    /// How many bytes it lives for yet, if a test wants it to die.
+    left: Option<u64>,
     requests: Requests,
 }
 
@@ -145,17 +148,30 @@ impl Connection {
             let answer = self.requests.handle(frame).await?;
             self.thawed().await;
             if let Some(answer) = answer {
-                let cut = self.requests.cut(key, true, answer.len());
-                self.stream.write_all(&answer[..cut.unwrap_or(answer.len())]).await.map_err(io)?;
-                if cut.is_some() {
-                    let _ = self.stream.shutdown().await;
-                    return Err(corrupt("an answer is cut off"));
-                }
+                self.write(key, &answer).await?;
             }
             if self.requests.hang_up() {
                 return Ok(());
             }
         }
+        Ok(())
+    }
+
+    async fn write(&mut self, key: Option<i16>, answer: &[u8]) -> Result<()> {
+        let cut = self.requests.cut().map(|cut| cut.min(answer.len()));
+        let left = self.left.map(|left| usize::try_from(left).unwrap_or(usize::MAX));
+        let cut = cut.or_else(|| self.requests.frame_end(key, true, answer.len()));
+        let end = cut.into_iter().chain(left.filter(|left| *left < answer.len())).min();
+        self.stream.write_all(&answer[..end.unwrap_or(answer.len())]).await.map_err(io)?;
+        match end {
+            Some(_) => Err(corrupt("the connection was to die within this answer")),
+            None => self.spend(answer.len()),
+        }
+    }
+
+    fn spend(&mut self, bytes: usize) -> Result<()> {
+        let Some(left) = &mut self.left else { return Ok(()) };
+        *left = left.checked_sub(bytes as u64).ok_or_else(|| corrupt("the connection was to die here"))?;
         Ok(())
     }
 
@@ -173,7 +189,7 @@ impl Connection {
                 let length = length.ok_or_else(|| corrupt("the length of a request is out of bounds"))?;
                 let key = self.read.get(4..).filter(|_| length >= 2).and_then(key_of);
                 if key.is_some() {
-                    let end = *cut.get_or_insert_with(|| self.requests.cut(key, false, 4 + length));
+                    let end = *cut.get_or_insert_with(|| self.requests.frame_end(key, false, 4 + length));
                     if end.is_some_and(|end| self.read.len() >= end) {
                         return Err(corrupt("a request is cut off"));
                     }
@@ -184,9 +200,11 @@ impl Connection {
                 }
             }
             self.read.reserve(READ_SIZE);
-            if self.stream.read_buf(&mut self.read).await.map_err(io)? == 0 {
+            let read = self.stream.read_buf(&mut self.read).await.map_err(io)?;
+            if read == 0 {
                 return Ok(None);
             }
+            self.spend(read)?;
         }
     }
 }
@@ -198,8 +216,8 @@ fn key_of(frame: &[u8]) -> Option<i16> {
 
 impl Requests {
     /// After how many bytes a request or an answer shall end, and its connection.
-    fn cut(&self, key: Option<i16>, answer: bool, length: usize) -> Option<usize> {
-        self.broker.cuts.ask(|| {
+    fn frame_end(&self, key: Option<i16>, answer: bool, length: usize) -> Option<usize> {
+        self.broker.frames.ask(|| {
             let (api, ..) = Api::of(key?)?;
             Some(Frame { api, node: self.node, answer, length })
         })
@@ -212,6 +230,11 @@ impl Requests {
     /// Whether the connection ends with the last answer.
     pub(super) fn hang_up(&self) -> bool {
         self.session.lock().unwrap_or_else(PoisonError::into_inner).hang_up
+    }
+
+    /// How many bytes of the answer a hook lets through, if it cuts it.
+    fn cut(&self) -> Option<usize> {
+        self.session.lock().unwrap_or_else(PoisonError::into_inner).cut.take()
     }
 
     /// The whole frame of the answer, if there is one.
@@ -276,7 +299,7 @@ impl Requests {
                 None
             }
             Fault::Fail(code) => Some(code),
-            Fault::Pass | Fault::DelayAfter(_) | Fault::DropAfter => None,
+            Fault::Pass | Fault::DelayAfter(_) | Fault::DropAfter | Fault::CutAnswer(_) => None,
         };
         let answer = api::dispatch(&self.broker, caller, api, body, refusal).await?;
         if !matches!(api, Api::Produce | Api::Fetch) {
@@ -285,6 +308,7 @@ impl Requests {
         match fault {
             Fault::DropAfter => return Err(hang_up()),
             Fault::DelayAfter(delay) => clock::sleep(delay).await,
+            Fault::CutAnswer(bytes) => caller.session().cut = Some(bytes),
             _ => {}
         }
         Ok(answer)

@@ -184,11 +184,6 @@ impl State {
         self.nodes.iter().filter(|(_, node)| node.alive).map(|(id, _)| *id)
     }
 
-    /// The partition, if there is one.
-    pub(crate) fn partition(&mut self, topic: &str, partition: i32) -> Option<&mut Partition> {
-        self.topics.get_mut(topic)?.partitions.get_mut(usize::try_from(partition).ok()?)
-    }
-
     /// The partition, if `node` leads it in the epoch that the caller believes in; -1 is no belief.
     pub(crate) fn led(
         &mut self,

@@ -184,7 +184,7 @@ pub(crate) enum Event {
     Rejoin,
     /// Stop. The tasks have been closed by now.
     Close {
-        /// Whether a dynamic member leaves the group; a static one never does.
+        /// Whether the member leaves the group; else it is missed when its session is over.
         leave: bool,
     },
 }

@@ -27,7 +27,7 @@ use super::config::GroupConfig;
 use super::event::{Action, Assignment, Event, Lease, Request, RequestId};
 use super::protocol::{write_assignment, write_subscription};
 use super::user_data::{ActiveTask, AssignmentData, AssignmentError, Instance, SubscriptionData};
-use crate::{Error, Result, TaskId};
+use crate::{Error, ErrorKind, Result, TaskId};
 
 /// The membership of one instance. See the module.
 #[derive(Debug)]
@@ -501,6 +501,10 @@ impl Membership {
 
     fn fail(&mut self, error: Error) {
         self.lose(error.to_string());
+        // Another process is the static member by now: there is nothing to leave.
+        if error.kind() == ErrorKind::Fenced {
+            self.member_id.clear();
+        }
         self.phase = Phase::Failed;
         self.out.push(Action::Fatal(error));
     }
@@ -511,8 +515,7 @@ impl Membership {
         }
         self.close_gate();
         self.owned.clear();
-        // A static member is expected back within the session timeout: its tasks wait for it (KIP-345).
-        if leave && self.config.instance_id.is_none() && !self.member_id.is_empty() {
+        if leave && !self.member_id.is_empty() {
             self.retry_at = now;
             self.phase = Phase::Leaving { request: None, until: now + self.config.leave_timeout };
         } else {

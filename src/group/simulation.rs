@@ -432,7 +432,7 @@ impl Simulation {
                 // A clean stop: the tasks are closed first.
                 self.nodes[index].held.clear();
                 self.nodes[index].gate = None;
-                self.tell(index, life, Event::Close { leave: true });
+                self.tell(index, life, Event::Close { leave: self.nodes[index].instance_id.is_none() });
             }
             3 if self.nodes.len() < 7 => self.add_node(self.nodes.len()),
             3 | 4 => self.tell(index, life, Event::Rejoin),

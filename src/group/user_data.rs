@@ -3,6 +3,10 @@
 //! Big-endian, the version first. Later versions only append, so a reader skips what follows the part it knows; a member
 //! says which versions of an assignment it reads, and the leader answers everybody in the newest that all of them read.
 //! Kafka Streams needed eleven versions of its `SubscriptionInfo`; the first of ours already carries what those grew.
+//!
+//! Nobody fills yet what waits for standbys, durable stores and transactions: `standby`, `warm_up`, `checkpoints` and
+//! `transactional_ids` are empty, and a subscription's `next_rebalance_ms` is -1. Tags are sent and have no effect yet:
+//! no placement looks at them.
 
 use std::collections::BTreeMap;
 use std::sync::Arc;

@@ -13,6 +13,7 @@ use tokio::sync::mpsc::{UnboundedSender, unbounded_channel};
 use tokio::sync::{oneshot, watch};
 use tracing::Instrument;
 
+use super::close::CloseOptions;
 use super::control::Control;
 use super::coordinator::Coordinator;
 use super::figures::{ClientFigures, Metric, Registry};
@@ -26,9 +27,6 @@ use crate::query::{Asked, LocalStores, Phase, ReadOnlyKeyValueStore};
 use crate::store::{StoreBlueprint, ValueAndTimestamp};
 use crate::task::errors::{DropReason, ErrorHandler, ErrorPolicies};
 use crate::topology::{Topology, refuse_optimizations};
-
-/// How long a shutdown may take before what is left is given up.
-pub(super) const CLOSE_TIMEOUT: Duration = Duration::from_secs(30);
 
 /// Where an application is in its life (`org.apache.kafka.streams.KafkaStreams.State`).
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
@@ -185,6 +183,21 @@ impl AppBuilder {
     /// Hears every change of the application's state, the one before and the one after
     /// (`KafkaStreams.StateListener`). The calls come from a thread of their own, in order; [`App::run`]'s future waits
     /// for the last, within reason.
+    ///
+    /// ```no_run
+    /// # fn f(topology: mainstem::topology::Topology, config: mainstem::Config) -> mainstem::Result<mainstem::App> {
+    /// use mainstem::{App, AppState};
+    ///
+    /// let app = App::builder(topology, config)
+    ///     .state_listener(|from, to| {
+    ///         if to == AppState::Error {
+    ///             eprintln!("the stream has ended ({from:?})");
+    ///         }
+    ///     })
+    ///     .build()?;
+    /// # Ok(app)
+    /// # }
+    /// ```
     #[must_use]
     pub fn state_listener(mut self, listener: impl Fn(AppState, AppState) + Send + Sync + 'static) -> Self {
         self.listeners.state = Some(Arc::new(listener));
@@ -192,6 +205,23 @@ impl AppBuilder {
     }
 
     /// Hears how stores are filled from their changelogs (`KafkaStreams.setGlobalStateRestoreListener`).
+    ///
+    /// ```no_run
+    /// # fn f(topology: mainstem::topology::Topology, config: mainstem::Config) -> mainstem::Result<mainstem::App> {
+    /// use mainstem::{App, RestoreListener, RestoringStore};
+    ///
+    /// struct Restores;
+    ///
+    /// impl RestoreListener for Restores {
+    ///     fn on_restore_end(&self, store: &RestoringStore, records: u64) {
+    ///         println!("{} of task {} is back, with {records} records", store.store, store.task);
+    ///     }
+    /// }
+    ///
+    /// let app = App::builder(topology, config).restore_listener(Restores).build()?;
+    /// # Ok(app)
+    /// # }
+    /// ```
     #[must_use]
     pub fn restore_listener(mut self, listener: impl RestoreListener) -> Self {
         self.listeners.restore = Some(Arc::new(listener));
@@ -400,6 +430,23 @@ impl AppHandle {
     ///
     /// The same figures go to the recorder of the [`metrics`](https://docs.rs/metrics) facade, if the process has installed
     /// one before the application runs.
+    ///
+    /// ```
+    /// # use mainstem::prelude::*;
+    /// # let builder = StreamsBuilder::new();
+    /// # builder.stream::<String, String>("in").to("out");
+    /// # let config = mainstem::Config::builder("app", "localhost:9092").build()?;
+    /// # let app = mainstem::App::new(builder.build()?, config)?;
+    /// use mainstem::MetricValue;
+    ///
+    /// let handle = app.handle();
+    /// let dropped = || {
+    ///     let figures = handle.metrics().into_iter().filter(|m| m.name == "mainstem_dropped_records_total");
+    ///     figures.map(|m| if let MetricValue::Counter(count) = m.value { count } else { 0 }).sum::<u64>()
+    /// };
+    /// assert_eq!(dropped(), 0);
+    /// # Ok::<_, mainstem::Error>(())
+    /// ```
     pub fn metrics(&self) -> Vec<Metric> {
         self.shared.registry.snapshot()
     }
@@ -421,14 +468,31 @@ impl AppHandle {
 
     /// Asks the application to commit, close and end, and allows it 30 s. [`App::run`]'s future then resolves.
     pub fn stop(&self) {
-        self.stop_within(CLOSE_TIMEOUT);
+        self.stop_with(CloseOptions::default());
     }
 
     /// Asks the application to commit, close and end. What has not ended in time is given up: [`App::run`]'s future then
     /// resolves with an error, and what was not committed is processed again at the next start.
     pub fn stop_within(&self, timeout: Duration) {
+        self.stop_with(CloseOptions::default().within(timeout));
+    }
+
+    /// Asks the application to commit, close and end, and says how: how long that may take, and whether its member leaves
+    /// the group or stays until its session is over. Whoever asks again may allow less time, but not more; the first that
+    /// says whether to leave is heard.
+    ///
+    /// ```no_run
+    /// # async fn f(handle: mainstem::AppHandle) {
+    /// use mainstem::CloseOptions;
+    ///
+    /// // This instance with its `group.instance.id` does not come back: the others get its tasks at once.
+    /// handle.stop_with(CloseOptions::default().leave_group(true));
+    /// handle.stopped().await;
+    /// # }
+    /// ```
+    pub fn stop_with(&self, options: CloseOptions) {
         // An application that has ended needs no telling.
-        let _ = self.mailbox.send(ToCoordinator::Stop { within: timeout });
+        let _ = self.mailbox.send(ToCoordinator::Stop(options));
     }
 }
 
@@ -461,7 +525,7 @@ struct StopOnDrop(UnboundedSender<ToCoordinator>);
 
 impl Drop for StopOnDrop {
     fn drop(&mut self) {
-        let _ = self.0.send(ToCoordinator::Stop { within: CLOSE_TIMEOUT });
+        let _ = self.0.send(ToCoordinator::Stop(CloseOptions::default()));
     }
 }
 
@@ -508,7 +572,7 @@ impl IntoFuture for Run {
             if let Some(signal) = shutdown {
                 tokio::select! {
                     result = &mut outcome => return ended(result),
-                    () = signal => { let _ = stop.0.send(ToCoordinator::Stop { within: CLOSE_TIMEOUT }); }
+                    () = signal => { let _ = stop.0.send(ToCoordinator::Stop(CloseOptions::default())); }
                 }
             }
             ended(outcome.await)

@@ -61,6 +61,15 @@ impl App {
     ///
     /// # Errors
     /// [`ErrorKind::Config`] if `state.dir` cannot be written.
+    ///
+    /// ```no_run
+    /// # async fn f(app: mainstem::App, afresh: bool) -> mainstem::Result<()> {
+    /// if afresh {
+    ///     app.clean_up()?;
+    /// }
+    /// app.run().await
+    /// # }
+    /// ```
     pub fn clean_up(&self) -> Result<()> {
         self.shared.clean_up()
     }
@@ -72,6 +81,14 @@ impl AppHandle {
     /// # Errors
     /// [`ErrorKind::IllegalState`] while the application runs; stop it first. [`ErrorKind::Config`] if `state.dir` cannot
     /// be written.
+    ///
+    /// ```no_run
+    /// # async fn f(handle: mainstem::AppHandle) -> mainstem::Result<()> {
+    /// handle.stop();
+    /// handle.stopped().await;
+    /// handle.clean_up()
+    /// # }
+    /// ```
     pub fn clean_up(&self) -> Result<()> {
         self.shared.clean_up()
     }
@@ -80,11 +97,34 @@ impl AppHandle {
     /// (`KafkaStreams.pause`, KIP-834). A record in hand is finished. The application stays in its group and in its
     /// state; it commits what was done, and takes part in rebalances; stores are restored. Records are fetched until
     /// `input.buffer.max.bytes` is full. Pausing before the application is run is allowed; pausing twice is pausing once.
+    ///
+    /// ```
+    /// # use mainstem::prelude::*;
+    /// # let builder = StreamsBuilder::new();
+    /// # builder.stream::<String, String>("in").to("out");
+    /// # let config = mainstem::Config::builder("app", "localhost:9092").build()?;
+    /// # let app = mainstem::App::new(builder.build()?, config)?;
+    /// let handle = app.handle();
+    /// handle.pause();
+    /// assert!(handle.is_paused());
+    /// // ... `app.run()` takes part in the group and processes nothing, until:
+    /// handle.resume();
+    /// assert!(!handle.is_paused());
+    /// # Ok::<_, mainstem::Error>(())
+    /// ```
     pub fn pause(&self) {
         self.shared.control.paused.store(true, Ordering::Relaxed);
     }
 
     /// Goes on where [`pause`](Self::pause) stopped.
+    ///
+    /// ```no_run
+    /// # async fn f(handle: mainstem::AppHandle, maintenance: impl Future<Output = ()>) {
+    /// handle.pause();
+    /// maintenance.await;
+    /// handle.resume();
+    /// # }
+    /// ```
     pub fn resume(&self) {
         self.shared.control.paused.store(false, Ordering::Relaxed);
         // ORDER: after that; a worker that sleeps looks again. An application that has ended needs no telling.
@@ -98,11 +138,29 @@ impl AppHandle {
 
     /// The workers of this instance with their tasks, as they were a moment ago (`KafkaStreams.metadataForLocalThreads`).
     /// Empty when the application does not run.
+    ///
+    /// ```no_run
+    /// # fn f(handle: mainstem::AppHandle) {
+    /// for worker in handle.workers() {
+    ///     println!("{} is {:?} with {} tasks", worker.name, worker.state, worker.tasks.len());
+    /// }
+    /// # }
+    /// ```
     pub fn workers(&self) -> Vec<WorkerMetadata> {
         self.shared.control.metadata.workers()
     }
 
     /// The active tasks of this instance, as they were a moment ago, by number.
+    ///
+    /// ```no_run
+    /// # fn f(handle: mainstem::AppHandle) {
+    /// for task in handle.tasks() {
+    ///     for input in &task.inputs {
+    ///         println!("{} has committed {:?} of {}", task.task, input.committed, input.partition);
+    ///     }
+    /// }
+    /// # }
+    /// ```
     pub fn tasks(&self) -> Vec<TaskMetadata> {
         let mut tasks: Vec<_> = self.workers().into_iter().flat_map(|worker| worker.tasks).collect();
         tasks.sort_by_key(|task| task.task);
@@ -111,6 +169,14 @@ impl AppHandle {
 
     /// All instances of the application, this one included, as of the last assignment
     /// (`KafkaStreams.metadataForAllStreamsClients`). Empty before the first.
+    ///
+    /// ```no_run
+    /// # fn f(handle: mainstem::AppHandle) {
+    /// for instance in handle.instances().iter() {
+    ///     println!("{} at {:?}: {:?}", instance.process_id, instance.endpoint, instance.active);
+    /// }
+    /// # }
+    /// ```
     pub fn instances(&self) -> Arc<[InstanceMetadata]> {
         self.shared.control.metadata.instances()
     }
@@ -121,6 +187,15 @@ impl AppHandle {
     ///
     /// # Errors
     /// [`ErrorKind::IllegalState`] when the application does not run; [`ErrorKind::Io`] if no thread can be started.
+    ///
+    /// ```no_run
+    /// # async fn f(handle: mainstem::AppHandle) -> mainstem::Result<()> {
+    /// while handle.workers().len() < 4 {
+    ///     println!("worker {} has begun", handle.add_worker().await?);
+    /// }
+    /// # Ok(())
+    /// # }
+    /// ```
     pub async fn add_worker(&self) -> Result<usize> {
         self.ask(|answer| ToCoordinator::AddWorker { answer }).await
     }
@@ -131,6 +206,15 @@ impl AppHandle {
     ///
     /// # Errors
     /// [`ErrorKind::IllegalState`] when the application does not run, or ends meanwhile.
+    ///
+    /// ```no_run
+    /// # async fn f(handle: mainstem::AppHandle) -> mainstem::Result<()> {
+    /// if let Some(worker) = handle.remove_worker().await? {
+    ///     println!("worker {worker} has ended");
+    /// }
+    /// # Ok(())
+    /// # }
+    /// ```
     pub async fn remove_worker(&self) -> Result<Option<usize>> {
         self.ask(|answer| ToCoordinator::RemoveWorker { answer }).await
     }
@@ -139,6 +223,15 @@ impl AppHandle {
     ///
     /// # Errors
     /// [`ErrorKind::IllegalState`] when the application does not run, and what the brokers say.
+    ///
+    /// ```no_run
+    /// # async fn f(handle: mainstem::AppHandle) -> mainstem::Result<()> {
+    /// for store in handle.lags().await? {
+    ///     println!("{} of {} is {} records behind", store.store, store.task, store.lag());
+    /// }
+    /// # Ok(())
+    /// # }
+    /// ```
     pub async fn lags(&self) -> Result<Vec<StoreLag>> {
         self.ask(|answer| ToCoordinator::Lags { answer }).await
     }

@@ -11,7 +11,8 @@ use std::time::{Duration, Instant};
 use tokio::sync::mpsc::{UnboundedReceiver, UnboundedSender, unbounded_channel};
 
 use self::replace::Replacements;
-use super::app::{AppShared, AppState, CLOSE_TIMEOUT};
+use super::app::{AppShared, AppState};
+use super::close::CloseOptions;
 use super::housekeeping::Housekeeping;
 use super::message::{TaskStart, ToCoordinator, ToWorker};
 use super::prepare::Preparer;
@@ -85,6 +86,7 @@ pub(super) struct Coordinator {
     rebalance: Option<(Instant, tracing::Span)>,
     failure: Option<Error>,
     ending: Option<Ending>,
+    close: CloseOptions,
     /// Read-locked by every commit on its way to the broker.
     commits: Arc<tokio::sync::RwLock<()>>,
     /// The folder is this instance's until its tasks are closed.
@@ -139,10 +141,8 @@ impl Coordinator {
             protocols: Vec::new(),
         };
         let instance_id = group_config.instance_id.clone();
-        let workers = u16::try_from(config.workers()).unwrap_or(u16::MAX);
-        let mut data = SubscriptionData::new(identity.process_id, workers);
+        let mut data = settings::subscription(config, identity.process_id);
         data.fingerprints = fingerprints(&shared.topology);
-        data.endpoint = config.application_server().unwrap_or_default().to_owned();
         let source_topics = topics::source_topics(&shared.topology, config.application_id());
         let subscription = (source_topics.clone(), data.clone());
         let membership = Membership::new(group_config, source_topics, data)?;
@@ -183,6 +183,7 @@ impl Coordinator {
             rebalance: None,
             failure: None,
             ending: None,
+            close: CloseOptions::default(),
             commits: Arc::default(),
             _identity: identity,
         })
@@ -291,7 +292,7 @@ impl Coordinator {
             ToCoordinator::Resumed => self.workers.broadcast(|| ToWorker::LookAgain),
             ToCoordinator::Lags { answer } => self.lags(answer),
             ToCoordinator::StoreWanted => self.workers.broadcast(|| ToWorker::StoreWanted),
-            ToCoordinator::Stop { within } => self.end(within),
+            ToCoordinator::Stop(options) => self.end(options),
         }
     }
 
@@ -700,11 +701,12 @@ impl Coordinator {
             tracing::error!(?error, "the application shuts down");
             self.failure = Some(error);
         }
-        self.end(CLOSE_TIMEOUT);
+        self.end(CloseOptions::default());
     }
 
-    fn end(&mut self, within: Duration) {
-        let latest = clock::monotonic() + within;
+    fn end(&mut self, options: CloseOptions) {
+        self.close.leaves(&options);
+        let latest = clock::monotonic() + options.time();
         match &mut self.ending {
             None => {}
             // Whoever asks again may be less patient.
@@ -754,7 +756,8 @@ impl Coordinator {
     }
 
     fn leave(&mut self) -> bool {
-        self.step(Event::Close { leave: true });
+        let leave = self.close.is_leaving(self.member.instance_id.is_some());
+        self.step(Event::Close { leave });
         matches!(self.ending, Some(Ending::Leaving)) && self.end_if_done()
     }
 }
@@ -762,7 +765,7 @@ impl Coordinator {
 /// What else is said is kept for later.
 async fn stop_told(inbox: &mut UnboundedReceiver<ToCoordinator>, early: &mut Vec<ToCoordinator>) {
     while let Some(message) = inbox.recv().await {
-        if matches!(message, ToCoordinator::Stop { .. }) {
+        if matches!(message, ToCoordinator::Stop(_)) {
             return;
         }
         early.push(message);

@@ -2,10 +2,10 @@
 
 use std::collections::HashMap;
 use std::sync::Arc;
-use std::time::Duration;
 
 use tokio::sync::oneshot;
 
+use super::close::CloseOptions;
 use super::metadata::StoreLag;
 use super::topics::TopicPlan;
 use super::uncaught::UncaughtErrorResponse;
@@ -126,5 +126,5 @@ pub(super) enum ToCoordinator {
     /// How far the stores are behind their changelogs.
     Lags { answer: oneshot::Sender<Result<Vec<StoreLag>>> },
     /// Shut down, and give up what has not ended in this time.
-    Stop { within: Duration },
+    Stop(CloseOptions),
 }

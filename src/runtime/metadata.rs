@@ -120,7 +120,7 @@ pub struct InstanceMetadata {
     pub endpoint: Option<String>,
     /// Its active tasks.
     pub active: Vec<TaskId>,
-    /// The tasks that it keeps copies of.
+    /// The tasks that it keeps copies of. Always empty for now: there are no standby copies yet.
     pub standby: Vec<TaskId>,
 }
 

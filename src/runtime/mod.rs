@@ -6,6 +6,7 @@
 //! mailboxes ([`message`]): a worker never waits for anything but its mailbox.
 
 mod app;
+mod close;
 mod control;
 mod coordinator;
 mod fetches;
@@ -30,6 +31,7 @@ mod worker;
 mod workers;
 
 pub use app::{App, AppBuilder, AppHandle, AppState, Run};
+pub use close::CloseOptions;
 pub use figures::{Metric, MetricValue};
 pub use listener::{RestoreListener, RestoringStore};
 pub use metadata::{

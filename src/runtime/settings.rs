@@ -2,13 +2,15 @@
 
 use std::time::Duration;
 
+use uuid::Uuid;
+
 use crate::client::ClientConfig;
 use crate::client::admin::Isolation;
 use crate::client::compression::Compression;
 use crate::client::fetch::FetchOptions;
 use crate::client::produce::ProducerConfig;
-use crate::config::{self, Config, ConsumerConfig, IsolationLevel, Role};
-use crate::group::GroupConfig;
+use crate::config::{self, Config, IsolationLevel, Role};
+use crate::group::{GroupConfig, SubscriptionData};
 
 pub(super) fn client(config: &Config) -> ClientConfig {
     let connection = config.consumer(Role::Main).connection();
@@ -57,8 +59,8 @@ pub(super) fn producer(config: &Config) -> ProducerConfig {
     }
 }
 
-pub(super) fn isolation(consumer: &ConsumerConfig) -> Isolation {
-    match consumer.isolation_level() {
+pub(super) fn isolation(level: IsolationLevel) -> Isolation {
+    match level {
         IsolationLevel::ReadCommitted => Isolation::ReadCommitted,
         _ => Isolation::ReadUncommitted,
     }
@@ -67,7 +69,7 @@ pub(super) fn isolation(consumer: &ConsumerConfig) -> Isolation {
 pub(super) fn live_fetch(config: &Config) -> FetchOptions {
     let consumer = config.consumer(Role::Main);
     FetchOptions {
-        isolation: isolation(consumer),
+        isolation: isolation(consumer.isolation_level()),
         max_bytes: consumer.fetch_max_bytes(),
         partition_max_bytes: consumer.max_partition_fetch_bytes(),
         min_bytes: consumer.fetch_min_bytes(),
@@ -80,10 +82,15 @@ pub(super) fn live_fetch(config: &Config) -> FetchOptions {
 
 pub(super) fn bulk_fetch(config: &Config) -> FetchOptions {
     let consumer = config.consumer(Role::Restore);
-    let max_bytes = consumer.fetch_max_bytes();
-    // A changelog may have been written in transactions: only committed ones are state.
-    let min_bytes = consumer.fetch_min_bytes();
-    FetchOptions { min_bytes, max_bytes, isolation: Isolation::ReadCommitted, ..FetchOptions::bulk() }
+    FetchOptions {
+        // A changelog may have been written in transactions: only committed ones are state.
+        isolation: Isolation::ReadCommitted,
+        max_bytes: consumer.fetch_max_bytes(),
+        partition_max_bytes: consumer.max_partition_fetch_bytes(),
+        min_bytes: consumer.fetch_min_bytes(),
+        max_wait: consumer.fetch_max_wait(),
+        ..FetchOptions::bulk()
+    }
 }
 
 pub(super) fn group(config: &Config) -> GroupConfig {
@@ -106,9 +113,29 @@ pub(super) fn group(config: &Config) -> GroupConfig {
     }
 }
 
+/// What this instance, with its process id, says of itself to the group before it has any tasks.
+pub(super) fn subscription(config: &Config, process_id: Uuid) -> SubscriptionData {
+    let workers = u16::try_from(config.workers()).unwrap_or(u16::MAX);
+    SubscriptionData {
+        endpoint: config.application_server().unwrap_or_default().to_owned(),
+        tags: config.client_tags().clone(),
+        ..SubscriptionData::new(process_id, workers)
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn the_group_hears_of_workers_endpoint_and_tags() {
+        let builder = Config::builder("a", "localhost:9092").workers(3).application_server("me:80");
+        let config = builder.client_tag("zone", "a").client_tag("row", "7").build().unwrap();
+        let data = subscription(&config, Uuid::nil());
+        assert_eq!((data.workers, &*data.endpoint), (3, "me:80"));
+        let tags: Vec<_> = data.tags.iter().map(|(name, value)| (&**name, &**value)).collect();
+        assert_eq!(tags, [("row", "7"), ("zone", "a")]);
+    }
 
     #[test]
     fn properties_reach_the_rooms_they_govern() {
@@ -124,6 +151,16 @@ mod tests {
             ("compression.zstd.level", "12"),
         ]);
         assert_eq!((live_fetch(&set).min_bytes, bulk_fetch(&set).min_bytes), (5000, 7000));
+        let sizes = |f: &FetchOptions| (f.max_bytes, f.partition_max_bytes, f.max_wait.as_millis());
+        assert_eq!(sizes(&live_fetch(&set)), (8 << 20, 1 << 20, 500));
+        assert_eq!(sizes(&bulk_fetch(&set)), (32 << 20, 8 << 20, 500));
+        let restore = config(&[
+            ("restore.consumer.fetch.max.bytes", "7"),
+            ("restore.consumer.max.partition.fetch.bytes", "5"),
+            ("restore.consumer.fetch.max.wait.ms", "3"),
+        ]);
+        assert_eq!(sizes(&live_fetch(&restore)), (8 << 20, 1 << 20, 500));
+        assert_eq!(sizes(&bulk_fetch(&restore)), (7, 5, 3));
         assert_eq!((producer(&set).max_in_flight, producer(&set).compression_level), (2, None));
         let level = |codec: &str, level: &str| {
             let name = format!("compression.{codec}.level");

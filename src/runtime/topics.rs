@@ -2,10 +2,12 @@
 
 use std::collections::{BTreeMap, HashMap, HashSet};
 use std::sync::Arc;
+use std::time::Duration;
 
 use super::partition_counts;
 use crate::client::Cluster;
 use crate::client::admin::{Admin, ConfigResource, NewTopic};
+use crate::clock;
 use crate::config::Config;
 use crate::error::{Error, ErrorKind, Result};
 use crate::group::SubTopology;
@@ -86,6 +88,22 @@ pub(super) fn repartition_topics(topology: &Topology, application_id: &str) -> H
     all.flat_map(topics).collect()
 }
 
+/// How long a topic is looked for before that is said.
+const SOON: Duration = Duration::from_millis(500);
+
+/// The partition count of a topic. One that is not there yet is waited for, and the log says so before it is an error.
+async fn look(cluster: Cluster, topic: Arc<str>) -> Result<i32> {
+    let mut looking = std::pin::pin!(cluster.partitions(&topic));
+    if let Some(found) = clock::timeout(SOON, looking.as_mut()).await {
+        return found;
+    }
+    tracing::warn!(
+        topic = &*topic,
+        "a topic of the topology is not found; it is looked for some seconds longer"
+    );
+    looking.await
+}
+
 /// Looks at the topics that must exist, and derives the counts of those that the application makes. Nothing is made yet.
 pub(super) async fn plan(cluster: &Cluster, topology: &Topology, application_id: &str) -> Result<TopicPlan> {
     let subtopologies = &topology.inner.subtopologies;
@@ -96,11 +114,18 @@ pub(super) async fn plan(cluster: &Cluster, topology: &Topology, application_id:
         let sources = s.sources.iter().filter(|t| t.repartition.is_none()).map(|t| &t.topic);
         outside.extend(sources.chain(&s.sinks).map(|topic| (s.id, topic.clone())));
     }
-    for (subtopology, topic) in outside {
-        if counts.contains_key(&topic) {
-            continue;
-        }
-        match cluster.partitions(&topic).await {
+    let mut seen = HashSet::new();
+    outside.retain(|(_, topic)| seen.insert(topic.clone()));
+    // All at once: one that is missing is waited for.
+    let looks: Vec<_> =
+        outside.iter().map(|(_, topic)| tokio::spawn(look(cluster.clone(), topic.clone()))).collect();
+    for ((subtopology, topic), look) in outside.into_iter().zip(looks) {
+        let found = look.await.unwrap_or_else(|error| {
+            Err(Error::new(ErrorKind::Panic, "a topic could not be looked up")
+                .at_topic(&*topic)
+                .because(error))
+        });
+        match found {
             Ok(count) => _ = counts.insert(topic, count),
             Err(error) if error.kind() == ErrorKind::Topic => {
                 missing.push(format!("{topic} (sub-topology {subtopology})"))

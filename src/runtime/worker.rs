@@ -400,6 +400,11 @@ impl Worker {
             Err(RecvTimeoutError::Timeout) => {}
             Err(RecvTimeoutError::Disconnected) => self.control.push_back(Control::Stop),
         }
+        // A broker that does not answer is when somebody looks.
+        let now = clock::monotonic();
+        if now >= self.figures.next_fold() {
+            self.observe(now);
+        }
     }
 
     // ---- tasks ----

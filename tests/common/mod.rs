@@ -45,6 +45,19 @@ pub(crate) fn broker(test: &str) -> String {
     EMBEDDED.get_or_init(start).bootstrap().to_owned()
 }
 
+/// The broker for a test that also needs Java (the client, the tools): [`broker`], where a real Kafka is told or Java is
+/// said to be there by `MAINSTEM_JAVA=1`; `None` with a loud line otherwise.
+pub(crate) fn with_java(test: &str) -> Option<String> {
+    if is_real() || std::env::var("MAINSTEM_JAVA").as_deref() == Ok("1") {
+        return Some(broker(test));
+    }
+    let _ = writeln!(
+        std::io::stderr(),
+        "SKIPPED {test}: it needs Java; set MAINSTEM_JAVA=1 (Java 17 and Maven), or MAINSTEM_KAFKA=host:port"
+    );
+    None
+}
+
 /// A name that no other test, run or process uses.
 pub(crate) fn unique(name: &str) -> String {
     static COUNT: AtomicU32 = AtomicU32::new(0);

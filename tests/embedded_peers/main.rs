@@ -1,6 +1,7 @@
 //! Other people's clients, and bare requests, against the embedded broker.
 //!
-//! What is compared with a real Kafka is so where `MAINSTEM_KAFKA` names one; the rest needs nothing but Java.
+//! rskafka needs nothing (librdkafka has a crate of its own, `tests/librdkafka`); Java's clients are asked where Java is said to be there; and what is compared
+//! with a real Kafka is so where `MAINSTEM_KAFKA` names one.
 #![allow(clippy::unwrap_used, reason = "that is how a test fails")]
 
 mod clients;
@@ -8,7 +9,6 @@ mod clients;
 mod common;
 #[path = "../common/java.rs"]
 mod java;
-mod librdkafka;
 #[path = "../common/log.rs"]
 mod log;
 mod raw;

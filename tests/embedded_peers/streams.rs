@@ -13,7 +13,7 @@ use mainstem::client::{Admin, Cluster, Isolation, OffsetSpec, ReadOptions, Reade
 use mainstem::embedded::EmbeddedKafka;
 use tokio::sync::mpsc;
 
-use super::common::{connect, topic, unique};
+use super::common::{connect, topic, unique, with_java};
 use super::log::{self, Rec};
 use super::raw::Raw;
 
@@ -213,10 +213,12 @@ async fn within_the_limit(test: impl Future<Output = ()>) {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn kafka_streams_counts_at_least_once() {
+    let Some(_) = with_java("kafka_streams_counts_at_least_once") else { return };
     within_the_limit(count_with_a_kill("at_least_once")).await;
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn kafka_streams_counts_exactly_once() {
+    let Some(_) = with_java("kafka_streams_counts_exactly_once") else { return };
     within_the_limit(count_with_a_kill("exactly_once_v2")).await;
 }

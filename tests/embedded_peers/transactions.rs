@@ -1,5 +1,7 @@
 //! Transactions, request by request: what the embedded broker says, and that a real Kafka says the same.
 
+use std::time::Duration;
+
 use bytes::Bytes;
 use kafka_protocol::messages as m;
 use kafka_protocol::messages::add_partitions_to_txn_request::AddPartitionsToTxnTopic;
@@ -12,12 +14,16 @@ use kafka_protocol::messages::txn_offset_commit_request::{
 use kafka_protocol::protocol::StrBytes;
 use mainstem::embedded::EmbeddedKafka;
 
-use super::common::{connect, topic, unique};
+use super::common::{connect, is_real, kafka, topic, unique};
 use super::raw::{Raw, batch};
 
 const NOT_LEADER: i16 = 6;
 const CONCURRENT_TRANSACTIONS: i16 = 51;
 const UNSTABLE: i16 = 88;
+const INVALID_PRODUCER_EPOCH: i16 = 47;
+const PRODUCER_FENCED: i16 = 90;
+const UNSUPPORTED_SASL_MECHANISM: i16 = 33;
+const SASL_AUTHENTICATION_FAILED: i16 = 58;
 
 fn text(text: &str) -> StrBytes {
     StrBytes::from_string(text.to_owned())
@@ -32,12 +38,13 @@ struct Client {
     id: String,
     topic: String,
     group: String,
+    acks: i16,
 }
 
 impl Client {
     fn new(bootstrap: &str, topic: &str) -> Self {
         let (id, group) = (unique("id"), unique("group"));
-        let mut this = Self { raw: Raw::connect(bootstrap), id, topic: topic.to_owned(), group };
+        let mut this = Self { raw: Raw::connect(bootstrap), id, topic: topic.to_owned(), group, acks: -1 };
         // A cluster that nobody has used yet makes its internal topics now.
         for (kind, key) in [(1, this.id.clone()), (0, this.group.clone())] {
             let request = m::FindCoordinatorRequest::default().with_key_type(kind).with_key(text(&key));
@@ -117,7 +124,7 @@ impl Client {
             .with_partition_data(vec![data]);
         let request = m::ProduceRequest::default()
             .with_transactional_id(Some(m::TransactionalId(text(&self.id))))
-            .with_acks(-1)
+            .with_acks(self.acks)
             .with_timeout_ms(10_000)
             .with_topic_data(vec![topic]);
         loop {
@@ -308,8 +315,8 @@ fn story(bootstrap: &str, topic: &str) -> Vec<(&'static str, Vec<i64>)> {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn the_embedded_broker_says_of_transactions_what_kafka_says() {
-    let kafka = EmbeddedKafka::start().unwrap();
-    let embedded = tell(kafka.bootstrap()).await;
+    let started = EmbeddedKafka::start().unwrap();
+    let embedded = tell(started.bootstrap()).await;
     // What a Kafka 4.3.1 said.
     let wanted: &[(&str, &[i64])] = &[
         ("init", &[0, 0]),
@@ -367,7 +374,9 @@ async fn the_embedded_broker_says_of_transactions_what_kafka_says() {
     for ((what, said), (also, wanted)) in embedded.iter().zip(wanted) {
         assert_eq!((what, &said[..]), (also, *wanted));
     }
-    if let Some(real) = super::common::kafka("comparing transactions") {
+    if is_real()
+        && let Some(real) = kafka("the_embedded_broker_says_of_transactions_what_kafka_says")
+    {
         let real = tell(&real).await;
         assert_eq!(embedded, real);
     }
@@ -378,4 +387,86 @@ async fn tell(bootstrap: &str) -> Vec<(&'static str, Vec<i64>)> {
     let topic = topic(&cluster, "story", 3).await;
     let bootstrap = bootstrap.to_owned();
     tokio::task::spawn_blocking(move || story(&bootstrap, &topic)).await.unwrap()
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn time_aborts_a_transaction_and_fences_its_producer() {
+    let kafka = EmbeddedKafka::builder().manual_clock().start().unwrap();
+    let cluster = connect(kafka.bootstrap()).await;
+    let topic = topic(&cluster, "old", 1).await;
+    let test = move || {
+        let c = &mut Client::new(kafka.bootstrap(), &topic);
+        let (_, _, old) = c.init(4, (-1, -1));
+        assert_eq!(c.add_own(old, &[0]), [0]);
+        assert_eq!(c.produce(9, 0, old, 0), (0, 0));
+        assert_eq!(c.add_offsets(old), 0);
+        assert_eq!(c.commit_offset(3, old, 5), 0);
+        kafka.advance(Duration::from_secs(59)).unwrap();
+        assert_eq!((c.fetch(0), c.offset().0), ((1, 0, vec![]), UNSTABLE));
+        kafka.advance(Duration::from_secs(2)).unwrap();
+        assert_eq!(c.stable(0), (2, vec![(old.0, 0)]));
+        assert_eq!(c.stable_offset(), -1);
+        assert_eq!(c.produce(9, 0, old, 1).0, INVALID_PRODUCER_EPOCH);
+        assert_eq!(c.end(3, old, true), PRODUCER_FENCED);
+        let (waited, code, new) = c.init(4, (-1, -1));
+        assert_eq!((waited, code, new), (false, 0, (old.0, old.1 + 2)));
+    };
+    tokio::task::spawn_blocking(test).await.unwrap();
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_marker_waits_until_it_cannot_be_lost_with_the_leader() {
+    let kafka = EmbeddedKafka::start().unwrap();
+    let cluster = connect(kafka.bootstrap()).await;
+    let topic = topic(&cluster, "held", 1).await;
+    let test = move || {
+        let c = &mut Client::new(kafka.bootstrap(), &topic);
+        let (_, _, producer) = c.init(4, (-1, -1));
+        assert_eq!(c.add_own(producer, &[0]), [0]);
+        kafka.hold_replication(&topic, 0, true).unwrap();
+        c.acks = 1;
+        assert_eq!(c.produce(9, 0, producer, 0), (0, 0));
+        assert_eq!(c.try_end(3, producer, true), 0);
+        assert_eq!(c.try_end(3, producer, true), CONCURRENT_TRANSACTIONS);
+        assert_eq!(c.try_init(4, 60_000, (-1, -1)).0, CONCURRENT_TRANSACTIONS);
+        assert_eq!(c.fetch(0), (0, 0, vec![]));
+        kafka.hold_replication(&topic, 0, false).unwrap();
+        assert_eq!(c.end(3, producer, true), 0);
+        assert_eq!(c.stable(0), (2, vec![]));
+    };
+    tokio::task::spawn_blocking(test).await.unwrap();
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn who_has_not_authenticated_is_asked_to_and_then_hung_up_on() {
+    let kafka = EmbeddedKafka::builder().user("alice", "secret").start().unwrap();
+    let test = move || {
+        let versions = m::ApiVersionsRequest::default();
+        let metadata = m::MetadataRequest::default();
+        let handshake = |mechanism| m::SaslHandshakeRequest::default().with_mechanism(text(mechanism));
+        let token = |token| m::SaslAuthenticateRequest::default().with_auth_bytes(Bytes::from_static(token));
+
+        let mut raw = Raw::connect(kafka.bootstrap());
+        assert_eq!(raw.ask(0, &versions).error_code, 0);
+        assert!(raw.try_ask(4, &metadata).is_none(), "nothing else is answered");
+
+        let mut raw = Raw::connect(kafka.bootstrap());
+        let refused = raw.ask(1, &handshake("GSSAPI"));
+        assert_eq!(refused.error_code, UNSUPPORTED_SASL_MECHANISM);
+        assert_eq!(refused.mechanisms, ["PLAIN", "SCRAM-SHA-256", "SCRAM-SHA-512"].map(text));
+        assert!(raw.try_ask(1, &handshake("PLAIN")).is_none());
+
+        let mut raw = Raw::connect(kafka.bootstrap());
+        assert_eq!(raw.ask(1, &handshake("PLAIN")).error_code, 0);
+        let refused = raw.ask(2, &token(b"\0alice\0wrong"));
+        assert_eq!(refused.error_code, SASL_AUTHENTICATION_FAILED);
+        assert_eq!(refused.error_message, Some(text("Authentication failed: Invalid username or password")));
+        assert!(raw.try_ask(4, &metadata).is_none());
+
+        let mut raw = Raw::connect(kafka.bootstrap());
+        assert_eq!(raw.ask(1, &handshake("PLAIN")).error_code, 0);
+        assert_eq!(raw.ask(2, &token(b"\0alice\0secret")).error_code, 0);
+        assert_eq!(raw.ask(4, &metadata).brokers.len(), 1);
+    };
+    tokio::task::spawn_blocking(test).await.unwrap();
 }

@@ -161,7 +161,7 @@ async fn chain(deaths: bool, dying_connections: bool) {
     let cluster = connect(&chain.kafka).await;
     let producer = producer(&cluster);
     if dying_connections {
-        chain.kafka.dying_connections(seed, 20_000);
+        chain.kafka.cut_connections(seed, 50_000);
     }
     (0..3).for_each(|level| chain.join(level));
     let (mut last, mut done) = (0, Vec::new());
@@ -204,6 +204,7 @@ async fn chain(deaths: bool, dying_connections: bool) {
         }
     }
     chain.kafka.clear_hooks();
+    chain.kafka.keep_connections();
     assert_exact(&read(&cluster, TOPICS[0]).await, last);
     for name in &TOPICS[1..] {
         let found = read(&cluster, name).await;

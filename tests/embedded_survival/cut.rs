@@ -194,7 +194,7 @@ async fn a_count_is_exact_while_connections_die_at_random() {
         let kafka = EmbeddedKafka::builder().nodes(3).start().unwrap();
         topic(&kafka, "in", 4, 3).await;
         topic(&kafka, "out", 4, 3).await;
-        kafka.dying_connections(seed, 5_000);
+        kafka.cut_connections(seed, 20_000);
         let cluster = connect(&kafka).await;
         let producer = producer(&cluster);
         let state = tempfile::tempdir().unwrap();
@@ -207,7 +207,7 @@ async fn a_count_is_exact_while_connections_die_at_random() {
         }
         wait_exact(&cluster, "out", 300).await;
         app.stop().await;
-        kafka.clear_hooks();
+        kafka.keep_connections();
         assert_exact(&read(&cluster, "in").await, 300);
         assert_exact(&read(&cluster, "out").await, 300);
     }

@@ -8,6 +8,7 @@ use std::time::Duration;
 use mainstem::prelude::*;
 use mainstem::{App, AppState, Config, ErrorKind};
 
+use crate::group::describe;
 use crate::support::{DEADLINE, Rig, clock, eventually, failure, rig, start};
 
 /// What the tasks of an application have gone through.
@@ -150,6 +151,43 @@ async fn a_shutdown_signal_or_dropping_the_future_stops_it_in_good_order() {
     clock::timeout(DEADLINE, app.handle.stopped()).await.expect("dropping the future stops it");
     assert_eq!(app.handle.state(), AppState::NotRunning);
     assert_eq!(rig.committed(&input, 0).await.unwrap().0, 2, "and it has committed");
+}
+
+/// Red test 8: the future is dropped while the worker is inside a record in the middle of a batch. It ends that slice,
+/// commits what it has done, and the member leaves; whoever comes next does the rest, and nothing twice.
+#[tokio::test]
+async fn dropping_the_future_in_the_middle_of_a_batch_commits_what_is_done_and_leaves() {
+    const ALL: u64 = 5_000;
+    let rig = rig("dropped").await;
+    let (input, output) = pair(&rig, 1).await;
+    for i in 0..ALL {
+        rig.send(&input, 0, "k", if i == 1 { "stick" } else { "v" }, 1_000).await;
+    }
+    rig.flush().await;
+    let config = || rig.config().set("commit.interval.ms", "3600000").build().unwrap();
+    let members = async || describe(&rig.broker, &rig.app_id).await.unwrap().members.len();
+    let (topology, log) = watched(&input, &output);
+    *log.stuck.lock().unwrap() = true;
+    let app = start(App::new(topology, config()).unwrap()).running().await;
+    eventually("it is in the second record", async || log.records() == 2).await;
+    app.task.abort();
+    eventually("it is told", async || app.handle.state() == AppState::PendingShutdown).await;
+    assert_eq!((rig.committed(&input, 0).await, members().await), (None, 1), "it has not ended yet");
+    *log.stuck.lock().unwrap() = false;
+    log.free.notify_all();
+    clock::timeout(DEADLINE, app.handle.stopped()).await.expect("it ends");
+    assert_eq!((app.handle.state(), log.closes.load(Ordering::SeqCst)), (AppState::NotRunning, 1));
+    assert_eq!(members().await, 0, "nobody has to wait for its session to be over");
+    let done = log.records();
+    assert!((2..ALL).contains(&done), "{done} records");
+    assert_eq!(rig.committed(&input, 0).await.unwrap().0, done as i64);
+    assert_eq!(rig.read(&output).await.len(), done as usize);
+
+    let (topology, next) = watched(&input, &output);
+    let app = start(App::new(topology, config()).unwrap()).running().await;
+    eventually("the rest", async || next.records() == ALL - done).await;
+    app.stop().await;
+    assert_eq!(rig.read(&output).await.len(), ALL as usize, "nothing twice");
 }
 
 /// The broker is a listener that takes connections and never says a word.

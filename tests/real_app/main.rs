@@ -7,6 +7,7 @@
     reason = "helpers of tests"
 )]
 
+mod aborts;
 #[path = "../common/mod.rs"]
 mod common;
 mod control;
@@ -15,6 +16,9 @@ mod control;
 mod data;
 mod errors;
 mod faults;
+#[allow(dead_code, reason = "shared with tests of several instances")]
+#[path = "../real_group/group.rs"]
+mod group;
 mod handover;
 mod input;
 mod instances_on_one_host;
@@ -24,6 +28,9 @@ mod refusals;
 mod state;
 mod support;
 mod table;
+mod timeouts;
+#[path = "../common/tokens.rs"]
+mod tokens;
 mod topics;
 #[allow(dead_code, reason = "the truth has parts that only the example uses")]
 #[path = "../../examples/word_count/truth.rs"]

@@ -1,6 +1,7 @@
 //! Local queries: what handles read while applications run, move their tasks and end.
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::io::{BufRead, Write};
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Condvar, Mutex};
 
@@ -232,4 +233,97 @@ async fn scans_while_records_come_see_counts_that_only_grow() {
     assert!(reader.join().unwrap() > 1);
     app.stop().await;
     assert_eq!(rig.counts(&output).await, truth);
+}
+
+/// Everything that a handle can be asked, as one line.
+fn answers(store: &Counts) -> Result<String> {
+    let every = store.all()?.collect::<Result<Vec<_>>>()?;
+    let gets = every.iter().map(|(key, _)| store.get(key)).collect::<Result<Vec<_>>>()?;
+    let keys = "0-3".to_owned()..="1-5".to_owned();
+    let range = store.range(keys.clone())?.collect::<Result<Vec<_>>>()?;
+    let back = store.reverse_range(keys)?.collect::<Result<Vec<_>>>()?;
+    let prefix = store.prefix_scan(b"1-2")?.collect::<Result<Vec<_>>>()?;
+    let count = store.approximate_num_entries()?;
+    Ok(format!("{every:?} {gets:?} {range:?} {back:?} {prefix:?} {count}"))
+}
+
+/// Set for the process that answers: the broker, the application id, the topics and the state directory.
+const CHILD: &str = "MAINSTEM_TEST_ANSWERS";
+const ANSWER: &str = "the answers: ";
+
+/// Runs the application, and writes what its handle answers for every line that it reads, until it is killed.
+async fn answer(child: &str) {
+    let [broker, app_id, input, output, state_dir] = child.split(' ').collect::<Vec<_>>()[..] else {
+        panic!("{child}")
+    };
+    let config = mainstem::Config::builder(app_id, broker)
+        .state_dir(state_dir)
+        .set("commit.interval.ms", "100")
+        .set("session.timeout.ms", "6000")
+        .set("heartbeat.interval.ms", "1000");
+    let app = App::new(counting(input, output), config.build().unwrap()).unwrap();
+    let store: Counts = app.handle().key_value_store("counts").unwrap();
+    let app = start(app).running().await;
+    for line in std::io::stdin().lines() {
+        line.unwrap();
+        println!("\n{ANSWER}{}", answers(&store).unwrap());
+    }
+    app.stop().await;
+}
+
+/// A process of this very test.
+struct Answering(std::process::Child, std::io::BufReader<std::process::ChildStdout>);
+
+impl Answering {
+    fn start(rig: &Rig, input: &str, output: &str) -> Self {
+        let state_dir = rig.state_dir.path().display();
+        let child = format!("{} {} {input} {output} {state_dir}", rig.broker, rig.app_id);
+        let mut child = std::process::Command::new(std::env::current_exe().unwrap())
+            .args(["--exact", "queries::answers_after_a_kill_are_those_before", "--nocapture"])
+            .env(CHILD, child)
+            .stdin(std::process::Stdio::piped())
+            .stdout(std::process::Stdio::piped())
+            .spawn()
+            .unwrap();
+        let said = std::io::BufReader::new(child.stdout.take().unwrap());
+        Self(child, said)
+    }
+
+    /// Asks, and waits for the answer.
+    fn ask(&mut self) -> String {
+        writeln!(self.0.stdin.as_mut().unwrap()).unwrap();
+        let mut lines = (&mut self.1).lines().map(Result::unwrap);
+        lines.find_map(|line| line.strip_prefix(ANSWER).map(str::to_owned)).expect("it has ended by itself")
+    }
+}
+
+impl Drop for Answering {
+    fn drop(&mut self) {
+        let _ = self.0.kill();
+        let _ = self.0.wait();
+    }
+}
+
+/// X2: the state is memory, so that the kill takes all of it, and the changelog brings it back.
+#[tokio::test]
+async fn answers_after_a_kill_are_those_before() {
+    if let Ok(child) = std::env::var(CHILD) {
+        return answer(&child).await;
+    }
+    let rig = rig("answers").await;
+    let (input, output) = (rig.topic("in", 2).await, rig.topic("out", 1).await);
+    let first = Answering::start(&rig, &input, &output);
+    let truth = generate(&rig, &input, 2, 1_000).await;
+    for partition in 0..2 {
+        rig.wait_committed(&input, partition, 500).await;
+    }
+    let asking =
+        async |mut child: Answering| tokio::task::spawn_blocking(move || (child.ask(), child)).await.unwrap();
+    let (before, first) = asking(first).await;
+    let every: Vec<_> = truth.into_iter().collect();
+    assert!(before.starts_with(&format!("{every:?} ")), "{before}");
+    // SIGKILL.
+    drop(first);
+    let (after, _second) = asking(Answering::start(&rig, &input, &output)).await;
+    assert_eq!(after, before);
 }

@@ -6,8 +6,8 @@ use bytes::{Buf, BufMut, Bytes, BytesMut};
 use kafka_protocol::messages::join_group_request::JoinGroupRequestProtocol;
 use kafka_protocol::messages::{
     ApiKey, ConsumerProtocolAssignment, ConsumerProtocolSubscription, DescribeGroupsRequest,
-    DescribeGroupsResponse, GroupId, JoinGroupRequest, JoinGroupResponse, RequestHeader, ResponseHeader,
-    SyncGroupRequest, SyncGroupResponse,
+    DescribeGroupsResponse, GroupId, JoinGroupRequest, JoinGroupResponse, LeaveGroupRequest,
+    LeaveGroupResponse, RequestHeader, ResponseHeader, SyncGroupRequest, SyncGroupResponse,
 };
 use kafka_protocol::protocol::{Decodable, Encodable, StrBytes};
 use mainstem::TopicPartition;
@@ -109,6 +109,14 @@ pub async fn join_as_a_consumer(broker: &str, group: &str, topic: &str) -> Resul
     let synced: SyncGroupResponse = ask(broker, ApiKey::SyncGroup, 2, &request).await.unwrap();
     assert_eq!(synced.error_code, 0);
     Ok(())
+}
+
+/// Removes a member from its group, as an administrator may.
+pub async fn evict(broker: &str, group: &str, member: &str) {
+    let request =
+        LeaveGroupRequest::default().with_group_id(GroupId(text(group))).with_member_id(text(member));
+    let left: LeaveGroupResponse = ask(broker, ApiKey::LeaveGroup, 2, &request).await.unwrap();
+    assert_eq!(left.error_code, 0);
 }
 
 fn partitions(mut assignment: Bytes) -> Vec<TopicPartition> {

@@ -15,7 +15,9 @@ mod common;
 #[path = "../../examples/word_count/data.rs"]
 mod data;
 mod frozen;
+#[allow(dead_code, reason = "shared with the tests of figures")]
 mod group;
+mod leaving;
 #[path = "../common/nodes.rs"]
 mod nodes;
 mod rolling;
@@ -23,6 +25,8 @@ mod strangers;
 #[allow(dead_code, reason = "shared with tests of one instance")]
 #[path = "../real_app/support.rs"]
 mod support;
+#[path = "../common/tokens.rs"]
+mod tokens;
 #[allow(dead_code, reason = "the truth has parts that only the example uses")]
 #[path = "../../examples/word_count/truth.rs"]
 mod truth;

@@ -2,14 +2,16 @@
 
 use crate::group::Group;
 use crate::support::eventually;
-use crate::word_count::{Process, WordCount};
+use crate::word_count::{Process, TOKENS, WordCount};
 
 const NAMES: [&str; 3] = ["one", "two", "three"];
 
+/// Nobody has to wait for a session to be over, nor for a rebalance's end: a freeze is shorter on the slowest machine.
+/// No interval is over, so that every commit is one that a rebalance or an end asks for.
 fn start(count: &WordCount, name: &str) -> Process {
-    // Nobody has to wait for a session to be over, nor for a rebalance's end: a freeze is shorter on the slowest machine.
     let client = format!("client.id={name}");
-    count.start_with(&[&client, "session.timeout.ms=120000", "rebalance.timeout.ms=120000"])
+    let long = ["session.timeout.ms=120000", "rebalance.timeout.ms=120000", "commit.interval.ms=3600000"];
+    count.start_with(&[&[&client[..]], &long[..]].concat())
 }
 
 /// The partitions of a topic that the instance of this client id reads.
@@ -20,12 +22,12 @@ fn partitions_of(group: &Group, name: &str, topic: &str) -> Vec<i32> {
 }
 
 /// Three instances are restarted one after the other. Each time the third is frozen for a moment, shorter than its session,
-/// so that the rebalance lasts until it is thawed: what the second keeps is committed once more when the rebalance begins,
-/// is worked on and written while it lasts, and is committed right after it.
+/// so that the rebalance lasts until it is thawed: what the second keeps is committed when the rebalance begins, is worked
+/// on and written while it lasts, and is committed when the next one begins.
 #[tokio::test]
 async fn kept_tasks_go_on_during_every_rebalance_of_a_rolling_restart() {
     let count = WordCount::new("rolling").await;
-    let mut generator = count.generate(700);
+    let mut generator = count.generate(200);
     let mut processes = NAMES.map(|name| start(&count, name));
     count.settled(3).await;
     let watch = count.watch();
@@ -42,33 +44,39 @@ async fn kept_tasks_go_on_during_every_rebalance_of_a_rolling_restart() {
             }
             sum
         };
+        // One update a word, in the word's partition: as many words are done.
         let written = async || {
             let ends = count.ends(&count.output).await;
             kept.iter().map(|partition| ends[*partition as usize]).sum::<i64>()
         };
+        eventually("there is something to commit", async || written().await > committed().await + 100).await;
         processes[frozen].signal("-STOP");
-        let before = committed().await;
+        let done = written().await;
+        assert!(committed().await < done, "nobody has asked for a commit");
         processes[victim].signal("-TERM");
         eventually("the rebalance is on", async || count.describe().await.state == "PreparingRebalance")
             .await;
-        eventually("what was done before it is committed", async || committed().await > before).await;
-        let (before, began) = (committed().await, written().await);
+        eventually("what was done before it is committed", async || committed().await >= done).await;
+        let began = written().await;
         eventually("the kept tasks write", async || written().await > began + 100).await;
         // Still the same rebalance: none is over without the frozen instance.
         assert_eq!(count.describe().await.state, "PreparingRebalance");
         processes[frozen].signal("-CONT");
-        eventually("the kept tasks commit", async || committed().await > before + 100).await;
         processes[victim].ended().await;
+        count.settled(2).await;
         processes[victim] = start(&count, NAMES[victim]);
+        eventually("what they wrote is committed", async || committed().await > began + 100).await;
     }
     count.settled(3).await;
     generator.ended().await;
-    count.all_counted().await;
+    eventually("every word counted", async || count.ends(&count.output).await.iter().sum::<i64>() == TOKENS)
+        .await;
     watch.ended().await;
     for process in &mut processes {
         process.terminate().await;
         assert!(!process.said().contains("are lost"), "{}", process.said());
     }
+    assert_eq!((count.lines_committed().await, count.uncommitted().await), (10_000, 0));
     count.check_once().await;
 }
 

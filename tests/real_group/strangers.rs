@@ -6,8 +6,9 @@ use std::path::Path;
 use mainstem::prelude::*;
 use mainstem::{App, AppState, ErrorKind};
 
+use crate::common::with_java;
 use crate::group::{Group, describe, join_as_a_consumer};
-use crate::support::{Rig, Running, eventually, failure, rig, start};
+use crate::support::{Rig, Running, eventually, failure, rig, rig_at, start};
 
 const INCONSISTENT_GROUP_PROTOCOL: i16 = 23;
 
@@ -39,7 +40,8 @@ async fn tool(arguments: &[&str]) -> Vec<Vec<String>> {
 
 #[tokio::test]
 async fn kafka_consumer_groups_shows_who_has_what() {
-    let rig = rig("described").await;
+    let Some(broker) = with_java("kafka_consumer_groups_shows_who_has_what") else { return };
+    let rig = rig_at(&broker, "described").await;
     let (input, output) = (rig.topic("in", 4).await, rig.topic("out", 4).await);
     let topology = || prefixing("p", &input, &output);
     let (first, second) = (start(app(&rig, topology())), start(app(&rig, topology())));

@@ -38,6 +38,14 @@ struct Wanted {
     metadata: Option<StrBytes>,
 }
 
+/// ORDER: before anything about the group, as `KafkaApis` does: it leaves such partitions out of what it hands on.
+fn known(wanted: &Wanted, exists: &impl Fn(&str, i32) -> bool) -> Result<(), Code> {
+    match exists(&wanted.topic, wanted.partition) {
+        true => Ok(()),
+        false => Err(Code::UnknownTopicOrPartition),
+    }
+}
+
 impl Groups {
     /// OffsetCommit. `exists` says whether there is such a partition.
     pub(crate) fn commit(
@@ -66,8 +74,8 @@ impl Groups {
                     leader_epoch: one.committed_leader_epoch,
                     metadata: one.committed_metadata,
                 };
-                let code = allowed.and_then(|()| {
-                    let ((topic, partition), committed) = self.take(wanted, &exists)?;
+                let code = known(&wanted, &exists).and(allowed).and_then(|()| {
+                    let ((topic, partition), committed) = self.take(wanted)?;
                     let group = self.group(&request.group_id.0, false).ok_or(Code::UnknownMemberId)?;
                     group.offsets.insert((topic, partition), committed);
                     Ok(())
@@ -111,8 +119,8 @@ impl Groups {
                     leader_epoch: one.committed_leader_epoch,
                     metadata: one.committed_metadata,
                 };
-                let code = allowed.and_then(|()| {
-                    let (partition, committed) = self.take(wanted, &exists)?;
+                let code = known(&wanted, &exists).and(allowed).and_then(|()| {
+                    let (partition, committed) = self.take(wanted)?;
                     let group = self.group(&request.group_id.0, false).ok_or(Code::UnknownMemberId)?;
                     let of_producer = group.pending_offsets.entry(request.producer_id.0).or_default();
                     of_producer.insert(partition, committed);
@@ -197,6 +205,7 @@ impl Groups {
         &mut self,
         from: Origin<'_>,
         request: m::OffsetDeleteRequest,
+        exists: impl Fn(&str, i32) -> bool,
     ) -> m::OffsetDeleteResponse {
         use m::offset_delete_response::{OffsetDeleteResponsePartition, OffsetDeleteResponseTopic};
         let answer = m::OffsetDeleteResponse::default();
@@ -213,10 +222,14 @@ impl Groups {
             let read = group.subscribes(&topic.name.0);
             let partitions = topic.partitions.iter().map(|partition| {
                 let index = partition.partition_index;
-                if !read {
-                    group.offsets.remove(&(topic.name.0.clone(), index));
-                }
-                let code = if read { Code::GroupSubscribedToTopic.code() } else { 0 };
+                let code = match read {
+                    _ if !exists(&topic.name.0, index) => Code::UnknownTopicOrPartition.code(),
+                    true => Code::GroupSubscribedToTopic.code(),
+                    false => {
+                        group.offsets.remove(&(topic.name.0.clone(), index));
+                        0
+                    }
+                };
                 OffsetDeleteResponsePartition::default().with_partition_index(index).with_error_code(code)
             });
             let partitions = partitions.collect();
@@ -239,15 +252,8 @@ impl Groups {
     }
 
     /// One offset, checked and numbered.
-    fn take(
-        &mut self,
-        wanted: Wanted,
-        exists: &impl Fn(&str, i32) -> bool,
-    ) -> Result<((StrBytes, i32), Committed), Code> {
+    fn take(&mut self, wanted: Wanted) -> Result<((StrBytes, i32), Committed), Code> {
         let GroupConfig { offset_metadata_max, .. } = self.config;
-        if !exists(&wanted.topic, wanted.partition) {
-            return Err(Code::UnknownTopicOrPartition);
-        }
         let metadata = wanted.metadata.unwrap_or_default();
         if metadata.len() > offset_metadata_max {
             return Err(Code::OffsetMetadataTooLarge);

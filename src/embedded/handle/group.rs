@@ -117,7 +117,8 @@ pub(crate) async fn offset_delete(
 ) -> m::OffsetDeleteResponse {
     let mut state = broker.lock();
     let from = origin(&state, caller, &request.group_id);
-    state.groups.delete_offsets(from, request)
+    let State { groups, topics, .. } = &mut *state;
+    groups.delete_offsets(from, request, exists(topics))
 }
 
 pub(crate) async fn describe_groups(

@@ -65,6 +65,10 @@ pub(crate) async fn create_topics(
     m::CreateTopicsResponse::default().with_topics(topics)
 }
 
+/// The most partitions that a topic is made with or gets, and what Kafka says of more (`ReplicationControlManager`).
+const MOST_PARTITIONS: i64 = 10_000;
+const TOO_MANY: &str = "Excessively large number of partitions per request.";
+
 struct Plan {
     partitions: usize,
     replication: usize,
@@ -102,6 +106,9 @@ fn plan(state: &State, topic: &CreatableTopic, defaults: &BrokerConfig) -> Resul
             let why = "The manual partition assignment names nodes that are not there.";
             return Err((E::InvalidReplicaAssignment, why.to_owned()));
         }
+    }
+    if partitions > MOST_PARTITIONS {
+        return Err((E::PolicyViolation, TOO_MANY.to_owned()));
     }
     if partitions < 1 {
         return Err((E::InvalidPartitions, "Number of partitions must be larger than 0.".to_owned()));
@@ -187,6 +194,9 @@ pub(crate) async fn create_partitions(
                 &*asked.name, asked.count
             );
             return refused(E::InvalidPartitions, why);
+        }
+        if i64::from(asked.count) > MOST_PARTITIONS {
+            return refused(E::PolicyViolation, TOO_MANY.to_owned());
         }
         if asked.assignments.as_ref().is_some_and(|assigned| assigned.len() != wanted - has) {
             return refused(

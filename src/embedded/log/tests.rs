@@ -237,7 +237,9 @@ fn compaction_drops_what_is_aborted_or_overwritten_and_nothing_undecided() {
 
 #[test]
 fn old_segments_go_by_time_and_by_size() {
-    let mut rig = Rig::new(&[("segment.bytes", "150"), ("retention.ms", "100")]);
+    let mut rig = Rig::new(&[("retention.ms", "100")]);
+    // Less than anybody may set.
+    rig.config.segment_bytes = 150;
     let at = |time| batch(ProducerStamp::NONE, &[(time, None, Some("v"))]);
     for time in [0, 50, 10, 200] {
         rig.put(at(time)).unwrap();
@@ -252,7 +254,8 @@ fn old_segments_go_by_time_and_by_size() {
     rig.put(at(1_000)).unwrap();
     assert_eq!(rig.offsets(false), [4]);
 
-    let mut rig = Rig::new(&[("segment.bytes", "150"), ("retention.ms", "-1"), ("retention.bytes", "200")]);
+    let mut rig = Rig::new(&[("retention.ms", "-1"), ("retention.bytes", "200")]);
+    rig.config.segment_bytes = 150;
     for time in 0..6 {
         rig.put(at(time)).unwrap();
     }
@@ -262,7 +265,8 @@ fn old_segments_go_by_time_and_by_size() {
 
 #[test]
 fn a_log_is_compacted_by_the_clock_once_enough_of_it_is_new() {
-    let mut rig = Rig::new(&[("cleanup.policy", "compact"), ("segment.bytes", "200")]);
+    let mut rig = Rig::new(&[("cleanup.policy", "compact")]);
+    rig.config.segment_bytes = 200;
     for _ in 0..8 {
         rig.put(keyed(ProducerStamp::NONE, &["a"])).unwrap();
     }

@@ -26,18 +26,6 @@ pub(crate) enum TransactionState {
 }
 
 impl TransactionState {
-    /// Its name in ListTransactions and DescribeTransactions.
-    pub(crate) fn name(self) -> &'static str {
-        match self {
-            Self::Empty => "Empty",
-            Self::Ongoing => "Ongoing",
-            Self::PrepareCommit => "PrepareCommit",
-            Self::PrepareAbort => "PrepareAbort",
-            Self::CompleteCommit => "CompleteCommit",
-            Self::CompleteAbort => "CompleteAbort",
-        }
-    }
-
     /// Whether markers are on their way, and whether of a commit.
     pub(crate) fn ending(self) -> Option<bool> {
         match self {

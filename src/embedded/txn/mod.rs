@@ -219,7 +219,8 @@ impl Transactions {
     }
 
     /// All transactional ids with their states.
-    pub(crate) fn transactions(&self) -> impl Iterator<Item = (&str, &Transaction)> {
+    #[cfg(test)]
+    fn transactions(&self) -> impl Iterator<Item = (&str, &Transaction)> {
         self.ids.iter().map(|(id, transaction)| (id.as_str(), transaction))
     }
 }

@@ -789,7 +789,13 @@ fn leaving_survives_a_coordinator_that_moves_but_not_for_ever() {
 #[test]
 fn who_does_not_leave_stops_at_once() {
     let mut rig = Rig::stable_with(|config| config.instance_id = Some("i".into()), "0_0");
-    assert_eq!(rig.step(Event::Close { leave: true }), ["closed", "stopped"], "a static member stays");
+    assert_eq!(rig.step(Event::Close { leave: false }), ["closed", "stopped"], "a static member stays");
+    let mut rig = Rig::stable_with(|config| config.instance_id = Some("i".into()), "0_0");
+    assert_eq!(
+        rig.step(Event::Close { leave: true }),
+        ["closed", r#"leave "m""#],
+        "or leaves, if it is told to"
+    );
     let mut rig = Rig::stable("0_0");
     assert_eq!(rig.step(Event::Close { leave: false }), ["closed", "stopped"]);
     let mut rig = Rig::new();

@@ -8,7 +8,7 @@ use super::{Coordinator, Placed};
 use crate::clock;
 use crate::error::{Error, ErrorKind};
 use crate::group::{Event, Lease};
-use crate::runtime::app::CLOSE_TIMEOUT;
+use crate::runtime::close::{CLOSE_TIMEOUT, CloseOptions};
 use crate::runtime::message::ToCoordinator;
 use crate::runtime::uncaught::UncaughtErrorResponse;
 use crate::runtime::workers::WorkerId;
@@ -103,7 +103,7 @@ impl Coordinator {
         }
         if self.replacements.asked_until.is_some_and(|until| now >= until) {
             tracing::error!("the group has not answered: this instance ends alone");
-            self.end(CLOSE_TIMEOUT);
+            self.end(CloseOptions::default());
         }
     }
 

@@ -211,7 +211,8 @@ figures! {
         "Changelog records applied.";
     STORE_ITERATORS: Gauge "mainstem_store_open_iterators" ["worker" "task" "store"] "iterators" Info,
         java "stream-state-metrics: num-open-iterators",
-        "Iterators that have not been dropped.";
+        "Iterators of processors that have not been dropped. Those of local queries read a view of their own and are not \
+         counted.";
     CACHE_HITS: Counter "mainstem_cache_hits_total" ["worker" "task" "store"] "reads" Debug,
         java "stream-record-cache-metrics: hit-ratio-avg, -min, -max",
         "Look-ups that found their row in the table of recent rows, for stores with a record cache. Over hits and misses it \

@@ -162,3 +162,45 @@ fn a_processors_cached_store_logs_at_commits_deletions_included() {
     // Nothing is downstream, so nothing is looked up before the put (`CachingKeyValueStore.putAndMaybeForward`).
     assert_eq!(rig.texts(), ["app-kept-changelog: b=null@11", "app-kept-changelog: a=2@12"]);
 }
+
+/// A task that is given up in the middle of an interval: what its cache withholds goes nowhere, whatever becomes of it, and
+/// the task that follows, built from what was committed, does what one would that was never interrupted.
+#[test]
+fn what_is_withheld_when_a_task_is_given_up_goes_nowhere() {
+    let first: [(Option<&str>, Option<&str>, Timestamp); 3] =
+        [(Some("a"), Some("x"), 10), (Some("b"), Some("x"), 11), (Some("a"), Some("x"), 12)];
+    let second =
+        [(3, Some("b"), Some("x"), 13), (4, Some("c"), Some("x"), 14), (5, Some("b"), Some("x"), 15)];
+    let mut calm = counting(BIG);
+    calm.run(&first).unwrap();
+    calm.commit().unwrap();
+    let committed = calm.taken();
+    calm.push("in", 2, &second, 6);
+    calm.process().unwrap();
+    calm.commit().unwrap();
+    let (expected, rows) = (calm.counts(), calm.task.rows("c").unwrap().unwrap());
+
+    let mut given_up = counting(BIG);
+    given_up.run(&first).unwrap();
+    given_up.commit().unwrap();
+    given_up.taken();
+    given_up.push("in", 2, &second, 6);
+    given_up.process().unwrap();
+    assert!(given_up.task.cached_bytes() > 0);
+    given_up.task.close().unwrap();
+    let out = given_up.out.clone();
+    drop(given_up);
+    assert_eq!(out.0.borrow().sent, [], "neither the changelog nor the output knows of it");
+
+    let mut next = counting(BIG);
+    for sent in committed.iter().filter(|sent| sent.topic == "app-c-changelog") {
+        let key = Bytes::from(sent.key.clone().unwrap());
+        next.task.stores()[0].restore(key, sent.value.clone(), sent.timestamp.unwrap()).unwrap();
+    }
+    next.task.start_at(0, 3);
+    next.push("in", 2, &second, 6);
+    next.process().unwrap();
+    next.commit().unwrap();
+    assert_eq!(next.counts(), expected);
+    assert_eq!(next.task.rows("c").unwrap().unwrap(), rows);
+}

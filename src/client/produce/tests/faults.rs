@@ -49,6 +49,23 @@ async fn any_one_of_five_in_flight_may_fail_and_order_is_kept() {
 }
 
 #[tokio::test(start_paused = true)]
+async fn batches_and_what_befell_them_are_counted() {
+    let cluster = FakeCluster::new(&[("t", 1)]);
+    let refused = || Fate::Refused(E::NotEnoughReplicas);
+    cluster.fates([refused(), refused(), Fate::Carried, Fate::Refused(E::TopicAuthorizationFailed)]);
+    let mut rig = Rig::new(&cluster, config());
+    let topic = rig.topic("t", 1);
+    rig.batch(topic, 0, 0, 5);
+    assert!(rig.drained().await.is_empty());
+    rig.batch(topic, 0, 5, 10);
+    assert_eq!(rig.drained().await.len(), 1);
+    let counts = rig.producer.counts();
+    assert_eq!((counts.batches, counts.retries, counts.failures), (2, 2, 1));
+    // Two batches of the same size: five keyless records of four bytes each, behind a header of 61 bytes.
+    assert!(counts.bytes > 2 * (61 + 5 * 4) && counts.bytes.is_multiple_of(2), "{counts:?}");
+}
+
+#[tokio::test(start_paused = true)]
 async fn a_connection_that_breaks_takes_all_five_with_it() {
     for written in 0..=5 {
         // The first ones are carried out, and no answer comes back.

@@ -1,4 +1,8 @@
 //! librdkafka as a client of the embedded broker: it produces and consumes, commits and aborts.
+#![allow(clippy::unwrap_used, reason = "that is how a test fails")]
+
+#[path = "../common/mod.rs"]
+mod common;
 
 use std::time::Duration;
 
@@ -9,7 +13,7 @@ use rdkafka::consumer::{BaseConsumer, Consumer};
 use rdkafka::message::Message;
 use rdkafka::producer::{BaseProducer, BaseRecord, Producer};
 
-use super::common::{connect, topic, unique};
+use common::{connect, topic, unique};
 
 const LIMIT: Duration = Duration::from_secs(30);
 
