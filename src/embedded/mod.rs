@@ -13,6 +13,9 @@
 //! # Ok(())
 //! # }
 //! ```
+//!
+//! A test of a service writes to typed topics and waits for what comes out: [`EmbeddedKafka::topic`] and [`TestTopic`],
+//! which has such a test as its example.
 
 mod api;
 mod broker;
@@ -27,6 +30,7 @@ mod frames;
 pub(crate) mod fuzz;
 mod groups;
 mod handle;
+mod kit;
 mod log;
 mod refuse;
 mod sasl;
@@ -45,6 +49,7 @@ use tokio::sync::{oneshot, watch};
 pub use api::Api;
 pub use faults::{Call, Fault};
 pub use frames::Frame;
+pub use kit::TestTopic;
 
 use crate::{Error, ErrorKind, Result};
 use broker::Broker;
