@@ -10,7 +10,7 @@ use std::process::Stdio;
 use std::time::Duration;
 
 use bytes::Bytes;
-use common::{kafka, unique};
+use common::unique;
 use mainstem::client::{
     Admin, ClientConfig, Cluster, Isolation, NewTopic, OffsetSpec, Producer, ProducerOptions,
 };
@@ -54,11 +54,6 @@ async fn fill(cluster: &Cluster, topic: &str) {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_copy_through_the_death_of_the_broker_has_the_originals_checksums() {
-    // The embedded broker's node did not listen again after its stop when this was tried; until that is understood the
-    // claim is made on a real Kafka alone.
-    if kafka("a_copy_through_the_death_of_the_broker_has_the_originals_checksums").is_none() {
-        return;
-    }
     let nodes = Nodes::start(1).await;
     let cluster = Cluster::connect(ClientConfig::new(&nodes.bootstrap)).await.unwrap();
     let (admin, from, to) = (Admin::new(&cluster), unique("from"), unique("to"));
@@ -76,7 +71,7 @@ async fn a_copy_through_the_death_of_the_broker_has_the_originals_checksums() {
         let listed = admin.list_offsets(&ends, Isolation::ReadUncommitted).await.unwrap();
         listed.into_iter().map(|listed| listed.unwrap().offset.unwrap()).sum::<i64>()
     };
-    while copied().await < RECORDS / 10 {
+    while copied().await == 0 {
         assert!(copy.try_wait().unwrap().is_none(), "the copy is under way");
     }
     // Held still, so that the broker dies in the middle of the copy however fast that is.

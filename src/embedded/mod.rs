@@ -131,7 +131,7 @@ impl EmbeddedKafkaBuilder {
         let broker =
             Arc::new(Broker::new(State::new(&ports, &config, clock.now()), clock, config, self.users));
         let modes: BTreeMap<i32, watch::Sender<Mode>> =
-            (1..).zip(&ports).map(|(id, _)| (id, watch::Sender::new(Mode::Running))).collect();
+            (1..).zip(&ports).map(|(id, _)| (id, watch::Sender::new(Mode::Running(0)))).collect();
         let runtime = tokio::runtime::Builder::new_current_thread()
             .enable_all()
             .build()
@@ -383,7 +383,7 @@ impl EmbeddedKafka {
     ///
     /// `Broker` if there is no such node.
     pub fn stop_node(&self, node: i32) -> Result<()> {
-        self.mode(node)?.send_replace(Mode::Stopped);
+        self.mode(node)?.send_modify(|mode| *mode = mode.stopped());
         self.broker.lock().node_stopped(node, self.broker.clock.now());
         self.changed();
         Ok(())
@@ -396,7 +396,7 @@ impl EmbeddedKafka {
     ///
     /// `Broker` if there is no such node.
     pub fn start_node(&self, node: i32) -> Result<()> {
-        self.mode(node)?.send_replace(Mode::Running);
+        self.mode(node)?.send_modify(|mode| *mode = mode.started());
         self.broker.lock().node_started(node, self.broker.clock.now());
         self.changed();
         Ok(())
@@ -414,7 +414,7 @@ impl EmbeddedKafka {
     ///
     /// `Broker` if there is no such node.
     pub fn freeze_node(&self, node: i32) -> Result<()> {
-        self.mode(node)?.send_replace(Mode::Frozen);
+        self.mode(node)?.send_modify(|mode| *mode = mode.frozen());
         Ok(())
     }
 
@@ -425,13 +425,7 @@ impl EmbeddedKafka {
     /// `Broker` if there is no such node.
     pub fn thaw_node(&self, node: i32) -> Result<()> {
         // A node that is stopped stays so.
-        self.mode(node)?.send_if_modified(|mode| match *mode {
-            Mode::Frozen => {
-                *mode = Mode::Running;
-                true
-            }
-            Mode::Running | Mode::Stopped => false,
-        });
+        self.mode(node)?.send_modify(|mode| *mode = mode.thawed());
         Ok(())
     }
 }

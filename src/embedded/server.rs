@@ -2,6 +2,7 @@
 
 use std::net::SocketAddr;
 use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Duration;
 
 use bytes::{Buf, BufMut, Bytes, BytesMut};
 use kafka_protocol::messages::ResponseHeader;
@@ -26,15 +27,53 @@ const READ_SIZE: usize = 256 << 10;
 /// UNSUPPORTED_VERSION.
 const UNSUPPORTED_VERSION: i16 = 35;
 
-/// What a logical node does.
+/// How long to wait before a port is bound again that somebody still has.
+const BIND_PAUSE: Duration = Duration::from_millis(5);
+
+/// What a logical node does. The number is that of its life: a node that was stopped and started at once has another one.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Mode {
     /// It serves.
-    Running,
+    Running(u32),
     /// It takes connections and requests, and does nothing.
-    Frozen,
+    Frozen(u32),
     /// It refuses connections.
-    Stopped,
+    Stopped(u32),
+}
+
+impl Mode {
+    fn life(self) -> Option<u32> {
+        match self {
+            Self::Running(life) | Self::Frozen(life) => Some(life),
+            Self::Stopped(_) => None,
+        }
+    }
+
+    pub(crate) fn stopped(self) -> Self {
+        let (Self::Running(life) | Self::Frozen(life) | Self::Stopped(life)) = self;
+        Self::Stopped(life)
+    }
+
+    pub(crate) fn started(self) -> Self {
+        match self {
+            Self::Stopped(life) => Self::Running(life.wrapping_add(1)),
+            Self::Running(life) | Self::Frozen(life) => Self::Running(life),
+        }
+    }
+
+    pub(crate) fn frozen(self) -> Self {
+        match self {
+            Self::Running(life) | Self::Frozen(life) => Self::Frozen(life),
+            stopped @ Self::Stopped(_) => stopped,
+        }
+    }
+
+    pub(crate) fn thawed(self) -> Self {
+        match self {
+            Self::Frozen(life) => Self::Running(life),
+            other => other,
+        }
+    }
 }
 
 /// Serves a node until the task is dropped.
@@ -47,12 +86,13 @@ pub(crate) async fn serve(
     let address = listener.local_addr()?;
     let mut listener = TcpListener::from_std(listener)?;
     let mut changes = mode.subscribe();
+    let mut life = changes.borrow().life();
     loop {
         let mut connections = JoinSet::new();
         loop {
             tokio::select! {
                 // The sender is this function's own.
-                _ = changes.wait_for(|mode| *mode == Mode::Stopped) => break,
+                _ = changes.wait_for(|mode| mode.life() != life) => break,
                 accepted = listener.accept() => {
                     let Ok((stream, peer)) = accepted else { continue };
                     connections.spawn(connection(Arc::clone(&broker), id, mode.subscribe(), stream, peer));
@@ -63,10 +103,19 @@ pub(crate) async fn serve(
         drop(connections);
         drop(listener);
         // Bound but not listening: connections are refused, and nobody else gets the port.
-        let socket = TcpSocket::new_v4()?;
-        socket.set_reuseaddr(true)?;
-        socket.bind(address)?;
-        let _ = changes.wait_for(|mode| *mode != Mode::Stopped).await;
+        let socket = loop {
+            let socket = TcpSocket::new_v4()?;
+            socket.set_reuseaddr(true)?;
+            match socket.bind(address) {
+                // A process that is just being started has all our sockets until it becomes another program.
+                Err(error) if error.kind() == std::io::ErrorKind::AddrInUse => clock::sleep(BIND_PAUSE).await,
+                bound => {
+                    bound?;
+                    break socket;
+                }
+            }
+        };
+        life = changes.wait_for(|mode| mode.life().is_some()).await.map_or(life, |mode| mode.life());
         listener = socket.listen(1024)?;
     }
 }
@@ -177,7 +226,7 @@ impl Connection {
 
     async fn thawed(&mut self) {
         // If the node is gone, so is this task.
-        let _ = self.mode.wait_for(|mode| *mode != Mode::Frozen).await;
+        let _ = self.mode.wait_for(|mode| !matches!(mode, Mode::Frozen(_))).await;
     }
 
     async fn frame(&mut self) -> Result<Option<Bytes>> {
