@@ -7,6 +7,7 @@
     reason = "a measuring program prints and reads clocks"
 )]
 
+mod embedded;
 mod meter;
 mod probe;
 
@@ -51,6 +52,8 @@ enum Command {
     },
     /// Writes records at a rate, and measures when they come out at the other end.
     Probe(probe::Options),
+    /// Writes to the embedded broker and reads from it, in this process.
+    Embedded(embedded::Options),
 }
 
 #[derive(Args)]
@@ -272,5 +275,6 @@ async fn main() -> Result<()> {
         Command::Copy(run) => copy(run).await,
         Command::Serve { work, at, settings } => serve(work, at, settings).await,
         Command::Probe(options) => probe::run(options).await,
+        Command::Embedded(options) => embedded::run(options).await,
     }
 }
