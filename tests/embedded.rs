@@ -122,9 +122,10 @@ async fn a_connection_that_dies_at_any_byte_of_an_answer_causes_no_second_record
     let asked = Arc::new(AtomicUsize::new(0));
     let counted = Arc::clone(&asked);
     // Every other answer is whole, so that the pause before the next attempt does not grow.
-    kafka.on(Api::Produce, move |_| match counted.fetch_add(1, Ordering::SeqCst) {
-        at if at % 2 == 0 => Fault::CutAnswer(at / 2),
-        _ => Fault::Pass,
+    kafka.cut(move |frame| {
+        let at =
+            (frame.api == Api::Produce && frame.answer).then(|| counted.fetch_add(1, Ordering::SeqCst))?;
+        (at % 2 == 0).then_some(at / 2)
     });
     let producer = Producer::new(&cluster, ProducerOptions::default()).unwrap();
     let mut sent = 0;

@@ -40,9 +40,6 @@ pub enum Fault {
     DropBefore,
     /// The request has its effect; its connection ends instead of an answer.
     DropAfter,
-    /// The request has its effect; only so many bytes of the frame of its answer (its length of four bytes included)
-    /// come before the connection ends.
-    CutAnswer(usize),
 }
 
 type Hook = dyn Fn(&Call) -> Fault + Send + Sync;

@@ -207,9 +207,8 @@ impl Connection {
     }
 
     async fn write(&mut self, key: Option<i16>, answer: &[u8]) -> Result<()> {
-        let cut = self.requests.cut().map(|cut| cut.min(answer.len()));
         let left = self.left.map(|left| usize::try_from(left).unwrap_or(usize::MAX));
-        let cut = cut.or_else(|| self.requests.frame_end(key, true, answer.len()));
+        let cut = self.requests.frame_end(key, true, answer.len());
         let end = cut.into_iter().chain(left.filter(|left| *left < answer.len())).min();
         self.stream.write_all(&answer[..end.unwrap_or(answer.len())]).await.map_err(io)?;
         match end {
@@ -281,11 +280,6 @@ impl Requests {
         self.session.lock().unwrap_or_else(PoisonError::into_inner).hang_up
     }
 
-    /// How many bytes of the answer a hook lets through, if it cuts it.
-    fn cut(&self) -> Option<usize> {
-        self.session.lock().unwrap_or_else(PoisonError::into_inner).cut.take()
-    }
-
     /// The whole frame of the answer, if there is one.
     pub(super) async fn handle(&self, mut frame: Bytes) -> Result<Option<Bytes>> {
         let Some(&[k0, k1, v0, v1]) = frame.first_chunk() else {
@@ -348,7 +342,7 @@ impl Requests {
                 None
             }
             Fault::Fail(code) => Some(code),
-            Fault::Pass | Fault::DelayAfter(_) | Fault::DropAfter | Fault::CutAnswer(_) => None,
+            Fault::Pass | Fault::DelayAfter(_) | Fault::DropAfter => None,
         };
         let answer = api::dispatch(&self.broker, caller, api, body, refusal).await?;
         if !matches!(api, Api::Produce | Api::Fetch) {
@@ -357,7 +351,6 @@ impl Requests {
         match fault {
             Fault::DropAfter => return Err(hang_up()),
             Fault::DelayAfter(delay) => clock::sleep(delay).await,
-            Fault::CutAnswer(bytes) => caller.session().cut = Some(bytes),
             _ => {}
         }
         Ok(answer)

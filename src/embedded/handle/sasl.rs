@@ -16,8 +16,6 @@ pub(crate) struct Session {
     pub(crate) principal: Option<String>,
     /// Set by a handler: the connection is closed after the answer.
     pub(crate) hang_up: bool,
-    /// Set by a hook: the connection ends after so many bytes of the answer.
-    pub(crate) cut: Option<usize>,
     exchange: Exchange,
 }
 
