@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 use std::future::IntoFuture;
 use std::time::Duration;
 
-use bytes::Bytes;
+use bytes::{Bytes, BytesMut};
 use kafka_protocol::messages::offset_fetch_request::OffsetFetchRequestTopic;
 use kafka_protocol::messages::{
     ApiKey, GroupId, OffsetFetchRequest, OffsetFetchResponse, RequestHeader, ResponseHeader, TopicName,
@@ -223,20 +223,20 @@ pub async fn failure(app: App) -> (mainstem::Error, String) {
     (error, text)
 }
 
-/// OffsetFetch version 5, by hand: a second reading of what the application commits.
-pub async fn offset_fetch(broker: &str, group: &str, topic: &str, partition: i32) -> Option<(i64, String)> {
-    let name = TopicName(StrBytes::from_string(topic.to_owned()));
-    let topics =
-        vec![OffsetFetchRequestTopic::default().with_name(name).with_partition_indexes(vec![partition])];
-    let group = GroupId(StrBytes::from_string(group.to_owned()));
-    let request = OffsetFetchRequest::default().with_group_id(group).with_topics(Some(topics));
+/// Asks the broker one thing, in a version without tagged fields; `None` if it does not answer now.
+pub async fn ask<R: Decodable>(
+    broker: &str,
+    key: ApiKey,
+    version: i16,
+    request: &impl Encodable,
+) -> Option<R> {
     let header = RequestHeader::default()
-        .with_request_api_key(ApiKey::OffsetFetch as i16)
-        .with_request_api_version(5)
+        .with_request_api_key(key as i16)
+        .with_request_api_version(version)
         .with_correlation_id(1);
-    let mut frame = bytes::BytesMut::new();
+    let mut frame = BytesMut::new();
     header.encode(&mut frame, 1).unwrap();
-    request.encode(&mut frame, 5).unwrap();
+    request.encode(&mut frame, version).unwrap();
     let mut socket = tokio::net::TcpStream::connect(broker).await.ok()?;
     socket.write_all(&(frame.len() as u32).to_be_bytes()).await.ok()?;
     socket.write_all(&frame).await.ok()?;
@@ -245,7 +245,17 @@ pub async fn offset_fetch(broker: &str, group: &str, topic: &str, partition: i32
     socket.read_exact(&mut answer).await.ok()?;
     let mut answer = Bytes::from(answer);
     ResponseHeader::decode(&mut answer, 0).unwrap();
-    let response = OffsetFetchResponse::decode(&mut answer, 5).unwrap();
+    Some(R::decode(&mut answer, version).unwrap())
+}
+
+/// OffsetFetch version 5, by hand: a second reading of what the application commits.
+pub async fn offset_fetch(broker: &str, group: &str, topic: &str, partition: i32) -> Option<(i64, String)> {
+    let name = TopicName(StrBytes::from_string(topic.to_owned()));
+    let topics =
+        vec![OffsetFetchRequestTopic::default().with_name(name).with_partition_indexes(vec![partition])];
+    let group = GroupId(StrBytes::from_string(group.to_owned()));
+    let request = OffsetFetchRequest::default().with_group_id(group).with_topics(Some(topics));
+    let response: OffsetFetchResponse = ask(broker, ApiKey::OffsetFetch, 5, &request).await?;
     let found = &response.topics.first()?.partitions.first()?;
     let metadata = found.metadata.as_ref().map(ToString::to_string).unwrap_or_default();
     (found.committed_offset >= 0).then_some((found.committed_offset, metadata))

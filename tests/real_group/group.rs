@@ -7,11 +7,12 @@ use kafka_protocol::messages::join_group_request::JoinGroupRequestProtocol;
 use kafka_protocol::messages::{
     ApiKey, ConsumerProtocolAssignment, ConsumerProtocolSubscription, DescribeGroupsRequest,
     DescribeGroupsResponse, GroupId, JoinGroupRequest, JoinGroupResponse, LeaveGroupRequest,
-    LeaveGroupResponse, RequestHeader, ResponseHeader, SyncGroupRequest, SyncGroupResponse,
+    LeaveGroupResponse, SyncGroupRequest, SyncGroupResponse,
 };
 use kafka_protocol::protocol::{Decodable, Encodable, StrBytes};
 use mainstem::TopicPartition;
-use tokio::io::{AsyncReadExt, AsyncWriteExt};
+
+use crate::support::ask;
 
 /// A member: its id, and what it reads.
 #[derive(Debug, Clone)]
@@ -44,26 +45,6 @@ impl Group {
         }
         owners
     }
-}
-
-/// Asks the broker one thing, in a version without tagged fields; `None` if it does not answer now.
-async fn ask<R: Decodable>(broker: &str, key: ApiKey, version: i16, request: &impl Encodable) -> Option<R> {
-    let header = RequestHeader::default()
-        .with_request_api_key(key as i16)
-        .with_request_api_version(version)
-        .with_correlation_id(1);
-    let mut frame = BytesMut::new();
-    header.encode(&mut frame, 1).unwrap();
-    request.encode(&mut frame, version).unwrap();
-    let mut socket = tokio::net::TcpStream::connect(broker).await.ok()?;
-    socket.write_all(&(frame.len() as u32).to_be_bytes()).await.ok()?;
-    socket.write_all(&frame).await.ok()?;
-    let length = socket.read_u32().await.ok()?;
-    let mut answer = vec![0; length as usize];
-    socket.read_exact(&mut answer).await.ok()?;
-    let mut answer = Bytes::from(answer);
-    ResponseHeader::decode(&mut answer, 0).unwrap();
-    Some(R::decode(&mut answer, version).unwrap())
 }
 
 fn text(text: &str) -> StrBytes {
