@@ -413,7 +413,8 @@ async fn a_task_is_released_in_time_although_the_broker_acknowledges_nothing() {
     for partition in 0..2 {
         send(&rig, &input, partition, "v").await;
     }
-    eventually("A has all", async || a_log.records() == 4).await;
+    // One at least: whether it gets to the other depends on when its commit begins, which waits for the silent broker.
+    eventually("A holds what nobody acknowledges", async || a_log.records() >= 3).await;
     let (topology, b_log) = counted(&input, &output);
     let b = app(topology, hurried(rig.config()));
     eventually("B has a task", async || b_log.inits() == 1).await;
