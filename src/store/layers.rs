@@ -10,6 +10,9 @@ use bytes::Bytes;
 use super::engine::{Engine, EngineRead, KeyRange, Rows, SortedRun};
 use crate::error::Result;
 
+/// The bytes of committed changes that are worth handing over to an engine on disk.
+const HAND_OVER_BYTES: usize = 32 << 20;
+
 /// Committed runs over an engine.
 pub(crate) struct Layers {
     /// Newest last.
@@ -44,10 +47,10 @@ impl Layers {
         }
         self.run_bytes += run.iter().map(|(k, v)| k.len() + v.as_ref().map_or(0, Bytes::len)).sum::<usize>();
         self.runs.push(Arc::new(run));
-        if self.run_bytes >= self.engine.hand_over_bytes() {
+        if self.engine.writer().is_none() || self.run_bytes >= HAND_OVER_BYTES {
             // ORDER: oldest first, so that the newest value of a key wins.
             for run in self.runs.drain(..) {
-                self.engine.apply(&run)?;
+                self.engine.apply(&run, None)?;
             }
             self.run_bytes = 0;
         }
@@ -193,33 +196,6 @@ mod tests {
     use super::super::engine::MemoryEngine;
     use super::*;
 
-    /// A memory engine that lets runs gather first.
-    struct Lazy(MemoryEngine);
-
-    impl EngineRead for Lazy {
-        fn get(&self, key: &[u8]) -> Result<Option<Bytes>> {
-            self.0.get(key)
-        }
-        fn range<'a>(&'a self, range: &KeyRange) -> Rows<'a> {
-            self.0.range(range)
-        }
-        fn approximate_len(&self) -> u64 {
-            self.0.approximate_len()
-        }
-    }
-
-    impl Engine for Lazy {
-        fn snapshot(&self) -> Arc<dyn EngineRead + Send + Sync> {
-            self.0.snapshot()
-        }
-        fn apply(&mut self, run: &SortedRun) -> Result<()> {
-            self.0.apply(run)
-        }
-        fn hand_over_bytes(&self) -> usize {
-            24
-        }
-    }
-
     fn key(n: u8) -> Bytes {
         Bytes::copy_from_slice(&[n])
     }
@@ -230,7 +206,7 @@ mod tests {
             runs in proptest::collection::vec(proptest::collection::btree_map(0u8..20, proptest::option::of(0u8..9), 0..8), 1..9),
             from in 0u8..20, to in 0u8..20, reverse: bool,
         ) {
-            let mut layers = Layers::new(Lazy(MemoryEngine::default()));
+            let mut layers = Layers::new(MemoryEngine::default());
             let mut model = BTreeMap::new();
             let (open, frozen) = runs.split_last().expect("at least one");
             for run in frozen {
