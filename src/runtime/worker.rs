@@ -447,7 +447,7 @@ impl Worker {
         };
         let task = Task::build(&subtopology.plan, config, Box::new(collector), self.clock.clone())?;
         let mut restores = Vec::new();
-        for ChangelogStart { store, at, from, to } in changelogs {
+        for ChangelogStart { store, at, from, to, .. } in changelogs {
             let kept = task.stores().iter().find(|s| *s.name() == store).cloned();
             let Some(store) = kept else { continue };
             let token = self.token();
