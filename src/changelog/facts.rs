@@ -38,13 +38,16 @@ pub(crate) struct Judged {
     pub(crate) verdict: Verdict,
 }
 
+/// The settings of topics, and when they were asked for.
+type Policies = HashMap<Arc<str>, (Instant, CleanupPolicy)>;
+
 /// Asks about changelogs, for all tasks of an instance.
 #[derive(Debug, Clone)]
 pub(crate) struct Judge {
     cluster: Cluster,
     application_id: String,
     clock: Arc<dyn Clock>,
-    policies: Arc<Mutex<HashMap<Arc<str>, (Instant, CleanupPolicy)>>>,
+    policies: Arc<Mutex<Policies>>,
 }
 
 impl Judge {

@@ -6,4 +6,6 @@
 
 pub(crate) mod checkpoint;
 pub(crate) mod facts;
+#[cfg(all(test, feature = "embedded"))]
+mod tests;
 pub(crate) mod verdict;
