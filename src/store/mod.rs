@@ -23,6 +23,7 @@ use std::sync::Arc;
 
 use bytes::Bytes;
 
+use crate::config::StoreKind;
 use crate::error::Result;
 use crate::record::Timestamp;
 use crate::task::{TaskCx, TopicIx};
@@ -127,6 +128,13 @@ pub(crate) trait StoreBlueprint: fmt::Debug + Send + Sync {
 
     /// The settings of the changelog topic beyond the defaults; `None` if the store is not logged.
     fn changelog(&self) -> Option<&[(String, String)]>;
+
+    /// Where the rows are kept; `None` for what the configuration says.
+    fn store_kind(&self) -> Option<StoreKind>;
+
+    /// What the bytes of its rows mean: rows of another fingerprint are of no use to it. Their types are not part of it:
+    /// whether bytes of another type can be read is the serde's affair, as with the changelog.
+    fn fingerprint(&self) -> u64;
 
     /// Distinguishes two definitions under one name that are the same from two that differ.
     fn identity(&self) -> usize;
