@@ -119,7 +119,7 @@ impl Preparer {
         let wanted = stores.iter().map(|store| {
             let topic = format!("{}-{}-changelog", self.config.application_id(), store.name());
             let at = TopicPartition::new(topic, task.partition);
-            Wanted { at, format: store.format(), mark: marks(task, store.name()) }
+            Wanted { at, fingerprint: store.fingerprint(), mark: marks(task, store.name()) }
         });
         let wanted: Vec<_> = wanted.collect();
         let judged = self.judge.judge(&wanted).await?;

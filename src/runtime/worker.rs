@@ -100,6 +100,8 @@ struct Owned {
     task: Task,
     lease: Lease,
     inputs: Vec<Input>,
+    /// The topics of its stores' changelogs.
+    changelogs: HashMap<Arc<str>, String>,
     /// Not empty while stores are being restored.
     restores: Vec<Restore>,
     running: bool,
@@ -446,8 +448,9 @@ impl Worker {
             cache_bytes: self.cache_share(self.owned.len() + 1),
         };
         let task = Task::build(&subtopology.plan, config, Box::new(collector), self.clock.clone())?;
-        let mut restores = Vec::new();
+        let (mut restores, mut topics) = (Vec::new(), HashMap::new());
         for ChangelogStart { store, at, from, to, .. } in changelogs {
+            topics.insert(store.clone(), at.topic.to_string());
             let kept = task.stores().iter().find(|s| *s.name() == store).cloned();
             let Some(store) = kept else { continue };
             let token = self.token();
@@ -472,6 +475,7 @@ impl Worker {
             task,
             lease,
             inputs: Vec::new(),
+            changelogs: topics,
             restores,
             running: false,
             registered: None,
