@@ -140,7 +140,7 @@ impl Rig {
             .with_acks(acks)
             .with_timeout_ms(30_000)
             .with_topic_data(vec![topic]);
-        let leader = self.kafka.leader(&at.topic, at.partition).unwrap();
+        let leader = self.cluster.leader(at).await.unwrap().node;
         let answer = self.cluster.request(leader, ConnectionClass::Produce, &request).await.unwrap();
         assert_eq!(answer.responses[0].partition_responses[0].error_code, 0);
     }
