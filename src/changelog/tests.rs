@@ -216,10 +216,15 @@ async fn a_topic_made_again_with_more_records_is_another_one() {
     rig.changelog(&at.topic, 1).await;
     rig.write(&at, 10).await;
     let mark = rig.mark(&at).await;
+    let leader = rig.kafka.leader(&at.topic, 0);
     // Somebody else does it: what this client knows of the topic is old.
     let other = Cluster::connect(ClientConfig::new(rig.kafka.bootstrap())).await.unwrap();
     Admin::new(&other).delete_topics(&[&at.topic]).await.unwrap().remove(0).unwrap();
-    Admin::new(&other).create_topic(NewTopic::new(&*at.topic, 1).replication(2)).await.unwrap();
+    let (between, again) = (NewTopic::new("between", 1), NewTopic::new(&*at.topic, 1).replication(2));
+    for topic in [between, again] {
+        Admin::new(&other).create_topic(topic).await.unwrap();
+    }
+    assert_eq!(rig.kafka.leader(&at.topic, 0), leader, "the leader does not tell them apart");
     rig.write(&at, 25).await;
     assert_eq!(rig.reason(&at, &mark).await, Some("topic_recreated"));
     let anew = rig.mark(&at).await;
