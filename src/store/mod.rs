@@ -10,6 +10,7 @@ pub(crate) mod keeper;
 mod key_value;
 pub(crate) mod layers;
 mod options;
+mod table;
 #[cfg(test)]
 mod tests;
 mod tree;
@@ -77,6 +78,15 @@ pub(crate) trait AnyStore {
     /// the store has in its changelog, if that is known.
     fn commit(&self, next_offset: Option<i64>) -> Result<()>;
 
+    /// Says how many bytes of memory it may take.
+    fn share_memory(&self, bytes: usize);
+
+    /// Lets go of rows that it can read again, if it holds more than its share. Says whether a commit would help further.
+    fn relieve(&self) -> bool;
+
+    /// What it takes.
+    fn memory(&self) -> StoreMemory;
+
     /// Whether so much is committed that its engine should get it.
     fn is_hand_over_due(&self) -> bool;
 
@@ -98,6 +108,17 @@ pub(crate) trait AnyStore {
     /// All rows in key order.
     #[cfg_attr(not(feature = "testing"), allow(dead_code, reason = "for the test driver"))]
     fn rows(&self) -> Result<Vec<StoreRow>>;
+}
+
+/// What a store takes of memory, in bytes, about.
+#[derive(Debug, Default, Clone, Copy, PartialEq, Eq)]
+pub(crate) struct StoreMemory {
+    /// Rows as typed values, those with open changes among them.
+    pub(crate) rows: usize,
+    /// Of these, the ones with changes that are not committed.
+    pub(crate) open: usize,
+    /// What is committed and not in the engine.
+    pub(crate) runs: usize,
 }
 
 /// What a store has done since it was built: plain cells.
