@@ -4,6 +4,8 @@
 //! record downstream until a commit), the changelog writer, the layers (what is open, runs that were frozen at a commit),
 //! the engine. What lies below the changelog writer is invisible to semantics.
 
+#[allow(dead_code, reason = "joined with the runtime next")]
+pub(crate) mod database;
 pub(crate) mod engine;
 #[allow(dead_code, reason = "joined with the runtime next")]
 pub(crate) mod keeper;
