@@ -459,7 +459,7 @@ impl Worker {
         };
         let task = Task::build(&subtopology.plan, config, Box::new(collector), self.clock.clone())?;
         let (mut restores, mut topics) = (Vec::new(), HashMap::new());
-        for ChangelogStart { store, at, from, to } in changelogs {
+        for ChangelogStart { store, at, from, to, .. } in changelogs {
             topics.insert(store.clone(), at.topic.to_string());
             let kept = task.stores().iter().find(|s| *s.name() == store).cloned();
             let Some(store) = kept else { continue };

@@ -168,6 +168,11 @@ pub(crate) trait StoreBlueprint: fmt::Debug + Send + Sync {
     /// What it is, for whoever asks for something else.
     fn kind(&self) -> String;
 
+    /// What the bytes of its rows mean, the layout's version last. It is kept beside the rows, and another one makes them
+    /// useless: a layout that changes gets another number. What the serdes make of keys and values is no part of it, as it
+    /// is none of the changelog's.
+    fn format(&self) -> &'static str;
+
     /// Its [`KvOptions`], for whoever knows the types.
     fn options(&self) -> Arc<dyn Any + Send + Sync>;
 
