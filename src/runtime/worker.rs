@@ -10,13 +10,14 @@
 //! that are still this instance's.
 
 mod commit;
+mod hand_over;
 mod observe;
 mod picture;
 mod records;
 mod slice;
 
 use std::cell::RefCell;
-use std::collections::{HashMap, VecDeque};
+use std::collections::{HashMap, HashSet, VecDeque};
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::rc::Rc;
 use std::sync::Arc;
@@ -26,6 +27,7 @@ use std::time::{Duration, Instant};
 
 use tokio::runtime::Handle;
 
+use self::hand_over::Changelog;
 use self::picture::Picture;
 use self::slice::Slice;
 use super::app::AppShared;
@@ -100,8 +102,8 @@ struct Owned {
     task: Task,
     lease: Lease,
     inputs: Vec<Input>,
-    /// The topics of its stores' changelogs.
-    changelogs: HashMap<Arc<str>, String>,
+    /// By the names of their stores.
+    changelogs: HashMap<Arc<str>, Changelog>,
     /// Not empty while stores are being restored.
     restores: Vec<Restore>,
     running: bool,
@@ -149,7 +151,7 @@ pub(super) struct Worker {
     gate: Option<i32>,
     control: VecDeque<Control>,
     /// The commit whose answer is awaited.
-    awaited: Option<(u64, Option<Result<()>>)>,
+    awaited: Option<(u64, Option<Result<Vec<(TopicPartition, i32)>>>)>,
     last_commit: u64,
     next_commit: Instant,
     /// A commit was refused, or not possible: it follows as soon as the gate opens.
@@ -163,6 +165,8 @@ pub(super) struct Worker {
     full: bool,
     /// To be closed after the next commit, because another worker gets them.
     moving: Vec<Lease>,
+    /// Tasks that are closed when the commit under way is done.
+    closing: HashSet<TaskId>,
     picture: Picture,
     slice: Slice,
     /// Whose turn it is.
@@ -226,6 +230,7 @@ impl Worker {
             failed: false,
             full: false,
             moving: Vec::new(),
+            closing: HashSet::new(),
             picture: Picture::new(clock::monotonic()),
             slice: Slice::new(),
             turn: 0,
@@ -440,7 +445,7 @@ impl Worker {
     }
 
     fn start(&mut self, start: TaskStart) -> Result<()> {
-        let TaskStart { lease, inputs, changelogs, partitions, isolation } = start;
+        let TaskStart { lease, inputs, changelogs, unlogged, partitions, isolation } = start;
         let id = lease.task;
         // A tenure before this one, of which the worker has not heard the end because it was fenced.
         self.drop_task(id);
@@ -459,8 +464,9 @@ impl Worker {
         };
         let task = Task::build(&subtopology.plan, config, Box::new(collector), self.clock.clone())?;
         let (mut restores, mut topics) = (Vec::new(), HashMap::new());
-        for ChangelogStart { store, at, from, to, .. } in changelogs {
-            topics.insert(store.clone(), at.topic.to_string());
+        for ChangelogStart { store, at, from, to, judged, engine } in changelogs {
+            let leader_epoch = judged.verdict.start().leader_epoch;
+            topics.insert(store.clone(), Changelog { origin: judged.origin, leader_epoch });
             let kept = task.stores().iter().find(|s| *s.name() == store).cloned();
             let Some(store) = kept else { continue };
             let token = self.token();
@@ -584,7 +590,9 @@ impl Worker {
     }
 
     fn revoke(&mut self, leases: Vec<Lease>) {
+        self.closing.extend(leases.iter().map(|lease| lease.task));
         self.commit_all();
+        self.closing.clear();
         for lease in &leases {
             if self.owned.iter().any(|o| o.lease.task == lease.task && o.lease.epoch == lease.epoch) {
                 self.close_task(lease.task);
@@ -596,6 +604,7 @@ impl Worker {
     /// ORDER: commit, then close the tasks; the producer is drained by the commit.
     fn stop(&mut self) {
         self.show_as(WorkerState::Stopping);
+        self.closing.extend(self.owned.iter().map(|o| o.lease.task));
         self.last_commit_of_all();
         self.close_all();
     }

@@ -89,8 +89,8 @@ pub(crate) trait AnyStore {
     /// What it takes.
     fn memory(&self) -> StoreMemory;
 
-    /// Whether so much is committed that its engine should get it.
-    fn is_hand_over_due(&self) -> bool;
+    /// Whether its engine should get what is committed: because it is so much, or `last`, because the store is closed then.
+    fn is_hand_over_due(&self, last: bool) -> bool;
 
     /// Begins to put what is committed into the engine. `mark` makes the mark for an offset of the changelog, which is what
     /// the engine has afterwards; `None` for a store without one.
@@ -154,10 +154,6 @@ pub(crate) trait StoreBlueprint: fmt::Debug + Send + Sync {
 
     /// Where the rows are kept; `None` for what the configuration says.
     fn store_kind(&self) -> Option<StoreKind>;
-
-    /// What the bytes of its rows mean: rows of another fingerprint are of no use to it. Their types are not part of it:
-    /// whether bytes of another type can be read is the serde's affair, as with the changelog.
-    fn fingerprint(&self) -> u64;
 
     /// Distinguishes two definitions under one name that are the same from two that differ.
     fn identity(&self) -> usize;

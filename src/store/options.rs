@@ -72,10 +72,6 @@ impl<K: Clone + 'static, V: Clone + 'static> StoreBlueprint for KvBlueprint<K, V
         self.0.kind
     }
 
-    fn fingerprint(&self) -> u64 {
-        u64::from(self.0.timestamped)
-    }
-
     fn identity(&self) -> usize {
         Arc::as_ptr(&self.0).addr()
     }
