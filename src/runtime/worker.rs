@@ -100,6 +100,8 @@ struct Owned {
     task: Task,
     lease: Lease,
     inputs: Vec<Input>,
+    /// The topics of its stores' changelogs.
+    changelogs: HashMap<Arc<str>, String>,
     /// Not empty while stores are being restored.
     restores: Vec<Restore>,
     running: bool,
@@ -157,6 +159,8 @@ pub(super) struct Worker {
     /// Counts what takes tasks away in the middle of a commit.
     losses: u64,
     failed: bool,
+    /// The open changes of a store take more memory than they should.
+    full: bool,
     /// To be closed after the next commit, because another worker gets them.
     moving: Vec<Lease>,
     picture: Picture,
@@ -220,6 +224,7 @@ impl Worker {
             postponed,
             losses: 0,
             failed: false,
+            full: false,
             moving: Vec::new(),
             picture: Picture::new(clock::monotonic()),
             slice: Slice::new(),
@@ -263,7 +268,9 @@ impl Worker {
                 self.give_up();
             }
             let began = clock::monotonic();
-            let processed = if self.failed { 0 } else { self.process(began) };
+            // What cannot be committed now is not added to without end.
+            let waits = self.failed || (self.full && self.gate.is_none());
+            let processed = if waits { 0 } else { self.process(began) };
             self.shared.processed.fetch_add(processed as u64, Ordering::Relaxed);
             let slice_end = clock::monotonic();
             self.figures.processed(processed, slice_end.saturating_duration_since(began));
@@ -271,11 +278,16 @@ impl Worker {
             if !self.failed {
                 self.publish();
             }
+            if processed > 0 {
+                self.relieve();
+            }
             let now = clock::monotonic();
             self.figures.punctuated(called, now.saturating_duration_since(slice_end));
             self.look_after_producer(now);
             let requested = self.owned.iter().any(|o| o.running && o.task.commit_requested());
-            if (requested && self.gate.is_some()) || now >= self.next_commit {
+            if ((requested || (self.full && !self.owes_commit)) && self.gate.is_some())
+                || now >= self.next_commit
+            {
                 self.commit_all();
             }
             if now >= self.figures.next_fold() {
@@ -446,8 +458,9 @@ impl Worker {
             cache_bytes: self.cache_share(self.owned.len() + 1),
         };
         let task = Task::build(&subtopology.plan, config, Box::new(collector), self.clock.clone())?;
-        let mut restores = Vec::new();
-        for ChangelogStart { store, at, from, to } in changelogs {
+        let (mut restores, mut topics) = (Vec::new(), HashMap::new());
+        for ChangelogStart { store, at, from, to, .. } in changelogs {
+            topics.insert(store.clone(), at.topic.to_string());
             let kept = task.stores().iter().find(|s| *s.name() == store).cloned();
             let Some(store) = kept else { continue };
             let token = self.token();
@@ -472,6 +485,7 @@ impl Worker {
             task,
             lease,
             inputs: Vec::new(),
+            changelogs: topics,
             restores,
             running: false,
             registered: None,

@@ -7,9 +7,12 @@
 #[allow(dead_code, reason = "joined with the runtime next")]
 pub(crate) mod database;
 pub(crate) mod engine;
+#[allow(dead_code, reason = "joined with the runtime next")]
+pub(crate) mod keeper;
 mod key_value;
 pub(crate) mod layers;
 mod options;
+mod table;
 #[cfg(test)]
 mod tests;
 mod tree;
@@ -23,10 +26,13 @@ use std::sync::Arc;
 
 use bytes::Bytes;
 
+use crate::config::StoreKind;
 use crate::error::Result;
 use crate::record::Timestamp;
 use crate::task::{TaskCx, TopicIx};
 
+use engine::Engine;
+use keeper::Keeper;
 pub(crate) use key_value::{Flushed, KvStore};
 pub use key_value::{KeyValueIterator, KeyValueStore, TimestampedKeyValueStore, ValueAndTimestamp};
 pub(crate) use key_value::{PAGE, decode_row, prefix_end};
@@ -47,6 +53,7 @@ pub struct StoreRow {
 }
 
 /// What a task asks of any of its stores.
+#[allow(dead_code, reason = "joined with the runtime next")]
 pub(crate) trait AnyStore {
     fn name(&self) -> &Arc<str>;
 
@@ -66,8 +73,28 @@ pub(crate) trait AnyStore {
     /// Logs what the record cache holds back, where nothing downstream waits for it.
     fn flush(&self, cx: &mut TaskCx) -> Result<()>;
 
-    /// The changes since the last commit are now part of the committed state.
-    fn commit(&self) -> Result<()>;
+    /// Puts the store over an engine that has its changelog up to an offset, before its first record.
+    fn attach(&self, engine: Box<dyn Engine>, next_offset: i64, keeper: Option<Keeper>);
+
+    /// The changes since the last commit are now part of the committed state. `next_offset` is behind the last record that
+    /// the store has in its changelog, if that is known.
+    fn commit(&self, next_offset: Option<i64>) -> Result<()>;
+
+    /// Says how many bytes of memory it may take.
+    fn share_memory(&self, bytes: usize);
+
+    /// Lets go of rows that it can read again, if it holds more than its share. Says whether a commit would help further.
+    fn relieve(&self) -> bool;
+
+    /// What it takes.
+    fn memory(&self) -> StoreMemory;
+
+    /// Whether so much is committed that its engine should get it.
+    fn is_hand_over_due(&self) -> bool;
+
+    /// Begins to put what is committed into the engine. `mark` makes the mark for an offset of the changelog, which is what
+    /// the engine has afterwards; `None` for a store without one.
+    fn hand_over(&self, mark: Option<&dyn Fn(i64) -> Bytes>) -> Result<()>;
 
     /// What other threads see of it.
     fn visible(&self) -> &Arc<Visible>;
@@ -83,6 +110,17 @@ pub(crate) trait AnyStore {
     /// All rows in key order.
     #[cfg_attr(not(feature = "testing"), allow(dead_code, reason = "for the test driver"))]
     fn rows(&self) -> Result<Vec<StoreRow>>;
+}
+
+/// What a store takes of memory, in bytes, about.
+#[derive(Debug, Default, Clone, Copy, PartialEq, Eq)]
+pub(crate) struct StoreMemory {
+    /// Rows as typed values, those with open changes among them.
+    pub(crate) rows: usize,
+    /// Of these, the ones with changes that are not committed.
+    pub(crate) open: usize,
+    /// What is committed and not in the engine.
+    pub(crate) runs: usize,
 }
 
 /// What a store has done since it was built: plain cells.
@@ -114,6 +152,13 @@ pub(crate) trait StoreBlueprint: fmt::Debug + Send + Sync {
     /// The settings of the changelog topic beyond the defaults; `None` if the store is not logged.
     fn changelog(&self) -> Option<&[(String, String)]>;
 
+    /// Where the rows are kept; `None` for what the configuration says.
+    fn store_kind(&self) -> Option<StoreKind>;
+
+    /// What the bytes of its rows mean: rows of another fingerprint are of no use to it. Their types are not part of it:
+    /// whether bytes of another type can be read is the serde's affair, as with the changelog.
+    fn fingerprint(&self) -> u64;
+
     /// Distinguishes two definitions under one name that are the same from two that differ.
     fn identity(&self) -> usize;
 
@@ -122,6 +167,11 @@ pub(crate) trait StoreBlueprint: fmt::Debug + Send + Sync {
 
     /// What it is, for whoever asks for something else.
     fn kind(&self) -> String;
+
+    /// What the bytes of its rows mean, the layout's version last. It is kept beside the rows, and another one makes them
+    /// useless: a layout that changes gets another number. What the serdes make of keys and values is no part of it, as it
+    /// is none of the changelog's.
+    fn format(&self) -> &'static str;
 
     /// Its [`KvOptions`], for whoever knows the types.
     fn options(&self) -> Arc<dyn Any + Send + Sync>;

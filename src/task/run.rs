@@ -374,10 +374,11 @@ impl Task {
             .collect()
     }
 
-    /// Last step of a commit: the changes since the last one are the committed state.
-    pub(crate) fn post_commit(&mut self) -> Result<()> {
+    /// Last step of a commit: the changes since the last one are the committed state. `next_offset` says where the changelog
+    /// of a store ends, if that is known.
+    pub(crate) fn post_commit(&mut self, next_offset: impl Fn(&dyn AnyStore) -> Option<i64>) -> Result<()> {
         for store in &self.stores {
-            store.commit()?;
+            store.commit(next_offset(&**store))?;
         }
         self.commit_needed = false;
         self.cx.commit_requested = false;
@@ -390,6 +391,12 @@ impl Task {
     /// Shows readers on other threads what has changed in the stores that they have asked for.
     pub(crate) fn publish(&self) -> Result<()> {
         self.stores.iter().try_for_each(|store| store.publish())
+    }
+
+    /// Lets stores keep to their share of memory. Says whether a commit would help further.
+    pub(crate) fn relieve(&self) -> bool {
+        // Every store, not only up to the first that says yes.
+        self.stores.iter().fold(false, |any, store| store.relieve() | any)
     }
 
     /// Closes the processors. The caller has committed before, or gives the task up.
