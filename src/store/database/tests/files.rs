@@ -178,9 +178,9 @@ fn damaged_files_are_an_error_or_do_not_matter() {
                     // What is written from now on wins over what is there.
                     let (first, last) = (0u32.to_be_bytes(), 1_999u32.to_be_bytes());
                     engine.apply(&run([(first, Some([8])), (last, Some([8]))]), Some(b"next"))?;
-                    assert_eq!(engine.get(&first)?, Some(bytes([8])));
-                    assert_eq!(engine.snapshot().get(&last)?, Some(bytes([8])));
-                    assert_eq!(engine.mark()?, Some(bytes("next")));
+                    assert_eq!(engine.get(&first)?, Some(super::bytes([8])));
+                    assert_eq!(engine.snapshot().get(&last)?, Some(super::bytes([8])));
+                    assert_eq!(engine.mark()?, Some(super::bytes("next")));
                     Ok(mark.map(|_| rows))
                 };
                 match read() {
