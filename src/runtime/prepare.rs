@@ -119,7 +119,7 @@ impl Preparer {
         let wanted = logged.iter().map(|opened| {
             let topic = format!("{}-{}-changelog", self.config.application_id(), opened.store.name());
             let at = TopicPartition::new(topic, task.partition);
-            Wanted { at, format: opened.store.format(), mark: opened.mark.clone() }
+            Wanted { at, fingerprint: opened.store.fingerprint(), mark: opened.mark.clone() }
         });
         let wanted: Vec<_> = wanted.collect();
         let judged = self.judge.judge(&wanted).await?;

@@ -72,6 +72,11 @@ impl<K: Clone + 'static, V: Clone + 'static> StoreBlueprint for KvBlueprint<K, V
         self.0.kind
     }
 
+    fn fingerprint(&self) -> u64 {
+        // The kind of store, and the version of its layout.
+        if self.0.timestamped { 0x0201 } else { 0x0101 }
+    }
+
     fn identity(&self) -> usize {
         Arc::as_ptr(&self.0).addr()
     }
@@ -83,10 +88,6 @@ impl<K: Clone + 'static, V: Clone + 'static> StoreBlueprint for KvBlueprint<K, V
     fn kind(&self) -> String {
         let kind = if self.0.timestamped { "a timestamped key-value store" } else { "a key-value store" };
         format!("{kind} of {} and {}", type_name::<K>(), type_name::<V>())
-    }
-
-    fn format(&self) -> &'static str {
-        if self.0.timestamped { "timestamped-key-value 1" } else { "key-value 1" }
     }
 
     fn options(&self) -> Arc<dyn Any + Send + Sync> {
