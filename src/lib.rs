@@ -60,6 +60,7 @@
 //! supported.
 #![cfg_attr(docsrs, feature(doc_cfg))]
 
+mod changelog;
 pub mod client;
 pub mod clock;
 pub mod config;

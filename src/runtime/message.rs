@@ -10,6 +10,7 @@ use super::metadata::StoreLag;
 use super::topics::TopicPlan;
 use super::uncaught::UncaughtErrorResponse;
 use super::workers::WorkerId;
+use crate::changelog::restore::RestoreEvent;
 use crate::client::admin::Isolation;
 use crate::client::fetch::FetchEvent;
 use crate::client::group::CommittedOffset;
@@ -37,6 +38,8 @@ pub(super) enum ToWorker {
     FlushAndCommit,
     /// Records, or news of a partition.
     Fetched(FetchEvent),
+    /// News of a restore.
+    Restore(RestoreEvent),
     /// The answer to [`ToCoordinator::Commit`].
     Committed { commit: u64, outcome: Result<()> },
     /// Topics have other partition counts than before, by the topics' names in the cluster.

@@ -13,6 +13,7 @@ mod commit;
 mod observe;
 mod picture;
 mod records;
+mod restores;
 mod slice;
 
 use std::cell::RefCell;
@@ -27,18 +28,19 @@ use std::time::{Duration, Instant};
 use tokio::runtime::Handle;
 
 use self::picture::Picture;
+use self::restores::Restore;
 use self::slice::Slice;
 use super::app::AppShared;
 use super::fetches::SharedFetcher;
 use super::figures::{Activity, Reach, TaskFigures, WorkerFigures};
 use super::idle::Idle;
-use super::listener::News;
-use super::message::{ChangelogStart, InputStart, TaskStart, ToCoordinator, ToWorker};
+use super::message::{InputStart, TaskStart, ToCoordinator, ToWorker};
 use super::metadata::WorkerState;
 use super::output::{Output, TaskOutput};
 use super::pulse::Pulse;
 use super::task_timeout::TaskTimeout;
 use super::workers::{Mouth, WorkerId};
+use crate::changelog::restore::RestorePool;
 use crate::client::Cluster;
 use crate::client::admin::Isolation;
 use crate::client::produce::Producer;
@@ -48,7 +50,6 @@ use crate::error::{Error, ErrorKind, Result};
 use crate::group::Lease;
 use crate::query::Registered;
 use crate::record::TopicPartition;
-use crate::store::AnyStore;
 use crate::task::errors::{DropReason, ErrorPolicies};
 use crate::task::{Task, TaskConfig};
 use crate::task_id::TaskId;
@@ -63,7 +64,7 @@ pub(super) struct WorkerParts {
     pub(super) pulse: Arc<Pulse>,
     pub(super) producer: Producer,
     pub(super) live: Arc<SharedFetcher>,
-    pub(super) bulk: Arc<SharedFetcher>,
+    pub(super) restores: Arc<RestorePool<SharedFetcher>>,
     pub(super) cluster: Cluster,
     pub(super) io: Handle,
     pub(super) topology: Topology,
@@ -82,18 +83,6 @@ struct Input {
     /// What was committed last.
     committed: Option<i64>,
     reach: Reach,
-}
-
-struct Restore {
-    store: Rc<dyn AnyStore>,
-    at: TopicPartition,
-    token: u64,
-    position: i64,
-    to: i64,
-    /// Records without a key: no rows.
-    keyless: u64,
-    trouble: TaskTimeout,
-    progress: observe::Progress,
 }
 
 struct Owned {
@@ -133,7 +122,7 @@ pub(super) struct Worker {
     pulse: Arc<Pulse>,
     output: Rc<RefCell<Output>>,
     live: Arc<SharedFetcher>,
-    bulk: Arc<SharedFetcher>,
+    restores: Arc<RestorePool<SharedFetcher>>,
     topology: Topology,
     config: Arc<Config>,
     policies: ErrorPolicies,
@@ -178,7 +167,7 @@ impl Worker {
             pulse,
             producer,
             live,
-            bulk,
+            restores,
             cluster,
             io,
             topology,
@@ -202,7 +191,7 @@ impl Worker {
             pulse,
             output,
             live,
-            bulk,
+            restores,
             topology,
             config,
             policies,
@@ -362,6 +351,7 @@ impl Worker {
             }
             ToWorker::FlushAndCommit => self.control.push_back(Control::FlushAndCommit),
             ToWorker::Fetched(event) => self.fetched(event),
+            ToWorker::Restore(event) => self.heard(event),
             ToWorker::Committed { commit, outcome } => {
                 if let Some((awaited, answer)) = &mut self.awaited
                     && *awaited == commit
@@ -446,24 +436,7 @@ impl Worker {
             cache_bytes: self.cache_share(self.owned.len() + 1),
         };
         let task = Task::build(&subtopology.plan, config, Box::new(collector), self.clock.clone())?;
-        let mut restores = Vec::new();
-        for ChangelogStart { store, at, from, to } in changelogs {
-            let kept = task.stores().iter().find(|s| *s.name() == store).cloned();
-            let Some(store) = kept else { continue };
-            let token = self.token();
-            let trouble = TaskTimeout::new(self.config.task_timeout());
-            let progress = observe::Progress::new(id, &store, &at, (from, to), &self.config);
-            let restore =
-                Restore { store, at: at.clone(), token, position: from, to, keyless: 0, trouble, progress };
-            self.restoring(|| News::RestoreStart { store: restore.what(id), from, to });
-            if from >= to {
-                self.restoring(|| News::RestoreEnd { store: restore.what(id), records: 0 });
-                continue;
-            }
-            self.tokens.insert(token, (id, restores.len()));
-            restores.push(restore);
-            self.bulk.assign(at, from, token, lease.epoch);
-        }
+        let restores = self.restore_stores(&task, lease, changelogs)?;
         tracing::info!(task = %id, changelogs = restores.len(), "restoring");
         self.share_cache(self.owned.len() + 1);
         self.picture.stale = true;
@@ -551,12 +524,7 @@ impl Worker {
         }
         self.share_cache(self.owned.len());
         self.picture.stale = true;
-        for restore in &owned.restores {
-            let records = restore.progress.records;
-            self.restoring(|| News::RestoreSuspended { store: restore.what(id), records });
-            self.bulk.revoke(restore.at.clone(), restore.token);
-            self.tokens.remove(&restore.token);
-        }
+        self.suspend_restores(&owned);
         Some(owned)
     }
 

@@ -14,11 +14,11 @@ use bytes::{BufMut, Bytes, BytesMut};
 use hashbrown::hash_table::Entry;
 use hashbrown::{DefaultHashBuilder, HashTable};
 
-use super::engine::{KeyRange, MemoryEngine, SortedRun};
+use super::engine::{Engine, KeyRange, MemoryEngine, SortedRun};
 use super::layers::Layers;
 use super::options::KvOptions;
 use super::visible::{Publisher, Visible};
-use super::{AnyStore, StoreCounts, StoreRow, add};
+use super::{AnyStore, RowFormat, StoreCounts, StoreRow, add};
 use crate::error::{BoxError, Error, ErrorKind, Result};
 use crate::record::{Headers, Timestamp};
 use crate::serde::SerdeCx;
@@ -100,13 +100,6 @@ impl<V> Table<V> {
     fn get_mut(&mut self, key: &[u8]) -> Option<&mut Row<V>> {
         let hash = self.hash(key);
         self.rows.find_mut(hash, |row| row.key == key)
-    }
-
-    fn remove(&mut self, key: &[u8]) {
-        let hash = self.hash(key);
-        if let Ok(row) = self.rows.find_entry(hash, |row| row.key == key) {
-            row.remove();
-        }
     }
 
     /// The row of a key, made by `load` if it is not there.
@@ -514,25 +507,19 @@ impl<K: Clone + 'static, V: Clone + 'static> AnyStore for KvStore<K, V> {
         self.changelog
     }
 
-    fn restore(&self, key: Bytes, value: Option<Bytes>, timestamp: Timestamp) -> Result<()> {
-        let row = value.map(|value| {
-            if self.timestamped {
-                let mut row = BytesMut::with_capacity(8 + value.len());
-                row.put_i64(timestamp);
-                row.put_slice(&value);
-                row.freeze()
-            } else {
-                Bytes::copy_from_slice(&value)
-            }
-        });
-        add(&self.counts.restored, 1);
+    fn row_format(&self) -> RowFormat {
+        if self.timestamped { RowFormat::Timestamped } else { RowFormat::Plain }
+    }
+
+    fn attach(&self, engine: Box<dyn Engine>, _next_offset: i64) {
         let inner = &mut *self.inner.borrow_mut();
+        debug_assert!(inner.open.is_empty(), "what is open lies over the engine that it was made over");
         // ORDER: the table lies over the layers; a row it kept from before would hide the restored one.
-        inner.table.remove(&key);
+        inner.table.rows.clear();
         if let Some(publisher) = &mut inner.publisher {
             publisher.rebased = true;
         }
-        inner.layers.push(vec![(Bytes::copy_from_slice(&key), row)])
+        inner.layers.attach(engine);
     }
 
     fn flush(&self, cx: &mut TaskCx) -> Result<()> {

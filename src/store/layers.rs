@@ -26,6 +26,11 @@ impl Layers {
         Self { runs: Vec::new(), run_bytes: 0, engine: Box::new(engine) }
     }
 
+    /// Begins anew over another engine.
+    pub(crate) fn attach(&mut self, engine: Box<dyn Engine>) {
+        *self = Self { runs: Vec::new(), run_bytes: 0, engine };
+    }
+
     pub(crate) fn get(&self, key: &[u8]) -> Result<Option<Bytes>> {
         match changed(&self.runs, key) {
             Some(value) => Ok(value.clone()),

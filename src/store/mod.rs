@@ -25,6 +25,7 @@ use crate::error::Result;
 use crate::record::Timestamp;
 use crate::task::{TaskCx, TopicIx};
 
+use engine::Engine;
 pub(crate) use key_value::{Flushed, KvStore};
 pub use key_value::{KeyValueIterator, KeyValueStore, TimestampedKeyValueStore, ValueAndTimestamp};
 pub(crate) use key_value::{PAGE, decode_row, prefix_end};
@@ -44,6 +45,15 @@ pub struct StoreRow {
     pub timestamp: Option<Timestamp>,
 }
 
+/// What the rows of an engine are like, beside a key of the changelog.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum RowFormat {
+    /// The value of the changelog.
+    Plain,
+    /// Eight bytes of timestamp, big-endian, and then the value.
+    Timestamped,
+}
+
 /// What a task asks of any of its stores.
 pub(crate) trait AnyStore {
     fn name(&self) -> &Arc<str>;
@@ -58,8 +68,11 @@ pub(crate) trait AnyStore {
     #[allow(dead_code, reason = "until copies follow changelogs by topic")]
     fn changelog(&self) -> Option<TopicIx>;
 
-    /// Applies a record of the changelog.
-    fn restore(&self, key: Bytes, value: Option<Bytes>, timestamp: Timestamp) -> Result<()>;
+    /// What its rows in the engine are like.
+    fn row_format(&self) -> RowFormat;
+
+    /// Takes an engine in place of what is below the layers: it holds the changelog up to an offset. Nothing may be open.
+    fn attach(&self, engine: Box<dyn Engine>, next_offset: i64);
 
     /// Logs what the record cache holds back, where nothing downstream waits for it.
     fn flush(&self, cx: &mut TaskCx) -> Result<()>;
@@ -81,6 +94,25 @@ pub(crate) trait AnyStore {
     /// All rows in key order.
     #[cfg_attr(not(feature = "testing"), allow(dead_code, reason = "for the test driver"))]
     fn rows(&self) -> Result<Vec<StoreRow>>;
+}
+
+#[cfg(test)]
+impl dyn AnyStore {
+    /// Attaches an engine that holds these records of the changelog.
+    pub(crate) fn restore(&self, log: impl IntoIterator<Item = (Bytes, Option<Bytes>, Timestamp)>) {
+        let mut engine = engine::MemoryEngine::default();
+        let mut next_offset = 0;
+        for (key, value, timestamp) in log {
+            let stamp = match self.row_format() {
+                RowFormat::Plain => Vec::new(),
+                RowFormat::Timestamped => timestamp.to_be_bytes().to_vec(),
+            };
+            let row = value.map(|value| [&stamp, &value[..]].concat().into());
+            engine.apply(&vec![(key, row)], None).unwrap();
+            next_offset += 1;
+        }
+        self.attach(Box::new(engine), next_offset);
+    }
 }
 
 /// What a store has done since it was built: plain cells.

@@ -61,9 +61,7 @@ impl Life {
         let options = KeyValue::<String, i64>::named("m");
         let options = if cached { options.caching() } else { options };
         let any = options.blueprint().build("app-m-changelog", Some(TopicIx(0)), true);
-        for (key, value) in log.borrow().iter() {
-            any.restore(key.clone(), value.clone(), 0).unwrap();
-        }
+        any.restore(log.borrow().iter().map(|(key, value)| (key.clone(), value.clone(), 0)));
         let store = any.into_any().downcast::<KvStore<String, i64>>().expect("it was built as this");
         let fail = ErrorResponse::Fail;
         let handler = Fixed { deserialization: fail, processing: fail, production: fail };
@@ -240,8 +238,9 @@ fn check(cached: bool, filled: u16, ops: &[Op]) {
                 shown = shown.map(|_| model.clone());
                 let (bytes, value) =
                     (Bytes::from(key(*k)), v.map(|v| Bytes::copy_from_slice(&v.to_be_bytes())));
-                AnyStore::restore(&*life.store.0, bytes.clone(), value.clone(), 0).unwrap();
                 life.log.borrow_mut().push((bytes, value));
+                let log: Vec<_> = life.log.borrow().iter().map(|(k, v)| (k.clone(), v.clone(), 0)).collect();
+                <dyn AnyStore>::restore(&*life.store.0, log);
                 match v {
                     Some(v) => model.insert(key(*k), *v),
                     None => model.remove(&key(*k)),

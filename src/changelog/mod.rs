@@ -1,0 +1,3 @@
+//! The memory of the state: how stores come back from their changelogs.
+
+pub(crate) mod restore;
