@@ -37,7 +37,7 @@ mod tests;
 pub use builder::ConfigBuilder;
 pub use value::{
     Compression, ErrorPolicy, IsolationLevel, OffsetReset, Optimizations, ProcessingGuarantee,
-    RecordingLevel, StoreKind, TimestampPolicy,
+    RecordingLevel, StateEngine, StoreKind, TimestampPolicy,
 };
 
 /// The configuration of an application. Every value is there: what was not set has its default.

@@ -5,7 +5,7 @@ use super::section::{
 };
 use super::value::{
     Compression, ErrorPolicy, IsolationLevel, OffsetReset, Optimizations, ProcessingGuarantee,
-    RecordingLevel, StoreKind, TimestampPolicy,
+    RecordingLevel, StateEngine, StoreKind, TimestampPolicy,
 };
 use super::{Config, ConfigBuilder, ConnectionConfig, ConsumerConfig, ProducerConfig};
 
@@ -55,6 +55,8 @@ section! {
     state_max_age: [maybe_millis] = "state.cleanup.dir.max.age.ms", java "-1", "-1";
     /// Where stores that do not say otherwise keep their rows: persistent or in_memory.
     default_store: [choice StoreKind] = "default.dsl.store", java "rocksDB", "persistent";
+    /// What keeps the rows of persistent stores: fjall or sled. State that another one has written stays on disk and is not read: stores are restored from their changelogs.
+    state_engine: [choice StateEngine] = "state.engine", java "(RocksDB)", "fjall";
     /// The replication factor of internal topics; -1 is the broker's default.
     replication_factor: [int] = "replication.factor", java "-1", "-1", -1..=i16::MAX as i64;
     /// The standby copies of each task's state.

@@ -193,6 +193,16 @@ choice!(
 );
 
 choice!(
+    /// What keeps the rows of stores on disk.
+    StateEngine {
+        /// fjall, a tree of sorted files that are merged in the background.
+        Fjall = "fjall",
+        /// sled, a tree of pages. It takes more memory for large state.
+        Sled = "sled",
+    }
+);
+
+choice!(
     /// Which figures are kept (`org.apache.kafka.common.metrics.Sensor.RecordingLevel`).
     RecordingLevel {
         /// Those of the client, workers, tasks and topics.

@@ -3,6 +3,7 @@
 use std::fmt;
 use std::sync::Arc;
 
+use crate::config::StoreKind;
 use crate::error::BoxError;
 use crate::record::Timestamp;
 use crate::serde::erased::SerdeRef;
@@ -327,6 +328,7 @@ pub struct Materialized<K, V> {
     pub(crate) processor: Option<Arc<str>>,
     pub(crate) serdes: Serdes<K, V>,
     pub(crate) cached: bool,
+    pub(crate) kind: Option<StoreKind>,
     pub(crate) changelog: Option<Vec<(String, String)>>,
     /// Whether options were given at all; Java's `count` draws one more number if so and no name is among them.
     pub(crate) given: bool,
@@ -358,7 +360,15 @@ impl<K: 'static, V: 'static> Materialized<K, V> {
     }
 
     fn new(store: Option<Arc<str>>, serdes: Serdes<K, V>) -> Self {
-        Self { store, processor: None, serdes, cached: true, changelog: Some(Vec::new()), given: true }
+        Self {
+            store,
+            processor: None,
+            serdes,
+            cached: true,
+            kind: None,
+            changelog: Some(Vec::new()),
+            given: true,
+        }
     }
 
     /// Names the operator's own node.
@@ -376,7 +386,15 @@ impl<K: 'static, V: 'static> Materialized<K, V> {
         self
     }
 
-    /// Keeps no changelog: the state is lost when its task moves or the process ends.
+    /// Where the rows are kept (`Materialized.as(StoreType)`), whatever `default.dsl.store` is.
+    #[must_use]
+    pub fn store_kind(mut self, kind: StoreKind) -> Self {
+        self.given = true;
+        self.kind = Some(kind);
+        self
+    }
+
+    /// Keeps no changelog: the state is lost when its task moves, and with the process if it is in memory.
     #[must_use]
     pub fn logging_disabled(mut self) -> Self {
         self.given = true;
@@ -408,6 +426,7 @@ impl<K: Clone + 'static, V: Clone + 'static> Materialized<K, V> {
             value_serde: values.clone(),
             timestamped: true,
             cached: self.cached,
+            kind: self.kind,
             changelog: self.changelog.clone(),
         }
     }

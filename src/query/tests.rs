@@ -170,6 +170,7 @@ fn blueprint(name: &str, named: bool) -> Arc<dyn StoreBlueprint> {
         value_serde: SerdeRef::of(),
         timestamped: false,
         cached: false,
+        kind: None,
         changelog: None,
     };
     options.blueprint()

@@ -89,6 +89,8 @@ struct Owned {
     task: Task,
     lease: Lease,
     inputs: Vec<Input>,
+    /// The topics of its stores' changelogs.
+    changelogs: HashMap<Arc<str>, String>,
     /// Not empty while stores are being restored.
     restores: Vec<Restore>,
     running: bool,
@@ -436,6 +438,7 @@ impl Worker {
             cache_bytes: self.cache_share(self.owned.len() + 1),
         };
         let task = Task::build(&subtopology.plan, config, Box::new(collector), self.clock.clone())?;
+        let topics = changelogs.iter().map(|c| (c.store.clone(), c.at.topic.to_string())).collect();
         let restores = self.restore_stores(&task, lease, changelogs)?;
         tracing::info!(task = %id, changelogs = restores.len(), "restoring");
         self.share_cache(self.owned.len() + 1);
@@ -445,6 +448,7 @@ impl Worker {
             task,
             lease,
             inputs: Vec::new(),
+            changelogs: topics,
             restores,
             running: false,
             registered: None,

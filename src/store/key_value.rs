@@ -15,6 +15,7 @@ use hashbrown::hash_table::Entry;
 use hashbrown::{DefaultHashBuilder, HashTable};
 
 use super::engine::{Engine, KeyRange, MemoryEngine, SortedRun};
+use super::keeper::Keeper;
 use super::layers::Layers;
 use super::options::KvOptions;
 use super::visible::{Publisher, Visible};
@@ -511,17 +512,6 @@ impl<K: Clone + 'static, V: Clone + 'static> AnyStore for KvStore<K, V> {
         if self.timestamped { RowFormat::Timestamped } else { RowFormat::Plain }
     }
 
-    fn attach(&self, engine: Box<dyn Engine>, _next_offset: i64) {
-        let inner = &mut *self.inner.borrow_mut();
-        debug_assert!(inner.open.is_empty(), "what is open lies over the engine that it was made over");
-        // ORDER: the table lies over the layers; a row it kept from before would hide the restored one.
-        inner.table.rows.clear();
-        if let Some(publisher) = &mut inner.publisher {
-            publisher.rebased = true;
-        }
-        inner.layers.attach(engine);
-    }
-
     fn flush(&self, cx: &mut TaskCx) -> Result<()> {
         let store_error = |error: BoxError| {
             Error::new(ErrorKind::Store, format!("the store {} cannot be flushed", self.name)).because(error)
@@ -532,7 +522,26 @@ impl<K: Clone + 'static, V: Clone + 'static> AnyStore for KvStore<K, V> {
         Ok(())
     }
 
-    fn commit(&self) -> Result<()> {
+    fn attach(&self, engine: Box<dyn Engine>, next_offset: i64, keeper: Option<Keeper>) {
+        let inner = &mut *self.inner.borrow_mut();
+        debug_assert!(inner.open.is_empty(), "an engine is attached before the first record");
+        // ORDER: the table lies over the layers; a row it kept from before would hide what is below now.
+        inner.table.rows.clear();
+        if let Some(publisher) = &mut inner.publisher {
+            publisher.rebased = true;
+        }
+        inner.layers.attach(engine, next_offset, keeper);
+    }
+
+    fn is_hand_over_due(&self) -> bool {
+        self.inner.borrow().layers.is_hand_over_due()
+    }
+
+    fn hand_over(&self, mark: Option<&dyn Fn(i64) -> Bytes>) -> Result<()> {
+        self.inner.borrow_mut().layers.hand_over(mark)
+    }
+
+    fn commit(&self, next_offset: Option<i64>) -> Result<()> {
         let inner = &mut *self.inner.borrow_mut();
         debug_assert!(inner.withheld.is_empty(), "caches are flushed before a commit");
         let published = self.freeze_fresh(inner)?;
@@ -551,7 +560,10 @@ impl<K: Clone + 'static, V: Clone + 'static> AnyStore for KvStore<K, V> {
             sorted.clear();
         }
         let changed = published || !run.is_empty();
-        inner.layers.push(run)?;
+        let settled = inner.layers.commit(run, next_offset)?;
+        if let Some(publisher) = &mut inner.publisher {
+            publisher.rebased |= settled;
+        }
         if inner.publisher.is_some() && changed {
             self.visible.show(inner.layers.view(&[]));
         }

@@ -8,27 +8,61 @@ use std::sync::Arc;
 use bytes::Bytes;
 
 use super::engine::{Engine, EngineRead, KeyRange, Rows, SortedRun};
+use super::keeper::{HandOver, Keeper};
+use super::visible::merge;
 use crate::error::Result;
 
-/// The bytes of committed changes that are worth handing over to an engine on disk.
+/// The bytes of committed changes after which they are handed over to an engine on disk.
 const HAND_OVER_BYTES: usize = 32 << 20;
+
+/// The bytes after which a commit waits for the hand-over before it: an engine that is slower than its task would fill the
+/// memory.
+const MOST_BYTES: usize = 2 * HAND_OVER_BYTES;
+
+/// The changelog records after which changes are handed over: as many as a restart reads again at most, about.
+const HAND_OVER_RECORDS: i64 = 1_000_000;
+
+/// What a row of a run takes beside its key and its value.
+const ROW: usize = size_of::<(Bytes, Option<Bytes>)>() + 32;
 
 /// Committed runs over an engine.
 pub(crate) struct Layers {
-    /// Newest last.
+    /// Newest last. Those of a hand-over under way come first, and stay until the engine has them.
     runs: Vec<Arc<SortedRun>>,
-    run_bytes: usize,
+    /// What the runs that are not being handed over take, as it was when they were frozen.
+    bytes: usize,
+    hand_over: Option<Underway>,
     engine: Box<dyn Engine>,
+    keeper: Option<Keeper>,
+    /// Up to where the changelog is in the engine, the hand-over under way included.
+    handed: i64,
+    /// Up to where it is in all layers.
+    next: i64,
+}
+
+/// A hand-over of the oldest runs.
+struct Underway {
+    runs: usize,
+    ends: HandOver,
 }
 
 impl Layers {
     pub(crate) fn new(engine: impl Engine + 'static) -> Self {
-        Self { runs: Vec::new(), run_bytes: 0, engine: Box::new(engine) }
+        Self {
+            runs: Vec::new(),
+            bytes: 0,
+            hand_over: None,
+            engine: Box::new(engine),
+            keeper: None,
+            handed: 0,
+            next: 0,
+        }
     }
 
-    /// Begins anew over another engine.
-    pub(crate) fn attach(&mut self, engine: Box<dyn Engine>) {
-        *self = Self { runs: Vec::new(), run_bytes: 0, engine };
+    /// Puts other layers in place of these: an engine that has the changelog up to an offset.
+    pub(crate) fn attach(&mut self, engine: Box<dyn Engine>, next: i64, keeper: Option<Keeper>) {
+        (self.runs, self.bytes, self.hand_over) = (Vec::new(), 0, None);
+        (self.engine, self.keeper, self.handed, self.next) = (engine, keeper, next, next);
     }
 
     pub(crate) fn get(&self, key: &[u8]) -> Result<Option<Bytes>> {
@@ -44,22 +78,79 @@ impl Layers {
         View { runs, engine: self.engine.snapshot() }
     }
 
-    /// Puts a frozen run on top, and hands the runs to the engine when enough has gathered.
-    pub(crate) fn push(&mut self, run: SortedRun) -> Result<()> {
+    /// Puts the run of a commit on top. `next` is the offset behind the last record that the store has in its changelog, if
+    /// that is known. Says whether what lies below the runs has changed.
+    pub(crate) fn commit(&mut self, run: SortedRun, next: Option<i64>) -> Result<bool> {
         debug_assert!(run.is_sorted_by(|a, b| a.0 < b.0), "a run is strictly ascending");
-        if run.is_empty() {
-            return Ok(());
-        }
-        self.run_bytes += run.iter().map(|(k, v)| k.len() + v.as_ref().map_or(0, Bytes::len)).sum::<usize>();
-        self.runs.push(Arc::new(run));
-        if self.engine.writer().is_none() || self.run_bytes >= HAND_OVER_BYTES {
-            // ORDER: oldest first, so that the newest value of a key wins.
-            for run in self.runs.drain(..) {
+        self.next = self.next.max(next.unwrap_or(self.next));
+        let mut settled = self.settle()?;
+        if self.keeper.is_none() {
+            if !run.is_empty() {
                 self.engine.apply(&run, None)?;
             }
-            self.run_bytes = 0;
+            return Ok(settled);
         }
+        self.push(run);
+        if self.bytes >= MOST_BYTES
+            && let Some(Underway { ends, .. }) = &self.hand_over
+        {
+            // How it ended is looked at next.
+            let _ = ends.wait();
+            settled |= self.settle()?;
+        }
+        Ok(settled)
+    }
+
+    /// Whether enough has gathered for a hand-over, and none is under way.
+    pub(crate) fn is_hand_over_due(&self) -> bool {
+        let enough = self.bytes >= HAND_OVER_BYTES || self.next - self.handed >= HAND_OVER_RECORDS;
+        enough && self.keeper.is_some() && self.hand_over.is_none()
+    }
+
+    /// Lets the keeper put all runs into the engine. `mark` makes the mark for the offset up to which the changelog is in
+    /// them; a store without a changelog has none.
+    pub(crate) fn hand_over(&mut self, mark: Option<&dyn Fn(i64) -> Bytes>) -> Result<()> {
+        self.settle()?;
+        let (Some(keeper), Some(writer)) = (&self.keeper, self.engine.writer()) else { return Ok(()) };
+        if self.runs.is_empty() && self.next == self.handed {
+            return Ok(());
+        }
+        // ORDER: those of a hand-over under way are among them, so that the mark holds even if that one fails.
+        let ends = keeper.hand_over(writer, self.runs.clone(), mark.map(|mark| mark(self.next)))?;
+        self.hand_over = Some(Underway { runs: self.runs.len(), ends });
+        (self.bytes, self.handed) = (0, self.next);
         Ok(())
+    }
+
+    fn push(&mut self, run: SortedRun) {
+        if run.is_empty() {
+            return;
+        }
+        self.bytes +=
+            run.iter().map(|(k, v)| ROW + k.len() + v.as_ref().map_or(0, Bytes::len)).sum::<usize>();
+        self.runs.push(Arc::new(run));
+        // Each is at least twice as long as the next: a look-up goes through few, and a row is merged seldom.
+        let first = self.hand_over.as_ref().map_or(0, |under_way| under_way.runs);
+        while let [.., below, top] = &self.runs[first..]
+            && below.len() < 2 * top.len()
+        {
+            let merged = merge(below, top);
+            self.runs.truncate(self.runs.len() - 2);
+            self.runs.push(Arc::new(merged));
+        }
+    }
+
+    /// Lets go of what is in the engine by now. Says whether there was anything.
+    fn settle(&mut self) -> Result<bool> {
+        let Some(outcome) = self.hand_over.as_ref().and_then(|under_way| under_way.ends.poll()) else {
+            return Ok(false);
+        };
+        outcome?;
+        // ORDER: the engine has the rows before the runs go, so that a reader finds them in one or the other.
+        if let Some(under_way) = self.hand_over.take() {
+            self.runs.drain(..under_way.runs);
+        }
+        Ok(true)
     }
 
     /// The rows inside a range, with `open` (in the range's order) lying over them.
@@ -218,7 +309,7 @@ mod tests {
                 for (k, v) in run {
                     match v { Some(v) => model.insert(*k, *v), None => model.remove(k) };
                 }
-                layers.push(run.iter().map(|(k, v)| (key(*k), v.map(key))).collect()).unwrap();
+                layers.commit(run.iter().map(|(k, v)| (key(*k), v.map(key))).collect(), None).unwrap();
             }
             for (k, v) in &model {
                 prop_assert_eq!(layers.get(&[*k]).unwrap(), Some(key(*v)));

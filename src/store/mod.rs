@@ -5,6 +5,8 @@
 //! the engine. What lies below the changelog writer is invisible to semantics.
 
 pub(crate) mod engine;
+#[allow(dead_code, reason = "joined with the runtime next")]
+pub(crate) mod keeper;
 mod key_value;
 pub(crate) mod layers;
 mod options;
@@ -21,11 +23,13 @@ use std::sync::Arc;
 
 use bytes::Bytes;
 
+use crate::config::StoreKind;
 use crate::error::Result;
 use crate::record::Timestamp;
 use crate::task::{TaskCx, TopicIx};
 
 use engine::Engine;
+use keeper::Keeper;
 pub(crate) use key_value::{Flushed, KvStore};
 pub use key_value::{KeyValueIterator, KeyValueStore, TimestampedKeyValueStore, ValueAndTimestamp};
 pub(crate) use key_value::{PAGE, decode_row, prefix_end};
@@ -55,6 +59,7 @@ pub(crate) enum RowFormat {
 }
 
 /// What a task asks of any of its stores.
+#[allow(dead_code, reason = "joined with the runtime next")]
 pub(crate) trait AnyStore {
     fn name(&self) -> &Arc<str>;
 
@@ -71,14 +76,22 @@ pub(crate) trait AnyStore {
     /// What its rows in the engine are like.
     fn row_format(&self) -> RowFormat;
 
-    /// Takes an engine in place of what is below the layers: it holds the changelog up to an offset. Nothing may be open.
-    fn attach(&self, engine: Box<dyn Engine>, next_offset: i64);
-
     /// Logs what the record cache holds back, where nothing downstream waits for it.
     fn flush(&self, cx: &mut TaskCx) -> Result<()>;
 
-    /// The changes since the last commit are now part of the committed state.
-    fn commit(&self) -> Result<()>;
+    /// Puts the store over an engine that has its changelog up to an offset, before its first record.
+    fn attach(&self, engine: Box<dyn Engine>, next_offset: i64, keeper: Option<Keeper>);
+
+    /// The changes since the last commit are now part of the committed state. `next_offset` is behind the last record that
+    /// the store has in its changelog, if that is known.
+    fn commit(&self, next_offset: Option<i64>) -> Result<()>;
+
+    /// Whether so much is committed that its engine should get it.
+    fn is_hand_over_due(&self) -> bool;
+
+    /// Begins to put what is committed into the engine. `mark` makes the mark for an offset of the changelog, which is what
+    /// the engine has afterwards; `None` for a store without one.
+    fn hand_over(&self, mark: Option<&dyn Fn(i64) -> Bytes>) -> Result<()>;
 
     /// What other threads see of it.
     fn visible(&self) -> &Arc<Visible>;
@@ -97,7 +110,7 @@ pub(crate) trait AnyStore {
 }
 
 #[cfg(test)]
-impl dyn AnyStore {
+impl dyn AnyStore + '_ {
     /// Attaches an engine that holds these records of the changelog.
     pub(crate) fn restore(&self, log: impl IntoIterator<Item = (Bytes, Option<Bytes>, Timestamp)>) {
         let mut engine = engine::MemoryEngine::default();
@@ -111,7 +124,7 @@ impl dyn AnyStore {
             engine.apply(&vec![(key, row)], None).unwrap();
             next_offset += 1;
         }
-        self.attach(Box::new(engine), next_offset);
+        self.attach(Box::new(engine), next_offset, None);
     }
 }
 
@@ -143,6 +156,13 @@ pub(crate) trait StoreBlueprint: fmt::Debug + Send + Sync {
 
     /// The settings of the changelog topic beyond the defaults; `None` if the store is not logged.
     fn changelog(&self) -> Option<&[(String, String)]>;
+
+    /// Where the rows are kept; `None` for what the configuration says.
+    fn store_kind(&self) -> Option<StoreKind>;
+
+    /// What the bytes of its rows mean: rows of another fingerprint are of no use to it. Their types are not part of it:
+    /// whether bytes of another type can be read is the serde's affair, as with the changelog.
+    fn fingerprint(&self) -> u64;
 
     /// Distinguishes two definitions under one name that are the same from two that differ.
     fn identity(&self) -> usize;

@@ -7,6 +7,7 @@ use std::rc::Rc;
 use std::sync::Arc;
 
 use super::{AnyStore, KvStore, StoreBlueprint};
+use crate::config::StoreKind;
 use crate::serde::erased::SerdeRef;
 use crate::serde::{DefaultSerde, Serde};
 use crate::task::TopicIx;
@@ -19,6 +20,8 @@ pub(crate) struct KvOptions<K, V> {
     pub(crate) value_serde: SerdeRef<V>,
     pub(crate) timestamped: bool,
     pub(crate) cached: bool,
+    /// Where the rows are kept; `None` for what the configuration says.
+    pub(crate) kind: Option<StoreKind>,
     pub(crate) changelog: Option<Vec<(String, String)>>,
 }
 
@@ -31,6 +34,7 @@ impl<K, V> Clone for KvOptions<K, V> {
             value_serde: self.value_serde.clone(),
             timestamped: self.timestamped,
             cached: self.cached,
+            kind: self.kind,
             changelog: self.changelog.clone(),
         }
     }
@@ -62,6 +66,14 @@ impl<K: Clone + 'static, V: Clone + 'static> StoreBlueprint for KvBlueprint<K, V
 
     fn changelog(&self) -> Option<&[(String, String)]> {
         self.0.changelog.as_deref()
+    }
+
+    fn store_kind(&self) -> Option<StoreKind> {
+        self.0.kind
+    }
+
+    fn fingerprint(&self) -> u64 {
+        u64::from(self.0.timestamped)
     }
 
     fn identity(&self) -> usize {
@@ -130,7 +142,7 @@ macro_rules! key_value_builder {
         }
 
         impl<K: Clone + 'static, V: Clone + 'static> $name<K, V> {
-            /// A store with the types' own serdes: persistent in its changelog, record cache off.
+            /// A store with the types' own serdes: kept where `default.dsl.store` says, with a changelog, record cache off.
             pub fn named(name: impl Into<Arc<str>>) -> Self
             where
                 K: DefaultSerde,
@@ -152,6 +164,7 @@ macro_rules! key_value_builder {
                     value_serde,
                     timestamped: $timestamped,
                     cached: false,
+                    kind: None,
                     changelog: Some(Vec::new()),
                 };
                 Self { options: Arc::new(options), types: PhantomData }
@@ -169,7 +182,13 @@ macro_rules! key_value_builder {
                 self.map(|o| o.cached = true)
             }
 
-            /// Keeps no changelog: the state is lost when its task moves or the process ends.
+            /// Where the rows are kept, whatever `default.dsl.store` is.
+            #[must_use]
+            pub fn store_kind(self, kind: StoreKind) -> Self {
+                self.map(|o| o.kind = Some(kind))
+            }
+
+            /// Keeps no changelog: the state is lost when its task moves, and with the process if it is in memory.
             #[must_use]
             pub fn logging_disabled(self) -> Self {
                 self.map(|o| o.changelog = None)

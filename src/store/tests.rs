@@ -4,13 +4,14 @@ use std::cell::RefCell;
 use std::collections::BTreeMap;
 use std::ops::Bound;
 use std::rc::Rc;
-use std::sync::Arc;
+use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use bytes::Bytes;
 use proptest::prelude::*;
 
-use super::engine::KeyRange;
+use super::engine::{Engine, EngineRead, KeyRange, MemoryEngine, Rows, SortedRun};
+use super::keeper::Keeper;
 use super::options::sealed::Sealed;
 use super::{AnyStore, KeyValue, KeyValueStore, KvStore};
 use crate::clock::ManualClock;
@@ -50,6 +51,76 @@ impl Collector for Changelog {
     }
 }
 
+/// An engine that outlives its store, and is written by the keeper.
+#[derive(Default, Clone)]
+struct Disk(Arc<Mutex<MemoryEngine>>);
+
+impl EngineRead for Disk {
+    fn get(&self, key: &[u8]) -> Result<Option<Bytes>> {
+        self.0.lock().unwrap().get(key)
+    }
+
+    fn range<'a>(&'a self, range: &KeyRange) -> Rows<'a> {
+        Box::new(self.0.lock().unwrap().range(range).collect::<Vec<_>>().into_iter())
+    }
+
+    fn approximate_len(&self) -> u64 {
+        self.0.lock().unwrap().approximate_len()
+    }
+}
+
+impl Engine for Disk {
+    fn apply(&mut self, run: &SortedRun, mark: Option<&[u8]>) -> Result<()> {
+        self.0.lock().unwrap().apply(run, mark)
+    }
+
+    fn mark(&self) -> Result<Option<Bytes>> {
+        self.0.lock().unwrap().mark()
+    }
+
+    fn writer(&self) -> Option<Box<dyn Engine>> {
+        Some(Box::new(self.clone()))
+    }
+
+    fn snapshot(&self) -> Arc<dyn EngineRead + Send + Sync> {
+        self.0.lock().unwrap().snapshot()
+    }
+}
+
+/// Where a store of a test lives.
+#[derive(Clone, Default)]
+struct Home {
+    disk: Option<(Disk, Keeper)>,
+}
+
+impl Home {
+    fn of(on_disk: bool) -> Self {
+        Self { disk: on_disk.then(|| (Disk::default(), Keeper::start().unwrap().0)) }
+    }
+
+    /// Brings a new store to where the changelog is, from what is on the disk.
+    fn restore(&self, store: &dyn AnyStore, log: &Log) {
+        let log = log.borrow();
+        let Some((disk, keeper)) = &self.disk else {
+            store.restore(log.iter().map(|(key, value)| (key.clone(), value.clone(), 0)));
+            return;
+        };
+        let mark = disk.mark().unwrap().map_or(0, |mark| i64::from_be_bytes(mark[..].try_into().unwrap()));
+        let tail: BTreeMap<_, _> = log[usize::try_from(mark).unwrap()..].iter().cloned().collect();
+        disk.clone().apply(&tail.into_iter().collect(), Some(&log.len().to_be_bytes())).unwrap();
+        store.attach(Box::new(disk.clone()), log.len() as i64, Some(keeper.clone()));
+    }
+
+    /// Waits until the keeper has done what it was given.
+    fn settle(&self) {
+        if let Some((_, keeper)) = &self.disk {
+            let (done, wait) = std::sync::mpsc::channel();
+            keeper.run(move || done.send(()).unwrap()).unwrap();
+            wait.recv().unwrap();
+        }
+    }
+}
+
 struct Life {
     store: KeyValueStore<String, i64>,
     cx: TaskCx,
@@ -57,11 +128,11 @@ struct Life {
 }
 
 impl Life {
-    fn begin(cached: bool, log: Log) -> Self {
+    fn begin(cached: bool, home: &Home, log: Log) -> Self {
         let options = KeyValue::<String, i64>::named("m");
         let options = if cached { options.caching() } else { options };
         let any = options.blueprint().build("app-m-changelog", Some(TopicIx(0)), true);
-        any.restore(log.borrow().iter().map(|(key, value)| (key.clone(), value.clone(), 0)));
+        home.restore(&*any, &log);
         let store = any.into_any().downcast::<KvStore<String, i64>>().expect("it was built as this");
         let fail = ErrorResponse::Fail;
         let handler = Fixed { deserialization: fail, processing: fail, production: fail };
@@ -86,7 +157,8 @@ impl Life {
 
     fn commit(&mut self) {
         AnyStore::flush(&*self.store.0, &mut self.cx).unwrap();
-        AnyStore::commit(&*self.store.0).unwrap();
+        let end = self.log.borrow().len() as i64;
+        AnyStore::commit(&*self.store.0, Some(end)).unwrap();
         assert_eq!(self.cx.cached_bytes, 0, "what the cache lets go no longer counts");
     }
 }
@@ -109,8 +181,14 @@ enum Op {
     Publish,
     /// A record of the changelog that somebody else has written arrives.
     Restore(u16, Option<i64>),
-    /// The task moves: a new store from the changelog.
+    /// What is committed begins its way to the engine.
+    HandOver,
+    /// And is there.
+    Settle,
+    /// The task moves: a new store from its engine and the changelog.
     Move,
+    /// The process dies, the keeper in whatever it is doing: what was logged is there again, committed or not.
+    Crash,
 }
 
 /// Enough keys for three pages of a scan.
@@ -134,7 +212,10 @@ fn ops() -> impl Strategy<Value = Vec<Op>> {
         2 => Just(Op::Commit),
         3 => Just(Op::Publish),
         1 => (n(), proptest::option::of(any::<i64>())).prop_map(|(k, v)| Op::Restore(k, v)),
+        2 => Just(Op::HandOver),
+        1 => Just(Op::Settle),
         1 => Just(Op::Move),
+        1 => Just(Op::Crash),
     ];
     proptest::collection::vec(op, 1..40)
 }
@@ -164,8 +245,9 @@ fn check_view(life: &Life, want: &BTreeMap<String, i64>) {
     }
 }
 
-fn check(cached: bool, filled: u16, ops: &[Op]) {
-    let mut life = Life::begin(cached, Log::default());
+fn check(cached: bool, on_disk: bool, filled: u16, ops: &[Op]) {
+    let home = Home::of(on_disk);
+    let mut life = Life::begin(cached, &home, Log::default());
     let mut model = BTreeMap::new();
     // What readers see; nobody reads before the first `Publish`.
     let mut shown: Option<BTreeMap<String, i64>> = None;
@@ -233,6 +315,7 @@ fn check(cached: bool, filled: u16, ops: &[Op]) {
                 AnyStore::publish(&*life.store.0).unwrap();
                 shown = Some(model.clone());
             }
+            Op::Restore(..) if on_disk => {}
             Op::Restore(k, v) => {
                 life.commit();
                 shown = shown.map(|_| model.clone());
@@ -246,10 +329,29 @@ fn check(cached: bool, filled: u16, ops: &[Op]) {
                     None => model.remove(&key(*k)),
                 };
             }
+            Op::HandOver => {
+                let mark = |next: i64| Bytes::copy_from_slice(&next.to_be_bytes());
+                AnyStore::hand_over(&*life.store.0, Some(&mark)).unwrap();
+            }
+            Op::Settle => home.settle(),
             Op::Move => {
                 life.commit();
-                life = Life::begin(cached, life.log.clone());
+                home.settle();
+                life = Life::begin(cached, &home, life.log.clone());
                 shown = None;
+            }
+            Op::Crash => {
+                home.settle();
+                life = Life::begin(cached, &home, life.log.clone());
+                shown = None;
+                model.clear();
+                for (key, value) in life.log.borrow().iter() {
+                    let key = String::from_utf8_lossy(key).into_owned();
+                    match value {
+                        Some(v) => model.insert(key, i64::from_be_bytes(v[..].try_into().unwrap())),
+                        None => model.remove(&key),
+                    };
+                }
             }
         }
     }
@@ -272,7 +374,8 @@ fn check(cached: bool, filled: u16, ops: &[Op]) {
         })
         .collect();
     assert_eq!(rows, want);
-    let next = Life::begin(cached, life.log.clone());
+    home.settle();
+    let next = Life::begin(cached, &home, life.log.clone());
     assert_eq!(AnyStore::rows(&*next.store.0).unwrap().len(), want.len(), "the changelog holds the same");
 }
 
@@ -280,8 +383,10 @@ proptest! {
     #![proptest_config(ProptestConfig::with_cases(192))]
 
     #[test]
-    fn a_store_is_a_sorted_map(cached: bool, filled in prop_oneof![Just(0), Just(300), Just(KEYS)], ops in ops()) {
-        check(cached, filled, &ops);
+    fn a_store_is_a_sorted_map(
+        cached: bool, on_disk: bool, filled in prop_oneof![Just(0), Just(300), Just(KEYS)], ops in ops()
+    ) {
+        check(cached, on_disk, filled, &ops);
     }
 }
 
@@ -297,15 +402,17 @@ fn deletions_that_hide_whole_pages_do_not_end_a_scan() {
             ops.extend([all.clone(), Op::Put(650, 1), Op::DeleteRange(651, KEYS)]);
             ops.extend(commit);
             ops.push(all);
-            check(false, KEYS, &ops);
-            check(true, KEYS, &ops);
+            for on_disk in [false, true] {
+                check(false, on_disk, KEYS, &ops);
+                check(true, on_disk, KEYS, &ops);
+            }
         }
     }
 }
 
 #[test]
 fn a_scan_shows_changes_to_the_rows_not_yet_read() {
-    let mut life = Life::begin(false, Log::default());
+    let mut life = Life::begin(false, &Home::default(), Log::default());
     for n in 0..KEYS {
         life.with().put(&key(n), 0).unwrap();
     }

@@ -126,7 +126,7 @@ impl Publisher {
 }
 
 /// One run of two.
-fn merge(older: &SortedRun, newer: &SortedRun) -> SortedRun {
+pub(super) fn merge(older: &SortedRun, newer: &SortedRun) -> SortedRun {
     let mut merged = Vec::with_capacity(older.len() + newer.len());
     let mut older = older.iter().peekable();
     for row in newer {

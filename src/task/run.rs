@@ -374,10 +374,11 @@ impl Task {
             .collect()
     }
 
-    /// Last step of a commit: the changes since the last one are the committed state.
-    pub(crate) fn post_commit(&mut self) -> Result<()> {
+    /// Last step of a commit: the changes since the last one are the committed state. `next_offset` says where the changelog
+    /// of a store ends, if that is known.
+    pub(crate) fn post_commit(&mut self, next_offset: impl Fn(&dyn AnyStore) -> Option<i64>) -> Result<()> {
         for store in &self.stores {
-            store.commit()?;
+            store.commit(next_offset(&**store))?;
         }
         self.commit_needed = false;
         self.cx.commit_requested = false;

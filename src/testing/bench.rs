@@ -122,7 +122,7 @@ impl BenchTask {
     /// Commits.
     pub fn commit(&mut self) -> Result<()> {
         self.task.flush_caches()?;
-        self.task.post_commit()
+        self.task.post_commit(|_| None)
     }
 
     /// How many records were sent so far, and how many bytes of keys and values.

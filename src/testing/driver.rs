@@ -365,7 +365,7 @@ impl TopologyTestDriver {
 
     fn commit(&mut self) -> Result<()> {
         self.task.flush_caches()?;
-        self.task.post_commit()
+        self.task.post_commit(|_| None)
     }
 
     /// Notes what a step has produced, also when it failed, and takes records of the topology's own topics back in.

@@ -11,8 +11,8 @@ use crate::error::{Error, ErrorClass, ErrorKind};
 /// What to do with a batch now that its request has ended.
 #[derive(Debug)]
 pub(super) enum Answer {
-    /// It is in the log, now or from an earlier attempt.
-    Written,
+    /// It is in the log, now or from an earlier attempt: from this offset on, if the broker still knows.
+    Written { base_offset: Option<i64> },
     /// Send it again later. If it is `open`, it may have been written; its sequence number tells the broker.
     Retry { error: Error, stale_leader: bool, open: bool },
     /// Its number is not the next one for the broker, or the broker does not know the producer (any more).
@@ -26,10 +26,12 @@ pub(super) enum Answer {
 impl Answer {
     /// From the answer for the batch's partition.
     pub(super) fn of(response: &PartitionProduceResponse) -> Self {
-        let Some(code) = E::try_from_code(response.error_code) else { return Self::Written };
+        let Some(code) = E::try_from_code(response.error_code) else {
+            return Self::Written { base_offset: Some(response.base_offset).filter(|offset| *offset >= 0) };
+        };
         match code {
             // The broker has forgotten the place of an old batch, but knows that it came by.
-            E::DuplicateSequenceNumber => Self::Written,
+            E::DuplicateSequenceNumber => Self::Written { base_offset: None },
             E::OutOfOrderSequenceNumber | E::UnknownProducerId => {
                 Self::OutOfSequence(broker_error(code, response))
             }

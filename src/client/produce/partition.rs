@@ -116,6 +116,8 @@ pub(super) struct Partition {
     spent: Option<i64>,
     next_sequence: i32,
     next_ordinal: u64,
+    /// The offset behind the last batch that was written.
+    pub(super) end_offset: Option<i64>,
     /// The largest ordinal known to be written.
     last_written: u64,
     /// When the broker last took a batch in this numbering.
@@ -144,6 +146,7 @@ impl Partition {
             spent: None,
             next_sequence: 0,
             next_ordinal: 0,
+            end_offset: None,
             last_written: 0,
             known_at: None,
             gap: false,
@@ -302,7 +305,11 @@ impl Partition {
             {
                 self.queue.pop_front().map(|p| Done { bytes: p.bytes, failure: None }).into_iter().collect()
             }
-            Answer::Written => {
+            Answer::Written { base_offset } => {
+                if let Some(base_offset) = base_offset {
+                    let next = base_offset + i64::from(self.queue[index].batch.count());
+                    self.end_offset = self.end_offset.max(Some(next));
+                }
                 self.last_written = self.last_written.max(self.queue[index].ordinal);
                 (self.failures, self.retry_at, self.last_error) = (0, None, None);
                 self.known_at = Some(now);

@@ -296,6 +296,12 @@ impl Producer {
         ProducerCounts { batches, bytes, retries, failures }
     }
 
+    /// The offset behind the last record that this producer has written to a partition, as far as answers have said;
+    /// `None` before the first. Complete once it is drained.
+    pub(crate) fn end_offset(&self, topic: &str, partition: i32) -> Option<i64> {
+        self.shared.end_offset(topic, partition)
+    }
+
     /// Empties the slot of what was not written.
     pub(crate) fn take_failures(&self) -> Vec<Failed> {
         self.shared.take_failures()

@@ -358,6 +358,10 @@ impl<T: ProduceTransport> Sender<T> {
                 self.transport.invalidate(&partition.topic);
             }
             let done = partition.answer(node, id, answer, now, &self.config);
+            // ORDER: before its credit is given back, so that whoever sees the producer drained knows every end.
+            if let Some(end) = partition.end_offset.filter(|_| !done.is_empty()) {
+                self.shared.wrote(&partition.topic, partition.partition, end);
+            }
             self.finish(place, done);
         }
     }

@@ -1,5 +1,6 @@
 //! What the front and the back of a producer both see.
 
+use std::collections::HashMap;
 use std::fmt;
 use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
@@ -43,6 +44,8 @@ pub(super) struct Shared {
     permit_until: AtomicU64,
     failures: Mutex<Vec<Failed>>,
     any_failure: AtomicBool,
+    /// The offsets behind what was written, by topic and partition.
+    ends: Mutex<HashMap<Arc<str>, HashMap<i32, i64>>>,
     retries: AtomicU64,
     given_up: AtomicU64,
     /// Wakes the back for a new send epoch.
@@ -66,6 +69,7 @@ impl Shared {
             permit_until: AtomicU64::new(u64::MAX),
             failures: Mutex::new(Vec::new()),
             any_failure: AtomicBool::new(false),
+            ends: Mutex::default(),
             retries: AtomicU64::new(0),
             given_up: AtomicU64::new(0),
             wake: Notify::new(),
@@ -114,6 +118,19 @@ impl Shared {
         // ORDER: after the slot, so that whoever sees the producer drained sees every failure.
         self.in_flight.fetch_sub(bytes, Ordering::SeqCst);
         (self.progress)();
+    }
+
+    /// Notes where a partition ends by the last answer.
+    pub(super) fn wrote(&self, topic: &Arc<str>, partition: i32, end: i64) {
+        let mut ends = self.ends.lock().unwrap_or_else(PoisonError::into_inner);
+        match ends.get_mut(&**topic) {
+            Some(partitions) => partitions.insert(partition, end),
+            None => ends.entry(topic.clone()).or_default().insert(partition, end),
+        };
+    }
+
+    pub(super) fn end_offset(&self, topic: &str, partition: i32) -> Option<i64> {
+        self.ends.lock().unwrap_or_else(PoisonError::into_inner).get(topic)?.get(&partition).copied()
     }
 
     /// A batch has to be sent again.

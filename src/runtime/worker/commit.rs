@@ -7,7 +7,7 @@
 use std::collections::HashMap;
 use std::time::{Duration, Instant};
 
-use super::Worker;
+use super::{Owned, Worker};
 use crate::client::batch::{Batches, record_len};
 use crate::client::group::CommittedOffset;
 use crate::client::produce::Failed;
@@ -342,7 +342,9 @@ impl Worker {
             for input in &mut owned.inputs {
                 input.committed = offsets.get(&input.at).copied().or(input.committed);
             }
-            owned.task.post_commit()?;
+            let (Owned { task, changelogs, .. }, output) = (owned, self.output.borrow());
+            let partition = task.id().partition;
+            task.post_commit(|store| output.producer.end_offset(changelogs.get(store.name())?, partition))?;
         }
         Ok(())
     }

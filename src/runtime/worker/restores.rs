@@ -58,7 +58,7 @@ impl Worker {
             let restore = Restore { store, at, token, position: from, to, keyless: 0, trouble, progress };
             self.restoring(|| News::RestoreStart { store: restore.what(id), from, to });
             if from >= to {
-                restore.store.attach(engine, from);
+                restore.store.attach(engine, from, None);
                 self.restoring(|| News::RestoreEnd { store: restore.what(id), records: 0 });
                 continue;
             }
@@ -152,7 +152,7 @@ impl Worker {
             self.shared.dropped(&restore.at.topic, DropReason::NullKey, restore.keyless);
         }
         restore.progress.done(position);
-        restore.store.attach(engine, position);
+        restore.store.attach(engine, position, None);
         self.tokens.remove(&restore.token);
         let records = restore.progress.records;
         self.restoring(|| News::RestoreEnd { store: restore.what(id), records });

@@ -205,7 +205,7 @@ impl Rig {
 
     fn commit(&mut self) -> Result<()> {
         self.task.flush_caches()?;
-        self.task.post_commit()
+        self.task.post_commit(|_| None)
     }
 
     fn taken(&self) -> Vec<Sent> {
