@@ -170,7 +170,7 @@ impl Coordinator {
             isolation: settings::live_fetch(config).isolation,
         };
         let repartition_topics = topics::repartition_topics(&shared.topology, config.application_id());
-        let workers = Workers::start(shared, &cluster, &own)?;
+        let workers = Workers::start(shared, &cluster, preparer.state.keeper(), &own)?;
         Ok(Self {
             shared: shared.clone(),
             cluster,

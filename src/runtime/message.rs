@@ -11,6 +11,7 @@ use super::topics::TopicPlan;
 use super::uncaught::UncaughtErrorResponse;
 use super::workers::WorkerId;
 use crate::changelog::facts::Judged;
+use crate::changelog::restore::RestoreEvent;
 use crate::client::admin::Isolation;
 use crate::client::fetch::FetchEvent;
 use crate::client::group::CommittedOffset;
@@ -39,6 +40,8 @@ pub(super) enum ToWorker {
     FlushAndCommit,
     /// Records, or news of a partition.
     Fetched(FetchEvent),
+    /// News of a restore.
+    Restore(RestoreEvent),
     /// The answer to [`ToCoordinator::Commit`], with the epochs of the leaders that it asks for, as far as they could be had.
     Committed { commit: u64, outcome: Result<Vec<(TopicPartition, i32)>> },
     /// Topics have other partition counts than before, by the topics' names in the cluster.

@@ -14,6 +14,7 @@ mod hand_over;
 mod observe;
 mod picture;
 mod records;
+mod restores;
 mod slice;
 
 use std::cell::RefCell;
@@ -29,18 +30,19 @@ use tokio::runtime::Handle;
 
 use self::hand_over::Changelog;
 use self::picture::Picture;
+use self::restores::Restore;
 use self::slice::Slice;
 use super::app::AppShared;
 use super::fetches::SharedFetcher;
 use super::figures::{Activity, Reach, TaskFigures, WorkerFigures};
 use super::idle::Idle;
-use super::listener::News;
-use super::message::{ChangelogStart, InputStart, TaskStart, ToCoordinator, ToWorker};
+use super::message::{ChangelogStart, InputStart, TaskStart, ToCoordinator, ToWorker, UnloggedStart};
 use super::metadata::WorkerState;
 use super::output::{Output, TaskOutput};
 use super::pulse::Pulse;
 use super::task_timeout::TaskTimeout;
 use super::workers::{Mouth, WorkerId};
+use crate::changelog::restore::RestorePool;
 use crate::client::Cluster;
 use crate::client::admin::Isolation;
 use crate::client::produce::Producer;
@@ -50,7 +52,7 @@ use crate::error::{Error, ErrorKind, Result};
 use crate::group::Lease;
 use crate::query::Registered;
 use crate::record::TopicPartition;
-use crate::store::AnyStore;
+use crate::store::keeper::Keeper;
 use crate::task::errors::{DropReason, ErrorPolicies};
 use crate::task::{Task, TaskConfig};
 use crate::task_id::TaskId;
@@ -65,9 +67,10 @@ pub(super) struct WorkerParts {
     pub(super) pulse: Arc<Pulse>,
     pub(super) producer: Producer,
     pub(super) live: Arc<SharedFetcher>,
-    pub(super) bulk: Arc<SharedFetcher>,
+    pub(super) restores: Arc<RestorePool<SharedFetcher>>,
     pub(super) cluster: Cluster,
     pub(super) io: Handle,
+    pub(super) keeper: Keeper,
     pub(super) topology: Topology,
     pub(super) config: Arc<Config>,
     pub(super) policies: ErrorPolicies,
@@ -84,18 +87,6 @@ struct Input {
     /// What was committed last.
     committed: Option<i64>,
     reach: Reach,
-}
-
-struct Restore {
-    store: Rc<dyn AnyStore>,
-    at: TopicPartition,
-    token: u64,
-    position: i64,
-    to: i64,
-    /// Records without a key: no rows.
-    keyless: u64,
-    trouble: TaskTimeout,
-    progress: observe::Progress,
 }
 
 struct Owned {
@@ -137,7 +128,8 @@ pub(super) struct Worker {
     pulse: Arc<Pulse>,
     output: Rc<RefCell<Output>>,
     live: Arc<SharedFetcher>,
-    bulk: Arc<SharedFetcher>,
+    restores: Arc<RestorePool<SharedFetcher>>,
+    keeper: Keeper,
     topology: Topology,
     config: Arc<Config>,
     policies: ErrorPolicies,
@@ -186,9 +178,10 @@ impl Worker {
             pulse,
             producer,
             live,
-            bulk,
+            restores,
             cluster,
             io,
+            keeper,
             topology,
             config,
             policies,
@@ -210,7 +203,8 @@ impl Worker {
             pulse,
             output,
             live,
-            bulk,
+            restores,
+            keeper,
             topology,
             config,
             policies,
@@ -379,6 +373,7 @@ impl Worker {
             }
             ToWorker::FlushAndCommit => self.control.push_back(Control::FlushAndCommit),
             ToWorker::Fetched(event) => self.fetched(event),
+            ToWorker::Restore(event) => self.heard(event),
             ToWorker::Committed { commit, outcome } => {
                 if let Some((awaited, answer)) = &mut self.awaited
                     && *awaited == commit
@@ -463,26 +458,17 @@ impl Worker {
             cache_bytes: self.cache_share(self.owned.len() + 1),
         };
         let task = Task::build(&subtopology.plan, config, Box::new(collector), self.clock.clone())?;
-        let (mut restores, mut topics) = (Vec::new(), HashMap::new());
-        for ChangelogStart { store, at, from, to, judged, engine } in changelogs {
-            let leader_epoch = judged.verdict.start().leader_epoch;
-            topics.insert(store.clone(), Changelog { origin: judged.origin, leader_epoch });
-            let kept = task.stores().iter().find(|s| *s.name() == store).cloned();
-            let Some(store) = kept else { continue };
-            let token = self.token();
-            let trouble = TaskTimeout::new(self.config.task_timeout());
-            let progress = observe::Progress::new(id, &store, &at, (from, to), &self.config);
-            let restore =
-                Restore { store, at: at.clone(), token, position: from, to, keyless: 0, trouble, progress };
-            self.restoring(|| News::RestoreStart { store: restore.what(id), from, to });
-            if from >= to {
-                self.restoring(|| News::RestoreEnd { store: restore.what(id), records: 0 });
-                continue;
+        let changelogs_of = |c: &ChangelogStart| {
+            let leader_epoch = c.judged.verdict.start().leader_epoch;
+            (c.store.clone(), Changelog { origin: c.judged.origin.clone(), leader_epoch })
+        };
+        let stores = changelogs.iter().map(changelogs_of).collect();
+        for UnloggedStart { store, engine } in unlogged {
+            if let Some(store) = task.stores().iter().find(|s| *s.name() == store) {
+                store.attach(engine, 0, Some(self.keeper.clone()));
             }
-            self.tokens.insert(token, (id, restores.len()));
-            restores.push(restore);
-            self.bulk.assign(at, from, token, lease.epoch);
         }
+        let restores = self.restore_stores(&task, lease, changelogs)?;
         tracing::info!(task = %id, changelogs = restores.len(), "restoring");
         self.share_cache(self.owned.len() + 1);
         self.picture.stale = true;
@@ -491,7 +477,7 @@ impl Worker {
             task,
             lease,
             inputs: Vec::new(),
-            changelogs: topics,
+            changelogs: stores,
             restores,
             running: false,
             registered: None,
@@ -571,12 +557,7 @@ impl Worker {
         }
         self.share_cache(self.owned.len());
         self.picture.stale = true;
-        for restore in &owned.restores {
-            let records = restore.progress.records;
-            self.restoring(|| News::RestoreSuspended { store: restore.what(id), records });
-            self.bulk.revoke(restore.at.clone(), restore.token);
-            self.tokens.remove(&restore.token);
-        }
+        self.suspend_restores(&owned);
         Some(owned)
     }
 

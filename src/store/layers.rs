@@ -65,7 +65,9 @@ impl Layers {
     /// Puts other layers in place of these: an engine that has the changelog up to an offset.
     pub(crate) fn attach(&mut self, engine: Box<dyn Engine>, next: i64, keeper: Option<Keeper>) {
         (self.runs, self.bytes, self.leaving, self.hand_over) = (Vec::new(), 0, 0, None);
-        (self.engine, self.keeper, self.handed, self.next) = (engine, keeper, next, next);
+        // An engine that takes a run at once needs no keeper.
+        self.keeper = keeper.filter(|_| engine.writer().is_some());
+        (self.engine, self.handed, self.next) = (engine, next, next);
     }
 
     /// Says how many bytes the runs may take: half of it may gather while the other half is on its way.

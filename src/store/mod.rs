@@ -52,6 +52,15 @@ pub struct StoreRow {
     pub timestamp: Option<Timestamp>,
 }
 
+/// What the rows of an engine are like, beside a key of the changelog.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum RowFormat {
+    /// The value of the changelog.
+    Plain,
+    /// Eight bytes of timestamp, big-endian, and then the value.
+    Timestamped,
+}
+
 /// What a task asks of any of its stores.
 #[allow(dead_code, reason = "joined with the runtime next")]
 pub(crate) trait AnyStore {
@@ -67,8 +76,8 @@ pub(crate) trait AnyStore {
     #[allow(dead_code, reason = "until copies follow changelogs by topic")]
     fn changelog(&self) -> Option<TopicIx>;
 
-    /// Applies a record of the changelog.
-    fn restore(&self, key: Bytes, value: Option<Bytes>, timestamp: Timestamp) -> Result<()>;
+    /// What its rows in the engine are like.
+    fn row_format(&self) -> RowFormat;
 
     /// Logs what the record cache holds back, where nothing downstream waits for it.
     fn flush(&self, cx: &mut TaskCx) -> Result<()>;
@@ -121,6 +130,25 @@ pub(crate) struct StoreMemory {
     pub(crate) open: usize,
     /// What is committed and not in the engine.
     pub(crate) runs: usize,
+}
+
+#[cfg(test)]
+impl dyn AnyStore + '_ {
+    /// Attaches an engine that holds these records of the changelog.
+    pub(crate) fn restore(&self, log: impl IntoIterator<Item = (Bytes, Option<Bytes>, Timestamp)>) {
+        let mut engine = engine::MemoryEngine::default();
+        let mut next_offset = 0;
+        for (key, value, timestamp) in log {
+            let stamp = match self.row_format() {
+                RowFormat::Plain => Vec::new(),
+                RowFormat::Timestamped => timestamp.to_be_bytes().to_vec(),
+            };
+            let row = value.map(|value| [&stamp, &value[..]].concat().into());
+            engine.apply(&vec![(key, row)], None).unwrap();
+            next_offset += 1;
+        }
+        self.attach(Box::new(engine), next_offset, None);
+    }
 }
 
 /// What a store has done since it was built: plain cells.
