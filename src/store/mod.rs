@@ -4,12 +4,15 @@
 //! record downstream until a commit), the changelog writer, the layers (what is open, runs that were frozen at a commit),
 //! the engine. What lies below the changelog writer is invisible to semantics.
 
+#[allow(dead_code, reason = "joined with the runtime next")]
+pub(crate) mod database;
 pub(crate) mod engine;
 #[allow(dead_code, reason = "joined with the runtime next")]
 pub(crate) mod keeper;
 mod key_value;
 pub(crate) mod layers;
 mod options;
+mod table;
 #[cfg(test)]
 mod tests;
 mod tree;
@@ -49,6 +52,15 @@ pub struct StoreRow {
     pub timestamp: Option<Timestamp>,
 }
 
+/// What the rows of an engine are like, beside a key of the changelog.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum RowFormat {
+    /// The value of the changelog.
+    Plain,
+    /// Eight bytes of timestamp, big-endian, and then the value.
+    Timestamped,
+}
+
 /// What a task asks of any of its stores.
 #[allow(dead_code, reason = "joined with the runtime next")]
 pub(crate) trait AnyStore {
@@ -64,8 +76,8 @@ pub(crate) trait AnyStore {
     #[allow(dead_code, reason = "until copies follow changelogs by topic")]
     fn changelog(&self) -> Option<TopicIx>;
 
-    /// Applies a record of the changelog.
-    fn restore(&self, key: Bytes, value: Option<Bytes>, timestamp: Timestamp) -> Result<()>;
+    /// What its rows in the engine are like.
+    fn row_format(&self) -> RowFormat;
 
     /// Logs what the record cache holds back, where nothing downstream waits for it.
     fn flush(&self, cx: &mut TaskCx) -> Result<()>;
@@ -77,8 +89,17 @@ pub(crate) trait AnyStore {
     /// the store has in its changelog, if that is known.
     fn commit(&self, next_offset: Option<i64>) -> Result<()>;
 
-    /// Whether so much is committed that its engine should get it.
-    fn is_hand_over_due(&self) -> bool;
+    /// Says how many bytes of memory it may take.
+    fn share_memory(&self, bytes: usize);
+
+    /// Lets go of rows that it can read again, if it holds more than its share. Says whether a commit would help further.
+    fn relieve(&self) -> bool;
+
+    /// What it takes.
+    fn memory(&self) -> StoreMemory;
+
+    /// Whether its engine should get what is committed: because it is so much, or `last`, because the store is closed then.
+    fn is_hand_over_due(&self, last: bool) -> bool;
 
     /// Begins to put what is committed into the engine. `mark` makes the mark for an offset of the changelog, which is what
     /// the engine has afterwards; `None` for a store without one.
@@ -98,6 +119,36 @@ pub(crate) trait AnyStore {
     /// All rows in key order.
     #[cfg_attr(not(feature = "testing"), allow(dead_code, reason = "for the test driver"))]
     fn rows(&self) -> Result<Vec<StoreRow>>;
+}
+
+/// What a store takes of memory, in bytes, about.
+#[derive(Debug, Default, Clone, Copy, PartialEq, Eq)]
+pub(crate) struct StoreMemory {
+    /// Rows as typed values, those with open changes among them.
+    pub(crate) rows: usize,
+    /// Of these, the ones with changes that are not committed.
+    pub(crate) open: usize,
+    /// What is committed and not in the engine.
+    pub(crate) runs: usize,
+}
+
+#[cfg(test)]
+impl dyn AnyStore + '_ {
+    /// Attaches an engine that holds these records of the changelog.
+    pub(crate) fn restore(&self, log: impl IntoIterator<Item = (Bytes, Option<Bytes>, Timestamp)>) {
+        let mut engine = engine::MemoryEngine::default();
+        let mut next_offset = 0;
+        for (key, value, timestamp) in log {
+            let stamp = match self.row_format() {
+                RowFormat::Plain => Vec::new(),
+                RowFormat::Timestamped => timestamp.to_be_bytes().to_vec(),
+            };
+            let row = value.map(|value| [&stamp, &value[..]].concat().into());
+            engine.apply(&vec![(key, row)], None).unwrap();
+            next_offset += 1;
+        }
+        self.attach(Box::new(engine), next_offset, None);
+    }
 }
 
 /// What a store has done since it was built: plain cells.
@@ -132,8 +183,9 @@ pub(crate) trait StoreBlueprint: fmt::Debug + Send + Sync {
     /// Where the rows are kept; `None` for what the configuration says.
     fn store_kind(&self) -> Option<StoreKind>;
 
-    /// What the bytes of its rows mean: rows of another fingerprint are of no use to it. Their types are not part of it:
-    /// whether bytes of another type can be read is the serde's affair, as with the changelog.
+    /// What the bytes of its rows mean: rows of another fingerprint are of no use to it, and a layout that changes gets
+    /// another one. Their types are not part of it: whether bytes of another type can be read is the serde's affair, as with
+    /// the changelog.
     fn fingerprint(&self) -> u64;
 
     /// Distinguishes two definitions under one name that are the same from two that differ.

@@ -73,7 +73,8 @@ impl<K: Clone + 'static, V: Clone + 'static> StoreBlueprint for KvBlueprint<K, V
     }
 
     fn fingerprint(&self) -> u64 {
-        u64::from(self.0.timestamped)
+        // The kind of store, and the version of its layout.
+        if self.0.timestamped { 0x0201 } else { 0x0101 }
     }
 
     fn identity(&self) -> usize {
