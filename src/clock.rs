@@ -64,6 +64,11 @@ pub(crate) fn monotonic() -> Instant {
     Instant::now()
 }
 
+/// Waits on a thread that has nothing else to do.
+pub(crate) fn block(duration: Duration) {
+    std::thread::sleep(duration);
+}
+
 /// Waits on the current tokio runtime.
 pub(crate) async fn sleep(duration: Duration) {
     tokio::time::sleep(duration).await;

@@ -108,6 +108,57 @@ async fn configs_are_read_and_changed() {
     assert!(!admin.describe_configs(&ConfigResource::Broker(node)).await.unwrap().is_empty());
 }
 
+/// What a checkpoint of a store is held against: ids, epochs, ranges.
+#[tokio::test]
+async fn a_topic_made_again_has_another_id_and_a_partition_its_leaders_epoch() {
+    let broker = broker("a_topic_made_again_has_another_id_and_a_partition_its_leaders_epoch");
+    let cluster = connect(&broker).await;
+    let admin = Admin::new(&cluster);
+    let name = topic(&cluster, "epochs", 3).await;
+    let partitions: Vec<_> = (0..3).map(|p| TopicPartition::new(name.as_str(), p)).collect();
+    let epochs = async |of: &[TopicPartition]| {
+        let epochs = admin.leader_epochs(of).await.unwrap();
+        epochs.into_iter().map(|epoch| epoch.map_err(|e| e.kind())).collect::<Vec<_>>()
+    };
+    let nowhere = TopicPartition::new(name.as_str(), 3);
+    // Also where nothing was written; and the leader says it, whatever metadata say.
+    assert_eq!(epochs(&partitions).await, [Ok(0), Ok(0), Ok(0)]);
+    assert_eq!(epochs(&[nowhere]).await, [Err(ErrorKind::Topic)]);
+    let ends = async |epoch: i32| {
+        let of: Vec<_> = partitions.iter().map(|at| (at.clone(), epoch)).collect();
+        let ends = admin.offsets_for_leader_epochs(&of).await.unwrap();
+        ends.into_iter().map(Result::unwrap).collect::<Vec<_>>()
+    };
+    assert_eq!(ends(0).await, [Some((0, 0)); 3]);
+    let producer = Producer::new(&cluster, ProducerOptions::default()).unwrap();
+    for at in 0..7 {
+        let record = Record::<Bytes, Bytes>::new(Some(bytes("k")), Some(bytes("v")), at);
+        producer.send(&name, Some(1), record).await.unwrap();
+    }
+    producer.flush().await.unwrap();
+    assert_eq!(epochs(&partitions).await, [Ok(0), Ok(0), Ok(0)]);
+    assert_eq!(ends(0).await, [Some((0, 0)), Some((0, 7)), Some((0, 0))]);
+    assert_eq!(ends(5).await, [None; 3], "an epoch that has not been");
+
+    let id = async || {
+        let described = admin.describe_topics(&[&name]).await.unwrap().remove(0);
+        described.ok().map(|topic| topic.id.expect("topics have ids"))
+    };
+    let before = id().await.unwrap();
+    admin.delete_topics(&[&name]).await.unwrap().remove(0).unwrap();
+    let mut after = None;
+    for _ in 0..10_000 {
+        let made = admin.create_topic(NewTopic::new(&name, 3)).await;
+        assert!(made.is_ok() || Admin::already_exists(made.as_ref().unwrap_err()), "{made:?}");
+        after = id().await.filter(|id| *id != before);
+        if after.is_some() {
+            break;
+        }
+    }
+    assert!(after.is_some(), "the id stays {before}");
+    assert!(admin.cluster_id().is_some_and(|id| !id.is_empty()));
+}
+
 #[tokio::test]
 async fn what_is_written_is_read_back_whole_and_in_order() {
     let broker = broker("what_is_written_is_read_back_whole_and_in_order");

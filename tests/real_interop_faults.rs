@@ -25,7 +25,9 @@ use tokio::time::timeout;
 const PARTITIONS: usize = 3;
 /// How many records of a partition may be written and not read yet: so both are under way whenever a broker dies.
 const AHEAD: usize = 2_000;
-const PATIENCE: Duration = Duration::from_secs(60);
+const PATIENCE: Duration = Duration::from_secs(120);
+/// What the client has: longer than a broker is away, on a busy machine too.
+const CLIENTS_PATIENCE: Duration = Duration::from_secs(600);
 
 /// Numbers written to every partition of a topic, and read back at once.
 struct Traffic {
@@ -40,7 +42,9 @@ struct Traffic {
 impl Traffic {
     async fn start(cluster: &Cluster, topic: NewTopic, name: String) -> Self {
         Admin::new(cluster).create_topic(topic).await.unwrap();
-        let producer = Arc::new(Producer::new(cluster, ProducerOptions::default()).unwrap());
+        let producer = Arc::new(
+            Producer::new(cluster, ProducerOptions::default().delivery_timeout(CLIENTS_PATIENCE)).unwrap(),
+        );
         let stop = Arc::new(AtomicBool::new(false));
         let room: Arc<[Semaphore; PARTITIONS]> = Arc::new(std::array::from_fn(|_| Semaphore::new(AHEAD)));
         let mut writing = JoinSet::new();
@@ -132,7 +136,9 @@ async fn brokers_die_and_come_back_and_nothing_is_lost_doubled_or_out_of_order()
     let nodes = Nodes::start(3).await;
     // Addresses where nobody listens come first.
     let bootstrap = format!("127.0.0.1:1,localhost:2,[::1]:3,{}", nodes.bootstrap);
-    let cluster = Cluster::connect(ClientConfig::new(&bootstrap)).await.unwrap();
+    let mut config = ClientConfig::new(&bootstrap);
+    config.api_timeout = CLIENTS_PATIENCE;
+    let cluster = Cluster::connect(config).await.unwrap();
     // The leaders of one move when a broker dies; the partition of the other that a dead broker keeps waits for it.
     let (moving, waiting) = (unique("moving"), unique("waiting"));
     let new = NewTopic::new(&moving, PARTITIONS as i32).replication(3);

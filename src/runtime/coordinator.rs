@@ -21,6 +21,7 @@ use super::state_dir::Identity;
 use super::topics::{self, TopicPlan};
 use super::uncaught::UncaughtErrorResponse;
 use super::workers::{WorkerHandle, WorkerId, Workers};
+use crate::changelog::facts::Judge;
 use crate::client::Admin;
 use crate::client::Cluster;
 use crate::client::group::{CommittedOffset, GroupClient, Join, Joined as ClientJoined, MemberId};
@@ -148,6 +149,8 @@ impl Coordinator {
         let membership = Membership::new(group_config, source_topics, data)?;
         let group = GroupClient::new(&cluster, config.application_id());
         let preparer = Preparer {
+            shared: shared.clone(),
+            judge: Judge::new(&cluster, config.application_id(), shared.clock.clone()),
             cluster: cluster.clone(),
             group: group.clone(),
             topology: shared.topology.clone(),
@@ -636,7 +639,7 @@ impl Coordinator {
             // ORDER: a worker that had the task before may have a commit on its way. It must not arrive after the offset was
             // read, or it would be set back to where that worker was.
             drop(commits.write().await);
-            let outcome = preparer.prepare(lease, &partitions, &plan).await.map(Box::new);
+            let outcome = preparer.prepare(lease, &partitions, &plan, &|_, _| None).await.map(Box::new);
             let _ = own.send(ToCoordinator::Prepared { task: lease.task, placement, outcome });
         });
     }

@@ -10,6 +10,7 @@ use super::metadata::StoreLag;
 use super::topics::TopicPlan;
 use super::uncaught::UncaughtErrorResponse;
 use super::workers::WorkerId;
+use crate::changelog::facts::Judged;
 use crate::changelog::restore::RestoreEvent;
 use crate::client::admin::Isolation;
 use crate::client::fetch::FetchEvent;
@@ -78,10 +79,13 @@ pub(super) struct InputStart {
 pub(super) struct ChangelogStart {
     pub(super) store: Arc<str>,
     pub(super) at: TopicPartition,
-    /// The first offset that is still there.
+    /// Where restoring begins: at the checkpoint, or at the first offset that is still there.
     pub(super) from: i64,
     /// The high watermark: restoring ends when the position is there.
     pub(super) to: i64,
+    /// Whether what the store has on disk stays, and what goes into its next checkpoints.
+    #[allow(dead_code, reason = "joined with the stores on disk next")]
+    pub(super) judged: Judged,
 }
 
 /// To the coordinator.

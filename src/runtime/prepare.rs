@@ -2,9 +2,14 @@
 
 use std::sync::Arc;
 
+use bytes::Bytes;
+
+use super::app::AppShared;
 use super::message::{ChangelogStart, InputStart, TaskStart};
 use super::task_timeout::TaskTimeout;
 use super::topics::TopicPlan;
+use crate::changelog::facts::{Judge, Wanted};
+use crate::changelog::verdict::{Reason, Verdict};
 use crate::client::admin::{Admin, Isolation, OffsetSpec};
 use crate::client::group::{CommittedOffset, GroupClient};
 use crate::client::{ClientConfig, Cluster};
@@ -13,13 +18,19 @@ use crate::config::{Config, OffsetReset, Role};
 use crate::error::{Error, ErrorClass, ErrorKind, Result};
 use crate::group::{ActiveTask, Lease, OffsetMetadata};
 use crate::record::TopicPartition;
+use crate::task_id::TaskId;
 use crate::topology::{AutoOffsetReset, Subtopology, Topology};
 
 const LEADER_NOT_AVAILABLE: i16 = 5;
 
+/// The marks of the stores on disk, by task and store.
+pub(super) type Marks<'a> = &'a (dyn Fn(TaskId, &str) -> Option<Bytes> + Sync);
+
 /// Everything that preparing a task takes.
 #[derive(Clone)]
 pub(super) struct Preparer {
+    pub(super) shared: Arc<AppShared>,
+    pub(super) judge: Judge,
     pub(super) cluster: Cluster,
     pub(super) group: GroupClient,
     pub(super) topology: Topology,
@@ -35,12 +46,13 @@ impl Preparer {
         lease: Lease,
         active: &ActiveTask,
         topics: &TopicPlan,
+        marks: Marks<'_>,
     ) -> Result<TaskStart> {
         let mut trouble = TaskTimeout::new(self.config.task_timeout());
         let client: &ClientConfig = self.cluster.config();
         let mut pause = client.retry_backoff;
         loop {
-            match self.try_prepare(lease, active, topics).await {
+            match self.try_prepare(lease, active, topics, marks).await {
                 // The admin has its own, shorter patience: a partition that was made just now may be without a leader longer.
                 Err(error) if error.is_retriable() || error.code() == Some(LEADER_NOT_AVAILABLE) => {
                     if trouble.failed(clock::monotonic()) {
@@ -56,7 +68,13 @@ impl Preparer {
         }
     }
 
-    async fn try_prepare(&self, lease: Lease, active: &ActiveTask, topics: &TopicPlan) -> Result<TaskStart> {
+    async fn try_prepare(
+        &self,
+        lease: Lease,
+        active: &ActiveTask,
+        topics: &TopicPlan,
+        marks: Marks<'_>,
+    ) -> Result<TaskStart> {
         let subtopologies = &self.topology.inner.subtopologies;
         let of_task = subtopologies.iter().find(|s| s.id == lease.task.subtopology);
         let subtopology = of_task.ok_or_else(|| {
@@ -84,17 +102,44 @@ impl Preparer {
                 }
             });
         }
-        let mut changelogs = Vec::new();
-        for store in subtopology.stores().iter().filter(|store| store.changelog().is_some()) {
-            let topic = format!("{}-{}-changelog", self.config.application_id(), store.name());
-            let at = TopicPartition::new(topic, lease.task.partition);
-            let from = list(&admin, &at, OffsetSpec::Earliest).await?;
-            // The high watermark, not the last stable offset, which would leave out the last transaction (KAFKA-10167).
-            let to = list(&admin, &at, OffsetSpec::Latest).await?;
-            changelogs.push(ChangelogStart { store: store.name().clone(), at, from, to });
-        }
+        let changelogs = self.changelogs(lease.task, subtopology, marks).await?;
         let partitions = topics.counts.iter().map(|(topic, count)| (topic.to_string(), *count)).collect();
         Ok(TaskStart { lease, inputs, changelogs, partitions, isolation: self.isolation })
+    }
+
+    /// How far the changelogs of a task reach, and what of them its stores have on disk already.
+    async fn changelogs(
+        &self,
+        task: TaskId,
+        subtopology: &Subtopology,
+        marks: Marks<'_>,
+    ) -> Result<Vec<ChangelogStart>> {
+        let stores: Vec<_> =
+            subtopology.stores().iter().filter(|store| store.changelog().is_some()).collect();
+        let wanted = stores.iter().map(|store| {
+            let topic = format!("{}-{}-changelog", self.config.application_id(), store.name());
+            let at = TopicPartition::new(topic, task.partition);
+            Wanted { at, format: store.format(), mark: marks(task, store.name()) }
+        });
+        let wanted: Vec<_> = wanted.collect();
+        let judged = self.judge.judge(&wanted).await?;
+        let changelogs = stores.into_iter().zip(judged).map(|(store, judged)| {
+            let (at, facts) = (judged.origin.at.clone(), &judged.facts);
+            match &judged.verdict {
+                Verdict::Resume(start) => {
+                    tracing::info!(%task, store = %store.name(), changelog = %at, from = start.offset, "the local state is sound");
+                }
+                // A new store: there is nothing to lose.
+                Verdict::Distrust(Reason::NoCheckpoint, _) => {}
+                Verdict::Distrust(reason, _) => {
+                    tracing::warn!(%task, reason = reason.label(), "{}", reason.sentence(store.name(), &at, facts));
+                    self.shared.figures().state_wiped(reason.label());
+                }
+            }
+            let (from, to) = (judged.verdict.start().offset, facts.end);
+            ChangelogStart { store: store.name().clone(), at, from, to, judged }
+        });
+        Ok(changelogs.collect())
     }
 
     /// The source's own policy, or the configuration's. Internal topics never start anywhere but where they were.

@@ -148,6 +148,8 @@ pub(super) struct Worker {
     /// Counts what takes tasks away in the middle of a commit.
     losses: u64,
     failed: bool,
+    /// The open changes of a store take more memory than they should.
+    full: bool,
     /// To be closed after the next commit, because another worker gets them.
     moving: Vec<Lease>,
     picture: Picture,
@@ -211,6 +213,7 @@ impl Worker {
             postponed,
             losses: 0,
             failed: false,
+            full: false,
             moving: Vec::new(),
             picture: Picture::new(clock::monotonic()),
             slice: Slice::new(),
@@ -254,7 +257,9 @@ impl Worker {
                 self.give_up();
             }
             let began = clock::monotonic();
-            let processed = if self.failed { 0 } else { self.process(began) };
+            // What cannot be committed now is not added to without end.
+            let waits = self.failed || (self.full && self.gate.is_none());
+            let processed = if waits { 0 } else { self.process(began) };
             self.shared.processed.fetch_add(processed as u64, Ordering::Relaxed);
             let slice_end = clock::monotonic();
             self.figures.processed(processed, slice_end.saturating_duration_since(began));
@@ -262,11 +267,16 @@ impl Worker {
             if !self.failed {
                 self.publish();
             }
+            if processed > 0 {
+                self.relieve();
+            }
             let now = clock::monotonic();
             self.figures.punctuated(called, now.saturating_duration_since(slice_end));
             self.look_after_producer(now);
             let requested = self.owned.iter().any(|o| o.running && o.task.commit_requested());
-            if (requested && self.gate.is_some()) || now >= self.next_commit {
+            if ((requested || (self.full && !self.owes_commit)) && self.gate.is_some())
+                || now >= self.next_commit
+            {
                 self.commit_all();
             }
             if now >= self.figures.next_fold() {

@@ -2,24 +2,22 @@
 //! built in, so that an update costs one look-up.
 
 use std::any::Any;
-use std::cell::RefCell;
+use std::cell::{Cell, RefCell};
 use std::collections::{BTreeSet, VecDeque};
 use std::fmt;
-use std::hash::BuildHasher;
 use std::ops::Bound;
 use std::rc::Rc;
 use std::sync::Arc;
 
 use bytes::{BufMut, Bytes, BytesMut};
-use hashbrown::hash_table::Entry;
-use hashbrown::{DefaultHashBuilder, HashTable};
 
 use super::engine::{Engine, KeyRange, MemoryEngine, SortedRun};
 use super::keeper::Keeper;
 use super::layers::Layers;
 use super::options::KvOptions;
+use super::table::{Table, Withheld};
 use super::visible::{Publisher, Visible};
-use super::{AnyStore, RowFormat, StoreCounts, StoreRow, add};
+use super::{AnyStore, RowFormat, StoreCounts, StoreMemory, StoreRow, add};
 use crate::error::{BoxError, Error, ErrorKind, Result};
 use crate::record::{Headers, Timestamp};
 use crate::serde::SerdeCx;
@@ -36,8 +34,8 @@ pub struct ValueAndTimestamp<V> {
     pub timestamp: Timestamp,
 }
 
-/// Rows that the table keeps at most between commits beside the open ones.
-const CLEAN_ROWS: usize = 1 << 18;
+/// The memory of a store that nobody has given a share.
+const DEFAULT_SHARE: usize = 64 << 20;
 
 /// Rows in the order of their keys.
 type Page<V> = Vec<(Bytes, (V, Timestamp))>;
@@ -49,28 +47,6 @@ const CACHE_ENTRY: usize = 80;
 /// How many rows an iterator reads at once. It holds no lock on the store between pages.
 pub(crate) const PAGE: usize = 256;
 
-struct Row<V> {
-    key: Bytes,
-    current: Option<(V, Timestamp)>,
-    /// Changed since the last commit.
-    open: bool,
-    /// Changed since other threads were last shown the store; set while they are shown it at all.
-    fresh: bool,
-    withheld: Option<Box<Withheld<V>>>,
-}
-
-/// A change that the record cache holds back: what stood there before, and the context of the last update.
-struct Withheld<V> {
-    before: Option<(V, Timestamp)>,
-    sequence: u64,
-    timestamp: Timestamp,
-    headers: Headers,
-    source: Option<usize>,
-    offset: i64,
-    /// What it counts for in the cache.
-    bytes: usize,
-}
-
 /// A change that the record cache lets go.
 pub(crate) struct Flushed<V> {
     pub(crate) key: Bytes,
@@ -81,46 +57,6 @@ pub(crate) struct Flushed<V> {
     pub(crate) headers: Headers,
     pub(crate) source: Option<usize>,
     pub(crate) offset: i64,
-}
-
-/// Rows by the hash of their keys, so that a look-up hashes once and holds on to the row it found.
-struct Table<V> {
-    rows: HashTable<Row<V>>,
-    hasher: DefaultHashBuilder,
-}
-
-impl<V> Table<V> {
-    fn hash(&self, key: &[u8]) -> u64 {
-        self.hasher.hash_one(key)
-    }
-
-    fn get(&self, key: &[u8]) -> Option<&Row<V>> {
-        self.rows.find(self.hash(key), |row| row.key == key)
-    }
-
-    fn get_mut(&mut self, key: &[u8]) -> Option<&mut Row<V>> {
-        let hash = self.hash(key);
-        self.rows.find_mut(hash, |row| row.key == key)
-    }
-
-    /// The row of a key, made by `load` if it is not there.
-    fn get_or_load<E>(
-        &mut self,
-        key: &[u8],
-        load: impl FnOnce() -> Result<Option<(V, Timestamp)>, E>,
-    ) -> Result<&mut Row<V>, E> {
-        let hash = self.hash(key);
-        let hasher = &self.hasher;
-        match self.rows.entry(hash, |row| row.key == key, |row| hasher.hash_one(&row.key[..])) {
-            Entry::Occupied(row) => Ok(row.into_mut()),
-            Entry::Vacant(place) => {
-                let current = load()?;
-                // The key may be part of a network frame: keep a copy, not the frame.
-                let key = Bytes::copy_from_slice(key);
-                Ok(place.insert(Row { key, current, open: false, fresh: false, withheld: None }).into_mut())
-            }
-        }
-    }
 }
 
 struct Inner<V> {
@@ -135,6 +71,24 @@ struct Inner<V> {
     /// Since the first time that another thread asked for the store.
     publisher: Option<Publisher>,
     scratch: BytesMut,
+    /// What a row has taken on average at the last commits, its key and its value as bytes.
+    row_bytes: usize,
+}
+
+impl<V> Inner<V> {
+    /// What a row of the table takes, about.
+    fn row_cost(&self) -> usize {
+        Table::<V>::ROW + self.row_bytes
+    }
+
+    /// Notes what the rows of a commit take.
+    fn weigh_rows(&mut self, run: &SortedRun) {
+        if !run.is_empty() {
+            let bytes: usize =
+                run.iter().map(|(key, row)| key.len() + row.as_ref().map_or(0, Bytes::len)).sum();
+            self.row_bytes = (self.row_bytes + bytes / run.len()) / 2;
+        }
+    }
 }
 
 /// A key-value store of one task.
@@ -149,6 +103,8 @@ pub(crate) struct KvStore<K, V> {
     visible: Arc<Visible>,
     counts: StoreCounts,
     inner: RefCell<Inner<V>>,
+    /// The memory that it may take, in bytes.
+    share: Cell<usize>,
 }
 
 /// The value and the timestamp of a row; -1 where the store keeps none.
@@ -198,7 +154,7 @@ impl<K: Clone + 'static, V: Clone + 'static> KvStore<K, V> {
             visible: Arc::default(),
             counts: StoreCounts::default(),
             inner: RefCell::new(Inner {
-                table: Table { rows: HashTable::new(), hasher: DefaultHashBuilder::default() },
+                table: Table::new(),
                 open: Vec::new(),
                 open_sorted: None,
                 withheld: Vec::new(),
@@ -206,7 +162,9 @@ impl<K: Clone + 'static, V: Clone + 'static> KvStore<K, V> {
                 layers: Layers::new(MemoryEngine::default()),
                 publisher: None,
                 scratch: BytesMut::new(),
+                row_bytes: 64,
             }),
+            share: Cell::new(DEFAULT_SHARE),
         }
     }
 
@@ -526,11 +484,36 @@ impl<K: Clone + 'static, V: Clone + 'static> AnyStore for KvStore<K, V> {
         let inner = &mut *self.inner.borrow_mut();
         debug_assert!(inner.open.is_empty(), "an engine is attached before the first record");
         // ORDER: the table lies over the layers; a row it kept from before would hide what is below now.
-        inner.table.rows.clear();
+        inner.table.clear();
         if let Some(publisher) = &mut inner.publisher {
             publisher.rebased = true;
         }
         inner.layers.attach(engine, next_offset, keeper);
+    }
+
+    fn share_memory(&self, bytes: usize) {
+        self.share.set(bytes);
+        self.inner.borrow_mut().layers.share_memory(bytes / 2);
+    }
+
+    fn relieve(&self) -> bool {
+        let inner = &mut *self.inner.borrow_mut();
+        // Half is for rows, half for what is committed and not in the engine. In steps, because each looks at all rows.
+        let most = self.share.get() / 2 / inner.row_cost();
+        if inner.table.len() > most {
+            inner.table.shrink_to(most - most / 8);
+        }
+        inner.open.len() > most / 2
+    }
+
+    fn memory(&self) -> StoreMemory {
+        let inner = self.inner.borrow();
+        let cost = inner.row_cost();
+        StoreMemory {
+            rows: inner.table.len() * cost,
+            open: inner.open.len() * (cost + size_of::<Bytes>()),
+            runs: inner.layers.bytes(),
+        }
     }
 
     fn is_hand_over_due(&self) -> bool {
@@ -555,6 +538,7 @@ impl<K: Clone + 'static, V: Clone + 'static> AnyStore for KvStore<K, V> {
             Some(publisher) => publisher.take(),
             None => self.run_of(&inner.table, &inner.open, false)?,
         };
+        inner.weigh_rows(&run);
         inner.open.clear();
         if let Some(sorted) = &mut inner.open_sorted {
             sorted.clear();
@@ -566,9 +550,6 @@ impl<K: Clone + 'static, V: Clone + 'static> AnyStore for KvStore<K, V> {
         }
         if inner.publisher.is_some() && changed {
             self.visible.show(inner.layers.view(&[]));
-        }
-        if inner.table.rows.len() > CLEAN_ROWS {
-            inner.table.rows.clear();
         }
         Ok(())
     }

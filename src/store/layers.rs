@@ -12,12 +12,9 @@ use super::keeper::{HandOver, Keeper};
 use super::visible::merge;
 use crate::error::Result;
 
-/// The bytes of committed changes after which they are handed over to an engine on disk.
+/// The bytes of committed changes after which they are handed over to an engine on disk, unless the store's share of memory
+/// is less.
 const HAND_OVER_BYTES: usize = 32 << 20;
-
-/// The bytes after which a commit waits for the hand-over before it: an engine that is slower than its task would fill the
-/// memory.
-const MOST_BYTES: usize = 2 * HAND_OVER_BYTES;
 
 /// The changelog records after which changes are handed over: as many as a restart reads again at most, about.
 const HAND_OVER_RECORDS: i64 = 1_000_000;
@@ -31,6 +28,10 @@ pub(crate) struct Layers {
     runs: Vec<Arc<SortedRun>>,
     /// What the runs that are not being handed over take, as it was when they were frozen.
     bytes: usize,
+    /// What those of the hand-over take.
+    leaving: usize,
+    /// How much may gather before it is handed over.
+    most: usize,
     hand_over: Option<Underway>,
     engine: Box<dyn Engine>,
     keeper: Option<Keeper>,
@@ -51,6 +52,8 @@ impl Layers {
         Self {
             runs: Vec::new(),
             bytes: 0,
+            leaving: 0,
+            most: HAND_OVER_BYTES,
             hand_over: None,
             engine: Box::new(engine),
             keeper: None,
@@ -61,8 +64,18 @@ impl Layers {
 
     /// Puts other layers in place of these: an engine that has the changelog up to an offset.
     pub(crate) fn attach(&mut self, engine: Box<dyn Engine>, next: i64, keeper: Option<Keeper>) {
-        (self.runs, self.bytes, self.hand_over) = (Vec::new(), 0, None);
+        (self.runs, self.bytes, self.leaving, self.hand_over) = (Vec::new(), 0, 0, None);
         (self.engine, self.keeper, self.handed, self.next) = (engine, keeper, next, next);
+    }
+
+    /// Says how many bytes the runs may take: half of it may gather while the other half is on its way.
+    pub(crate) fn share_memory(&mut self, bytes: usize) {
+        self.most = (bytes / 2).clamp(1, HAND_OVER_BYTES);
+    }
+
+    /// What the runs take.
+    pub(crate) fn bytes(&self) -> usize {
+        self.bytes + self.leaving
     }
 
     pub(crate) fn get(&self, key: &[u8]) -> Result<Option<Bytes>> {
@@ -91,7 +104,8 @@ impl Layers {
             return Ok(settled);
         }
         self.push(run);
-        if self.bytes >= MOST_BYTES
+        // An engine that is slower than its task would fill the memory: the commit waits.
+        if self.bytes >= self.most
             && let Some(Underway { ends, .. }) = &self.hand_over
         {
             // How it ended is looked at next.
@@ -103,7 +117,7 @@ impl Layers {
 
     /// Whether enough has gathered for a hand-over, and none is under way.
     pub(crate) fn is_hand_over_due(&self) -> bool {
-        let enough = self.bytes >= HAND_OVER_BYTES || self.next - self.handed >= HAND_OVER_RECORDS;
+        let enough = self.bytes >= self.most || self.next - self.handed >= HAND_OVER_RECORDS;
         enough && self.keeper.is_some() && self.hand_over.is_none()
     }
 
@@ -118,7 +132,7 @@ impl Layers {
         // ORDER: those of a hand-over under way are among them, so that the mark holds even if that one fails.
         let ends = keeper.hand_over(writer, self.runs.clone(), mark.map(|mark| mark(self.next)))?;
         self.hand_over = Some(Underway { runs: self.runs.len(), ends });
-        (self.bytes, self.handed) = (0, self.next);
+        (self.leaving, self.bytes, self.handed) = (self.leaving + self.bytes, 0, self.next);
         Ok(())
     }
 
@@ -149,6 +163,7 @@ impl Layers {
         // ORDER: the engine has the rows before the runs go, so that a reader finds them in one or the other.
         if let Some(under_way) = self.hand_over.take() {
             self.runs.drain(..under_way.runs);
+            self.leaving = 0;
         }
         Ok(true)
     }

@@ -4,12 +4,15 @@
 //! record downstream until a commit), the changelog writer, the layers (what is open, runs that were frozen at a commit),
 //! the engine. What lies below the changelog writer is invisible to semantics.
 
+#[allow(dead_code, reason = "joined with the runtime next")]
+pub(crate) mod database;
 pub(crate) mod engine;
 #[allow(dead_code, reason = "joined with the runtime next")]
 pub(crate) mod keeper;
 mod key_value;
 pub(crate) mod layers;
 mod options;
+mod table;
 #[cfg(test)]
 mod tests;
 mod tree;
@@ -86,6 +89,15 @@ pub(crate) trait AnyStore {
     /// the store has in its changelog, if that is known.
     fn commit(&self, next_offset: Option<i64>) -> Result<()>;
 
+    /// Says how many bytes of memory it may take.
+    fn share_memory(&self, bytes: usize);
+
+    /// Lets go of rows that it can read again, if it holds more than its share. Says whether a commit would help further.
+    fn relieve(&self) -> bool;
+
+    /// What it takes.
+    fn memory(&self) -> StoreMemory;
+
     /// Whether so much is committed that its engine should get it.
     fn is_hand_over_due(&self) -> bool;
 
@@ -107,6 +119,17 @@ pub(crate) trait AnyStore {
     /// All rows in key order.
     #[cfg_attr(not(feature = "testing"), allow(dead_code, reason = "for the test driver"))]
     fn rows(&self) -> Result<Vec<StoreRow>>;
+}
+
+/// What a store takes of memory, in bytes, about.
+#[derive(Debug, Default, Clone, Copy, PartialEq, Eq)]
+pub(crate) struct StoreMemory {
+    /// Rows as typed values, those with open changes among them.
+    pub(crate) rows: usize,
+    /// Of these, the ones with changes that are not committed.
+    pub(crate) open: usize,
+    /// What is committed and not in the engine.
+    pub(crate) runs: usize,
 }
 
 #[cfg(test)]
@@ -172,6 +195,11 @@ pub(crate) trait StoreBlueprint: fmt::Debug + Send + Sync {
 
     /// What it is, for whoever asks for something else.
     fn kind(&self) -> String;
+
+    /// What the bytes of its rows mean, the layout's version last. It is kept beside the rows, and another one makes them
+    /// useless: a layout that changes gets another number. What the serdes make of keys and values is no part of it, as it
+    /// is none of the changelog's.
+    fn format(&self) -> &'static str;
 
     /// Its [`KvOptions`], for whoever knows the types.
     fn options(&self) -> Arc<dyn Any + Send + Sync>;

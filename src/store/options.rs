@@ -89,6 +89,10 @@ impl<K: Clone + 'static, V: Clone + 'static> StoreBlueprint for KvBlueprint<K, V
         format!("{kind} of {} and {}", type_name::<K>(), type_name::<V>())
     }
 
+    fn format(&self) -> &'static str {
+        if self.0.timestamped { "timestamped-key-value 1" } else { "key-value 1" }
+    }
+
     fn options(&self) -> Arc<dyn Any + Send + Sync> {
         self.0.clone()
     }

@@ -185,6 +185,8 @@ enum Op {
     HandOver,
     /// And is there.
     Settle,
+    /// There is less memory: rows go, as far as they can be read again.
+    Relieve(u16),
     /// The task moves: a new store from its engine and the changelog.
     Move,
     /// The process dies, the keeper in whatever it is doing: what was logged is there again, committed or not.
@@ -214,6 +216,7 @@ fn ops() -> impl Strategy<Value = Vec<Op>> {
         1 => (n(), proptest::option::of(any::<i64>())).prop_map(|(k, v)| Op::Restore(k, v)),
         2 => Just(Op::HandOver),
         1 => Just(Op::Settle),
+        2 => (0..20_000u16).prop_map(Op::Relieve),
         1 => Just(Op::Move),
         1 => Just(Op::Crash),
     ];
@@ -334,6 +337,16 @@ fn check(cached: bool, on_disk: bool, filled: u16, ops: &[Op]) {
                 AnyStore::hand_over(&*life.store.0, Some(&mark)).unwrap();
             }
             Op::Settle => home.settle(),
+            Op::Relieve(share) => {
+                AnyStore::share_memory(&*life.store.0, usize::from(*share));
+                let wants_commit = AnyStore::relieve(&*life.store.0);
+                let memory = AnyStore::memory(&*life.store.0);
+                let too_much = memory.rows > usize::from(*share);
+                assert!(
+                    !too_much || (wants_commit && memory.open > 0),
+                    "only what is open may be too much: {memory:?}"
+                );
+            }
             Op::Move => {
                 life.commit();
                 home.settle();

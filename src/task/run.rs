@@ -393,6 +393,12 @@ impl Task {
         self.stores.iter().try_for_each(|store| store.publish())
     }
 
+    /// Lets stores keep to their share of memory. Says whether a commit would help further.
+    pub(crate) fn relieve(&self) -> bool {
+        // Every store, not only up to the first that says yes.
+        self.stores.iter().fold(false, |any, store| store.relieve() | any)
+    }
+
     /// Closes the processors. The caller has committed before, or gives the task up.
     pub(crate) fn close(&mut self) -> Result<()> {
         let lifecycles = self.lifecycles.clone();

@@ -1,8 +1,10 @@
 //! Configs of topics and brokers.
 
+use std::collections::{BTreeMap, HashMap};
 use std::future::Future;
 
 use kafka_protocol::messages::describe_configs_request::DescribeConfigsResource;
+use kafka_protocol::messages::describe_configs_response::DescribeConfigsResult;
 use kafka_protocol::messages::incremental_alter_configs_request::{AlterConfigsResource, AlterableConfig};
 use kafka_protocol::messages::{DescribeConfigsRequest, IncrementalAlterConfigsRequest};
 
@@ -92,7 +94,7 @@ impl Admin {
     /// When there is no such topic or broker, or this client may not see its configs.
     pub async fn describe_configs(&self, of: &ConfigResource) -> Result<Vec<ConfigEntry>> {
         self.known_in_time(|| async move {
-            let once = |of: Vec<ConfigResource>| async move { self.describe_configs_once(&of).await };
+            let once = |of: Vec<ConfigResource>| async move { self.describe_configs_once(&of, None).await };
             only(self.settle(std::slice::from_ref(of), once).await)
         })
         .await
@@ -112,43 +114,56 @@ impl Admin {
         }
     }
 
-    async fn describe_configs_once(&self, of: &[ConfigResource]) -> Result<Vec<Result<Vec<ConfigEntry>>>> {
-        let mut results = Vec::with_capacity(of.len());
+    /// Some configs of several topics or brokers, in one request for all that the same broker is asked.
+    pub(crate) async fn describe_some_configs(
+        &self,
+        of: &[ConfigResource],
+        names: &[&str],
+    ) -> Result<Vec<Result<Vec<ConfigEntry>>>> {
+        self.known_in_time(|| async move {
+            let once =
+                |of: Vec<ConfigResource>| async move { self.describe_configs_once(&of, Some(names)).await };
+            let mut results = self.settle(of, once).await?;
+            let unknown = |result: &Result<_>| {
+                result.as_ref().is_err_and(|error| error.code() == Some(UNKNOWN_TOPIC_OR_PARTITION))
+            };
+            match results.iter().position(unknown).map(|at| results.swap_remove(at)) {
+                Some(Err(error)) => Err(error),
+                _ => Ok(results),
+            }
+        })
+        .await
+    }
+
+    async fn describe_configs_once(
+        &self,
+        of: &[ConfigResource],
+        names: Option<&[&str]>,
+    ) -> Result<Vec<Result<Vec<ConfigEntry>>>> {
+        let mut nodes: BTreeMap<i32, Vec<&ConfigResource>> = BTreeMap::new();
         for resource in of {
-            let request = DescribeConfigsRequest::default().with_resources(vec![
+            nodes.entry(self.config_node(resource)?).or_default().push(resource);
+        }
+        let names: Option<Vec<_>> = names.map(|names| names.iter().map(|name| text(name)).collect());
+        let mut answers = HashMap::with_capacity(of.len());
+        for (node, resources) in nodes {
+            let asked = resources.iter().map(|resource| {
                 DescribeConfigsResource::default()
                     .with_resource_type(resource.code())
                     .with_resource_name(text(&resource.name()))
-                    .with_configuration_keys(None),
-            ]);
-            let node = self.config_node(resource)?;
-            let response = self.cluster.request(node, ConnectionClass::Slow, &request).await?;
-            let result = response.results.into_iter().next().ok_or_else(left_out)?;
-            let said = result.error_message.as_deref();
-            results.push(match broker_error_saying(result.error_code, CallSite::Topics, said) {
-                Some(error) => Err(unknown_is_final(error.at_topic(resource.name()))),
-                None => {
-                    let mut entries: Vec<_> = result
-                        .configs
-                        .into_iter()
-                        .map(|config| ConfigEntry {
-                            name: config.name.to_string(),
-                            value: config.value.map(|value| value.to_string()),
-                            // 1: dynamic topic config, 2: dynamic broker config, 4: static broker config.
-                            overridden: matches!(
-                                (resource, config.config_source),
-                                (_, 1) | (ConfigResource::Broker(_), 2 | 4)
-                            ),
-                            read_only: config.read_only,
-                            sensitive: config.is_sensitive,
-                        })
-                        .collect();
-                    entries.sort_by(|a, b| a.name.cmp(&b.name));
-                    Ok(entries)
-                }
+                    .with_configuration_keys(names.clone())
             });
+            let request = DescribeConfigsRequest::default().with_resources(asked.collect());
+            let response = self.cluster.request(node, ConnectionClass::Slow, &request).await?;
+            for result in response.results {
+                answers.insert((result.resource_type, result.resource_name.to_string()), result);
+            }
         }
-        Ok(results)
+        let described = of.iter().map(|resource| {
+            let result = answers.remove(&(resource.code(), resource.name())).ok_or_else(left_out)?;
+            entries(resource, result)
+        });
+        Ok(described.collect())
     }
 
     /// Changes some configs of a topic or broker and leaves the others as they are (KIP-339).
@@ -188,6 +203,30 @@ impl Admin {
     }
 }
 
+fn entries(resource: &ConfigResource, result: DescribeConfigsResult) -> Result<Vec<ConfigEntry>> {
+    let said = result.error_message.as_deref();
+    if let Some(error) = broker_error_saying(result.error_code, CallSite::Topics, said) {
+        return Err(unknown_is_final(error.at_topic(resource.name())));
+    }
+    let mut entries: Vec<_> = result
+        .configs
+        .into_iter()
+        .map(|config| ConfigEntry {
+            name: config.name.to_string(),
+            value: config.value.map(|value| value.to_string()),
+            // 1: dynamic topic config, 2: dynamic broker config, 4: static broker config.
+            overridden: matches!(
+                (resource, config.config_source),
+                (_, 1) | (ConfigResource::Broker(_), 2 | 4)
+            ),
+            read_only: config.read_only,
+            sensitive: config.is_sensitive,
+        })
+        .collect();
+    entries.sort_by(|a, b| a.name.cmp(&b.name));
+    Ok(entries)
+}
+
 fn left_out() -> Error {
     Error::new(ErrorKind::Broker, "the broker's answer leaves the configs out")
         .with_class(ErrorClass::Retriable)
@@ -198,7 +237,6 @@ mod tests {
     use std::sync::Arc;
     use std::sync::atomic::{AtomicI32, Ordering};
 
-    use kafka_protocol::messages::describe_configs_response::DescribeConfigsResult;
     use kafka_protocol::messages::{ApiKey, DescribeConfigsResponse};
 
     use super::*;
@@ -213,6 +251,7 @@ mod tests {
             let code = if left.fetch_sub(1, Ordering::SeqCst) > 0 { UNKNOWN_TOPIC_OR_PARTITION } else { 0 };
             async move {
                 let result = DescribeConfigsResult::default().with_error_code(code);
+                let result = result.with_resource_type(2).with_resource_name(text("t"));
                 match call.key {
                     ApiKey::DescribeConfigs => {
                         call.reply(&DescribeConfigsResponse::default().with_results(vec![result]))

@@ -111,6 +111,25 @@ impl Admin {
         only(self.list_offsets(&[(at.clone(), spec)], isolation).await)
     }
 
+    /// The leader epoch that each partition is in, as its leader says: no record that is in the log now is of a later one.
+    /// Metadata, which any broker tells, may lag behind.
+    ///
+    /// # Errors
+    /// As [`list_offsets`](Self::list_offsets); [`ErrorKind::Broker`] where the broker has no leader epochs.
+    pub async fn leader_epochs(&self, of: &[TopicPartition]) -> Result<Vec<Result<i32>>> {
+        // The answer for the latest offset comes with the leader's own epoch (`Partition.fetchOffsetForTimestamp`).
+        let of: Vec<_> = of.iter().map(|at| (at.clone(), OffsetSpec::Latest)).collect();
+        let listed = self.list_offsets(&of, Isolation::ReadUncommitted).await?;
+        let epochs = of.iter().zip(listed).map(|((at, _), listed)| {
+            listed?.leader_epoch.ok_or_else(|| {
+                let text =
+                    "the broker does not tell the partition's leader epoch; brokers from 2.5 are supported";
+                Error::new(ErrorKind::Broker, text).at_topic(&*at.topic).at_partition(at.partition)
+            })
+        });
+        Ok(epochs.collect())
+    }
+
     async fn list_at(
         &self,
         node: i32,

@@ -13,7 +13,7 @@ use kafka_protocol::messages::offset_for_leader_epoch_response::{
 };
 
 use crate::embedded::broker::{Broker, Caller};
-use crate::embedded::log::Spec;
+use crate::embedded::log::{Found, Spec};
 use crate::embedded::state::State;
 
 pub(crate) async fn list_offsets(
@@ -29,7 +29,10 @@ pub(crate) async fn list_offsets(
             let found = spec(asked.timestamp).and_then(|spec| {
                 let epoch = asked.current_leader_epoch;
                 let (led, _) = state.led(caller.node, &topic.name, asked.partition_index, epoch)?;
-                Ok(led.log.find(spec, committed))
+                let found = led.log.find(spec, committed);
+                // Behind the last record there is none: it is the leader's own epoch (`Partition.fetchOffsetForTimestamp`).
+                let leader_epoch = if spec == Spec::Latest { led.leader_epoch } else { found.leader_epoch };
+                Ok(Found { leader_epoch, ..found })
             });
             match found {
                 Ok(found) => answer

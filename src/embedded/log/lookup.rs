@@ -36,8 +36,8 @@ impl Log {
                 return Found { offset: self.start, timestamp: -1, leader_epoch };
             }
             Spec::Latest => {
-                let leader_epoch = self.epochs.last().map_or(-1, |(epoch, _)| *epoch);
-                return Found { offset: end, timestamp: -1, leader_epoch };
+                // Of the epoch the leader knows better: a log without records has none.
+                return Found { offset: end, ..Found::NOTHING };
             }
             Spec::MaxTimestamp => {
                 let max = self.batches.iter().map(|batch| batch.max_timestamp).max();

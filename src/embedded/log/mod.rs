@@ -16,7 +16,7 @@ use std::collections::VecDeque;
 use bytes::{Bytes, BytesMut};
 use kafka_protocol::error::ResponseError;
 
-pub(crate) use lookup::Spec;
+pub(crate) use lookup::{Found, Spec};
 pub(crate) use producers::Aborted;
 pub(crate) use validate::Refused;
 

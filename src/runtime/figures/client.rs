@@ -22,6 +22,7 @@ struct Inner {
     rebalance: Histogram,
     tasks_lost: Counter,
     dropped: HashMap<(String, DropReason), Counter>,
+    state_wiped: HashMap<&'static str, Counter>,
 }
 
 impl ClientFigures {
@@ -39,6 +40,7 @@ impl ClientFigures {
             rebalance: scope.histogram(&table::CLIENT_REBALANCE, &[]),
             tasks_lost: scope.counter(&table::CLIENT_TASKS_LOST, &[]),
             dropped: HashMap::new(),
+            state_wiped: HashMap::new(),
             scope,
         }))
     }
@@ -67,6 +69,14 @@ impl ClientFigures {
 
     pub(in crate::runtime) fn tasks_lost(&self, count: usize) {
         self.inner().tasks_lost.add(count as u64);
+    }
+
+    pub(in crate::runtime) fn state_wiped(&self, reason: &'static str) {
+        let Inner { state_wiped, scope, .. } = &mut *self.inner();
+        let counter = state_wiped
+            .entry(reason)
+            .or_insert_with(|| scope.counter(&table::STATE_WIPED, &[("reason", reason)]));
+        counter.add(1);
     }
 
     pub(in crate::runtime) fn dropped(&self, node: &str, reason: DropReason, count: u64) {

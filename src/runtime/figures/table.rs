@@ -68,6 +68,9 @@ figures! {
     CLIENT_TASKS_LOST: Counter "mainstem_client_tasks_lost_total" [] "tasks" Info,
         java "stream-thread-metrics: tasks-lost-latency; consumer-coordinator-metrics: partition-lost-latency",
         "Tasks that the group gave to others because this member was given up.";
+    STATE_WIPED: Counter "mainstem_state_wiped_total" ["reason"] "stores" Info,
+        java "(none)",
+        "Stores whose local state was not believed, deleted and restored from the start of the changelog; the log says more.";
     DROPPED: Counter "mainstem_dropped_records_total" ["node" "reason"] "records" Info,
         java "stream-task-metrics: dropped-records-total",
         "Records that went no further than a node; for the node `producer`, those that a broker refused. Added up at commits.";

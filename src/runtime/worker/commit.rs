@@ -141,7 +141,7 @@ impl Worker {
         self.next_commit = now + self.config.commit_interval();
         match outcome {
             Ok(Committed::Yes) => {
-                self.owes_commit = false;
+                (self.owes_commit, self.full) = (false, false);
                 self.observe(now);
                 self.postponed.progress();
                 self.picture.stale = true;

@@ -168,6 +168,12 @@ impl Worker {
         }
     }
 
+    /// Stores keep to their share of memory.
+    pub(super) fn relieve(&mut self) {
+        let running = self.owned.iter().filter(|owned| owned.running);
+        self.full = running.fold(false, |full, owned| owned.task.relieve() | full);
+    }
+
     /// Calls the punctuations that are due. Returns how many.
     pub(super) fn punctuate(&mut self) -> u64 {
         let (mut failures, mut called) = (Vec::new(), 0);

@@ -49,7 +49,7 @@ impl Worker {
     ) -> Result<Vec<Restore>> {
         let id = lease.task;
         let mut restores = Vec::new();
-        for ChangelogStart { store, at, from, to } in changelogs {
+        for ChangelogStart { store, at, from, to, judged } in changelogs {
             let Some(store) = task.stores().iter().find(|s| *s.name() == store).cloned() else { continue };
             let engine: Box<dyn Engine> = Box::<MemoryEngine>::default();
             let token = self.token();
@@ -63,11 +63,13 @@ impl Worker {
                 continue;
             }
             let (at, format) = (restore.at.clone(), restore.store.row_format());
+            let leader_epoch = judged.verdict.start().leader_epoch;
             let mark = Box::new(|_, _| None);
             // ORDER: the token is known before there is an event of it.
             self.tokens.insert(token, (id, restores.len()));
             restores.push(restore);
-            let job = RestoreJob { token, epoch: lease.epoch, at, from, to, format, engine, mark };
+            let epoch = lease.epoch;
+            let job = RestoreJob { token, epoch, at, from, to, leader_epoch, format, engine, mark };
             if let Err(error) = self.restores.submit(job) {
                 for restore in &restores {
                     self.tokens.remove(&restore.token);

@@ -1,6 +1,15 @@
 //! The engine: ordered bytes at the bottom of a store.
 
+#[cfg_attr(not(any(feature = "fjall", feature = "sled")), allow(dead_code, reason = "for engines on disk"))]
+pub(in crate::store) mod disk;
+pub(in crate::store) mod fault;
+#[cfg(feature = "fjall")]
+pub(in crate::store) mod fjall;
 mod memory;
+#[cfg_attr(not(any(feature = "fjall", feature = "sled")), allow(dead_code, reason = "for engines on disk"))]
+mod raw;
+#[cfg(feature = "sled")]
+pub(in crate::store) mod sled;
 
 use std::ops::Bound;
 use std::sync::Arc;

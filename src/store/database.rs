@@ -1,0 +1,293 @@
+//! The database of an instance: one for all its stores, in the folder `<slot>/state/<engine>`.
+//!
+//! | In the folder | What it is |
+//! |---|---|
+//! | `engine.json` | which stores there are, and the version of the format |
+//! | `data/` | the engine's own files |
+//! | `data.new/` | the same while they are being made, the first time |
+//!
+//! Opening and dropping stores takes as long as the disk does: it is for threads on which nobody waits.
+
+mod catalog;
+
+use std::collections::HashMap;
+use std::fmt;
+use std::fs;
+use std::io;
+use std::path::{Path, PathBuf};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+
+use bytes::Bytes;
+
+use super::engine::disk::{Backend, OpenStore};
+use super::engine::fault::{Fault, failed, io_failed};
+use super::engine::{Engine, MemoryEngine};
+use crate::error::{Error, ErrorKind, Result};
+use crate::task_id::TaskId;
+use catalog::{Catalog, sync_folder};
+
+/// What keeps the rows of the stores.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum EngineKind {
+    Fjall,
+    Sled,
+    Memory,
+}
+
+impl EngineKind {
+    /// The name in the configuration, and of the folder.
+    pub(crate) fn name(self) -> &'static str {
+        match self {
+            Self::Fjall => "fjall",
+            Self::Sled => "sled",
+            Self::Memory => "memory",
+        }
+    }
+}
+
+impl fmt::Display for EngineKind {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(self.name())
+    }
+}
+
+/// A store in a database.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) struct StoredStore {
+    pub(crate) task: TaskId,
+    pub(crate) store: String,
+    /// What it takes on disk; `None` where the stores of an engine share files.
+    pub(crate) bytes: Option<u64>,
+    /// Up to where the changelog is in it, encoded.
+    pub(crate) mark: Option<Bytes>,
+}
+
+/// All stores of an instance. It is closed when it and all that came from it is dropped.
+pub(crate) struct Database {
+    /// `None` for stores in memory.
+    disk: Option<Disk>,
+}
+
+struct Disk {
+    folder: PathBuf,
+    backend: Box<dyn Backend>,
+    stores: Mutex<Stores>,
+}
+
+struct Stores {
+    catalog: Catalog,
+    open: HashMap<u32, Arc<dyn OpenStore>>,
+    /// Dropped, and perhaps still read by somebody.
+    dropped: Vec<(u32, Arc<dyn OpenStore>)>,
+}
+
+impl Database {
+    /// Opens the database in a folder, and makes both if they are not there. `cache` bounds what the engine keeps in memory
+    /// of what is on the disk, in bytes.
+    ///
+    /// # Errors
+    /// [`ErrorKind::Store`], with the folder and the remedy. Its class is
+    /// [`CorruptTask`](crate::error::ErrorClass::CorruptTask) where the remedy is to delete the folder.
+    pub(crate) fn open(kind: EngineKind, folder: &Path, cache: u64) -> Result<Self> {
+        if kind == EngineKind::Memory {
+            return Ok(Self { disk: None });
+        }
+        fs::create_dir_all(folder)
+            .map_err(|error| io_failed(folder, "make the folder of the state", error))?;
+        let data = folder.join("data");
+        let catalog = match Catalog::read(kind, folder)? {
+            Some(catalog) => catalog,
+            None => {
+                refuse_foreign_files(folder)?;
+                let catalog = Catalog::new(kind);
+                catalog.write(folder)?;
+                catalog
+            }
+        };
+        let found = data.try_exists().map_err(|error| io_failed(folder, "open the database", error))?;
+        if !found {
+            if let Some(entry) = catalog.entries.first() {
+                let cause = format!(
+                    "engine.json names the store {}, and there is no {}",
+                    entry.store,
+                    data.display()
+                );
+                return Err(failed(folder, "open the database", Fault::Damaged, cause));
+            }
+            make_data(kind, folder, &data)?;
+        }
+        let backend = open_backend(kind, &data, cache)?;
+        // What is left of stores that were dropped shortly before the process ended.
+        for id in backend.ids() {
+            if !catalog.entries.iter().any(|entry| entry.id == id) {
+                tracing::info!(folder = %folder.display(), id, "deleting what is left of a dropped store");
+                backend.delete(id)?;
+            }
+        }
+        let stores = Mutex::new(Stores { catalog, open: HashMap::new(), dropped: Vec::new() });
+        Ok(Self { disk: Some(Disk { folder: folder.to_owned(), backend, stores }) })
+    }
+
+    /// Opens the store of a task, and makes it if there is none. From then on every handle of an older tenure is refused
+    /// when it writes.
+    ///
+    /// # Errors
+    /// [`ErrorKind::Store`]; its class is [`FencedLease`](crate::error::ErrorClass::FencedLease) where a later tenure has
+    /// opened the store.
+    pub(crate) fn open_store(&self, task: TaskId, store: &str, tenure: u64) -> Result<Box<dyn Engine>> {
+        let Some(disk) = &self.disk else { return Ok(Box::new(MemoryEngine::default())) };
+        let opened = disk.opened(task, store)?;
+        // Not under the lock of the database: this waits for a run that is being applied.
+        opened.engine(tenure)
+    }
+
+    /// Deletes a store. Whoever still reads it may go on; its files go with the last of them, at the latest when the
+    /// database is opened the next time.
+    pub(crate) fn drop_store(&self, task: TaskId, store: &str) -> Result<()> {
+        let Some(disk) = &self.disk else { return Ok(()) };
+        let mut stores = disk.stores();
+        let Some(id) = stores.catalog.id(task, store) else { return Ok(()) };
+        let catalog = stores.catalog.without(id);
+        // ORDER: first it is no longer in the catalog, then it goes: a tree that is in no catalog is deleted later.
+        catalog.write(&disk.folder)?;
+        stores.catalog = catalog;
+        let open = match stores.open.remove(&id) {
+            Some(open) => open,
+            None => disk.backend.open(id, title(task, store))?,
+        };
+        stores.dropped.push((id, open.clone()));
+        drop(stores);
+        // Waits for a run that is being applied.
+        open.end();
+        drop(open);
+        self.sweep()
+    }
+
+    /// Deletes the files of dropped stores that nobody reads any more.
+    pub(crate) fn sweep(&self) -> Result<()> {
+        let Some(disk) = &self.disk else { return Ok(()) };
+        let mut stores = disk.stores();
+        let mut kept = Vec::new();
+        let mut result = Ok(());
+        for (id, store) in std::mem::take(&mut stores.dropped) {
+            if Arc::strong_count(&store) > 1 {
+                kept.push((id, store));
+                continue;
+            }
+            drop(store);
+            result = result.and(disk.backend.delete(id));
+        }
+        stores.dropped = kept;
+        result
+    }
+
+    /// All stores, also those that no topology knows any more.
+    pub(crate) fn stores(&self) -> Result<Vec<StoredStore>> {
+        let Some(disk) = &self.disk else { return Ok(Vec::new()) };
+        let entries = disk.stores().catalog.entries.clone();
+        let mut found = Vec::with_capacity(entries.len());
+        for entry in entries {
+            let open = disk.opened(entry.task, &entry.store)?;
+            let (task, store) = (entry.task, entry.store);
+            found.push(StoredStore { task, store, bytes: open.bytes(), mark: open.mark()? });
+        }
+        Ok(found)
+    }
+}
+
+impl Disk {
+    fn stores(&self) -> MutexGuard<'_, Stores> {
+        self.stores.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn opened(&self, task: TaskId, store: &str) -> Result<Arc<dyn OpenStore>> {
+        let mut stores = self.stores();
+        let id = match stores.catalog.id(task, store) {
+            Some(id) => id,
+            None => {
+                // ORDER: it is in the catalog before it is there; a store that is not there is an empty one.
+                let (catalog, id) = stores.catalog.with(task, store);
+                catalog.write(&self.folder)?;
+                stores.catalog = catalog;
+                id
+            }
+        };
+        if let Some(open) = stores.open.get(&id) {
+            return Ok(open.clone());
+        }
+        let open = self.backend.open(id, title(task, store))?;
+        stores.open.insert(id, open.clone());
+        Ok(open)
+    }
+}
+
+fn title(task: TaskId, store: &str) -> String {
+    format!("the store {store} of task {task}")
+}
+
+/// A folder without a catalog is empty, or it belongs to somebody else.
+fn refuse_foreign_files(folder: &Path) -> Result<()> {
+    let read = |error| io_failed(folder, "read the folder of the state", error);
+    for entry in fs::read_dir(folder).map_err(read)? {
+        let name = entry.map_err(read)?.file_name();
+        if name != "engine.json.new" && name != "data.new" {
+            let text = format!(
+                "state.dir: {} holds {name:?} and no engine.json, so that it is no database of this library: move what is \
+                 in it away, or set another state.dir",
+                folder.display()
+            );
+            return Err(Error::new(ErrorKind::Store, text));
+        }
+    }
+    Ok(())
+}
+
+/// Makes the engine's files beside and renames them: no engine says how it comes back from a beginning that was cut off.
+fn make_data(kind: EngineKind, folder: &Path, data: &Path) -> Result<()> {
+    let new = folder.join("data.new");
+    let make = |error| io_failed(folder, "make the database", error);
+    match fs::remove_dir_all(&new) {
+        Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(make(error)),
+        _ => {}
+    }
+    // ORDER: closed before it is moved.
+    drop(open_backend(kind, &new, 1 << 20)?);
+    fs::rename(&new, data).and_then(|()| sync_folder(folder)).map_err(make)
+}
+
+/// Engines panic over files that are not as they left them: that ends a thread of its own.
+fn open_backend(kind: EngineKind, data: &Path, cache: u64) -> Result<Box<dyn Backend>> {
+    let opened = std::thread::scope(|scope| {
+        let name = format!("mainstem-open-{kind}");
+        let opening =
+            std::thread::Builder::new().name(name).spawn_scoped(scope, || open_engine(kind, data, cache));
+        opening
+            .map(|opening| opening.join())
+            .map_err(|error| io_failed(data, "start a thread to open the database", error))
+    })?;
+    opened.unwrap_or_else(|panic| {
+        let text =
+            panic.downcast_ref::<String>().map(String::as_str).or(panic.downcast_ref::<&str>().copied());
+        let cause = format!("the engine panicked: {}", text.unwrap_or("it does not say why"));
+        Err(failed(data, "open the database", Fault::Damaged, cause))
+    })
+}
+
+#[cfg_attr(not(all(feature = "fjall", feature = "sled")), allow(unused_variables))]
+fn open_engine(kind: EngineKind, data: &Path, cache: u64) -> Result<Box<dyn Backend>> {
+    match kind {
+        #[cfg(feature = "fjall")]
+        EngineKind::Fjall => Ok(Box::new(super::engine::fjall::FjallDatabase::open(data, cache)?)),
+        #[cfg(feature = "sled")]
+        EngineKind::Sled => Ok(Box::new(super::engine::sled::SledDatabase::open(data, cache)?)),
+        kind => {
+            let text = format!(
+                "the engine {kind} is not in this build: switch on the feature \"{kind}\" of mainstem"
+            );
+            Err(Error::new(ErrorKind::Config, text))
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests;
