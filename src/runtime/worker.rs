@@ -10,6 +10,7 @@
 //! that are still this instance's.
 
 mod commit;
+mod hand_over;
 mod observe;
 mod picture;
 mod records;
@@ -17,7 +18,7 @@ mod restores;
 mod slice;
 
 use std::cell::RefCell;
-use std::collections::{HashMap, VecDeque};
+use std::collections::{HashMap, HashSet, VecDeque};
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::rc::Rc;
 use std::sync::Arc;
@@ -27,6 +28,7 @@ use std::time::{Duration, Instant};
 
 use tokio::runtime::Handle;
 
+use self::hand_over::Changelog;
 use self::picture::Picture;
 use self::restores::Restore;
 use self::slice::Slice;
@@ -34,7 +36,7 @@ use super::app::AppShared;
 use super::fetches::SharedFetcher;
 use super::figures::{Activity, Reach, TaskFigures, WorkerFigures};
 use super::idle::Idle;
-use super::message::{InputStart, TaskStart, ToCoordinator, ToWorker};
+use super::message::{ChangelogStart, InputStart, TaskStart, ToCoordinator, ToWorker, UnloggedStart};
 use super::metadata::WorkerState;
 use super::output::{Output, TaskOutput};
 use super::pulse::Pulse;
@@ -50,6 +52,7 @@ use crate::error::{Error, ErrorKind, Result};
 use crate::group::Lease;
 use crate::query::Registered;
 use crate::record::TopicPartition;
+use crate::store::keeper::Keeper;
 use crate::task::errors::{DropReason, ErrorPolicies};
 use crate::task::{Task, TaskConfig};
 use crate::task_id::TaskId;
@@ -67,6 +70,7 @@ pub(super) struct WorkerParts {
     pub(super) restores: Arc<RestorePool<SharedFetcher>>,
     pub(super) cluster: Cluster,
     pub(super) io: Handle,
+    pub(super) keeper: Keeper,
     pub(super) topology: Topology,
     pub(super) config: Arc<Config>,
     pub(super) policies: ErrorPolicies,
@@ -89,8 +93,8 @@ struct Owned {
     task: Task,
     lease: Lease,
     inputs: Vec<Input>,
-    /// The topics of its stores' changelogs.
-    changelogs: HashMap<Arc<str>, String>,
+    /// By the names of their stores.
+    changelogs: HashMap<Arc<str>, Changelog>,
     /// Not empty while stores are being restored.
     restores: Vec<Restore>,
     running: bool,
@@ -125,6 +129,7 @@ pub(super) struct Worker {
     output: Rc<RefCell<Output>>,
     live: Arc<SharedFetcher>,
     restores: Arc<RestorePool<SharedFetcher>>,
+    keeper: Keeper,
     topology: Topology,
     config: Arc<Config>,
     policies: ErrorPolicies,
@@ -138,7 +143,7 @@ pub(super) struct Worker {
     gate: Option<i32>,
     control: VecDeque<Control>,
     /// The commit whose answer is awaited.
-    awaited: Option<(u64, Option<Result<()>>)>,
+    awaited: Option<(u64, Option<Result<Vec<(TopicPartition, i32)>>>)>,
     last_commit: u64,
     next_commit: Instant,
     /// A commit was refused, or not possible: it follows as soon as the gate opens.
@@ -152,6 +157,8 @@ pub(super) struct Worker {
     full: bool,
     /// To be closed after the next commit, because another worker gets them.
     moving: Vec<Lease>,
+    /// Tasks that are closed when the commit under way is done.
+    closing: HashSet<TaskId>,
     picture: Picture,
     slice: Slice,
     /// Whose turn it is.
@@ -174,6 +181,7 @@ impl Worker {
             restores,
             cluster,
             io,
+            keeper,
             topology,
             config,
             policies,
@@ -196,6 +204,7 @@ impl Worker {
             output,
             live,
             restores,
+            keeper,
             topology,
             config,
             policies,
@@ -215,6 +224,7 @@ impl Worker {
             failed: false,
             full: false,
             moving: Vec::new(),
+            closing: HashSet::new(),
             picture: Picture::new(clock::monotonic()),
             slice: Slice::new(),
             turn: 0,
@@ -430,7 +440,7 @@ impl Worker {
     }
 
     fn start(&mut self, start: TaskStart) -> Result<()> {
-        let TaskStart { lease, inputs, changelogs, partitions, isolation } = start;
+        let TaskStart { lease, inputs, changelogs, unlogged, partitions, isolation } = start;
         let id = lease.task;
         // A tenure before this one, of which the worker has not heard the end because it was fenced.
         self.drop_task(id);
@@ -448,7 +458,16 @@ impl Worker {
             cache_bytes: self.cache_share(self.owned.len() + 1),
         };
         let task = Task::build(&subtopology.plan, config, Box::new(collector), self.clock.clone())?;
-        let topics = changelogs.iter().map(|c| (c.store.clone(), c.at.topic.to_string())).collect();
+        let changelogs_of = |c: &ChangelogStart| {
+            let leader_epoch = c.judged.verdict.start().leader_epoch;
+            (c.store.clone(), Changelog { origin: c.judged.origin.clone(), leader_epoch })
+        };
+        let stores = changelogs.iter().map(changelogs_of).collect();
+        for UnloggedStart { store, engine } in unlogged {
+            if let Some(store) = task.stores().iter().find(|s| *s.name() == store) {
+                store.attach(engine, 0, Some(self.keeper.clone()));
+            }
+        }
         let restores = self.restore_stores(&task, lease, changelogs)?;
         tracing::info!(task = %id, changelogs = restores.len(), "restoring");
         self.share_cache(self.owned.len() + 1);
@@ -458,7 +477,7 @@ impl Worker {
             task,
             lease,
             inputs: Vec::new(),
-            changelogs: topics,
+            changelogs: stores,
             restores,
             running: false,
             registered: None,
@@ -552,7 +571,9 @@ impl Worker {
     }
 
     fn revoke(&mut self, leases: Vec<Lease>) {
+        self.closing.extend(leases.iter().map(|lease| lease.task));
         self.commit_all();
+        self.closing.clear();
         for lease in &leases {
             if self.owned.iter().any(|o| o.lease.task == lease.task && o.lease.epoch == lease.epoch) {
                 self.close_task(lease.task);
@@ -564,6 +585,7 @@ impl Worker {
     /// ORDER: commit, then close the tasks; the producer is drained by the commit.
     fn stop(&mut self) {
         self.show_as(WorkerState::Stopping);
+        self.closing.extend(self.owned.iter().map(|o| o.lease.task));
         self.last_commit_of_all();
         self.close_all();
     }

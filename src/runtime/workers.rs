@@ -23,6 +23,7 @@ use crate::client::fetch::{FetchEvent, Fetcher};
 use crate::client::produce::{Fence, Producer, Sender};
 use crate::clock;
 use crate::error::{Error, ErrorKind, Result};
+use crate::store::keeper::Keeper;
 
 /// The place of the worker's number in a fetch token.
 const TOKEN_SHIFT: u32 = 40;
@@ -117,6 +118,7 @@ pub(super) struct Workers {
     out: UnboundedSender<ToCoordinator>,
     live: Arc<SharedFetcher>,
     restores: Arc<RestorePool<SharedFetcher>>,
+    keeper: Keeper,
     /// Where fetched records go. Looked at a batch of a partition, not a record.
     routes: Routes,
     running: BTreeMap<WorkerId, WorkerHandle>,
@@ -133,6 +135,7 @@ impl Workers {
     pub(super) fn start(
         shared: &Arc<AppShared>,
         cluster: &Cluster,
+        keeper: &Keeper,
         out: &UnboundedSender<ToCoordinator>,
     ) -> Result<Self> {
         let config = &shared.config;
@@ -158,6 +161,7 @@ impl Workers {
             out: out.clone(),
             live: Arc::new(SharedFetcher::new(live)),
             restores: Arc::new(restores),
+            keeper: keeper.clone(),
             routes,
             running: BTreeMap::new(),
             left: HashSet::new(),
@@ -201,6 +205,7 @@ impl Workers {
             restores: self.restores.clone(),
             cluster: cluster.clone(),
             io: cluster.runtime().clone(),
+            keeper: self.keeper.clone(),
             topology: shared.topology.clone(),
             config: config.clone(),
             policies: shared.policies.clone(),

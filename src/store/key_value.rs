@@ -516,8 +516,9 @@ impl<K: Clone + 'static, V: Clone + 'static> AnyStore for KvStore<K, V> {
         }
     }
 
-    fn is_hand_over_due(&self) -> bool {
-        self.inner.borrow().layers.is_hand_over_due()
+    fn is_hand_over_due(&self, last: bool) -> bool {
+        let inner = self.inner.borrow();
+        inner.layers.is_hand_over_due(last) || (last && !inner.open.is_empty() && inner.layers.is_on_disk())
     }
 
     fn hand_over(&self, mark: Option<&dyn Fn(i64) -> Bytes>) -> Result<()> {

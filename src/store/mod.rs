@@ -98,8 +98,8 @@ pub(crate) trait AnyStore {
     /// What it takes.
     fn memory(&self) -> StoreMemory;
 
-    /// Whether so much is committed that its engine should get it.
-    fn is_hand_over_due(&self) -> bool;
+    /// Whether its engine should get what is committed: because it is so much, or `last`, because the store is closed then.
+    fn is_hand_over_due(&self, last: bool) -> bool;
 
     /// Begins to put what is committed into the engine. `mark` makes the mark for an offset of the changelog, which is what
     /// the engine has afterwards; `None` for a store without one.
@@ -183,8 +183,9 @@ pub(crate) trait StoreBlueprint: fmt::Debug + Send + Sync {
     /// Where the rows are kept; `None` for what the configuration says.
     fn store_kind(&self) -> Option<StoreKind>;
 
-    /// What the bytes of its rows mean: rows of another fingerprint are of no use to it. Their types are not part of it:
-    /// whether bytes of another type can be read is the serde's affair, as with the changelog.
+    /// What the bytes of its rows mean: rows of another fingerprint are of no use to it, and a layout that changes gets
+    /// another one. Their types are not part of it: whether bytes of another type can be read is the serde's affair, as with
+    /// the changelog.
     fn fingerprint(&self) -> u64;
 
     /// Distinguishes two definitions under one name that are the same from two that differ.
@@ -195,11 +196,6 @@ pub(crate) trait StoreBlueprint: fmt::Debug + Send + Sync {
 
     /// What it is, for whoever asks for something else.
     fn kind(&self) -> String;
-
-    /// What the bytes of its rows mean, the layout's version last. It is kept beside the rows, and another one makes them
-    /// useless: a layout that changes gets another number. What the serdes make of keys and values is no part of it, as it
-    /// is none of the changelog's.
-    fn format(&self) -> &'static str;
 
     /// Its [`KvOptions`], for whoever knows the types.
     fn options(&self) -> Arc<dyn Any + Send + Sync>;

@@ -1,9 +1,12 @@
 //! Tests of topologies without a broker: [`TopologyTestDriver`].
 
 mod bench;
+mod bench_store;
 mod driver;
 mod queries;
 
 #[doc(hidden)]
 pub use bench::BenchTask;
+#[doc(hidden)]
+pub use bench_store::{BenchFigures, BenchStore};
 pub use driver::{ProducedRecord, TestInputTopic, TestOutputTopic, TopologyTestDriver};

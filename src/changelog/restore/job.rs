@@ -9,8 +9,8 @@ use crate::record::TopicPartition;
 use crate::store::RowFormat;
 use crate::store::engine::{Engine, KeyRange};
 
-/// The mark for an engine that holds the changelog up to an offset, given the leader epoch that nothing before it exceeds
-/// (-1 if none is known); `None` where none is kept.
+/// The mark for an engine that holds the changelog up to an offset, given the leader epoch of the last batch before it (-1
+/// if none was seen); `None` where none is kept.
 pub(crate) type MarkAt = Box<dyn Fn(i64, i32) -> Option<bytes::Bytes> + Send>;
 
 /// What a store is restored from, and into what.
@@ -25,8 +25,6 @@ pub(crate) struct RestoreJob {
     pub(crate) from: i64,
     /// Restoring ends when the position is there. It is more than `from`.
     pub(crate) to: i64,
-    /// The leader epoch that nothing before `from` exceeds, or -1.
-    pub(crate) leader_epoch: i32,
     /// What the store's rows are like.
     pub(crate) format: RowFormat,
     /// The pool's alone until the job is done.
@@ -45,8 +43,8 @@ pub(super) struct Running {
     format: RowFormat,
     mark: MarkAt,
     window: Window,
-    /// The leader epoch that nothing before the position exceeds.
-    leader_epoch: i32,
+    /// The leader epoch of the last batch that was gathered.
+    pub(super) leader_epoch: i32,
     /// Whether the engine had no rows when the job began, and no run was applied since.
     untouched: bool,
     /// Where the engine's mark says it is.
@@ -63,7 +61,7 @@ pub(super) struct Gathered {
 
 impl Running {
     pub(super) fn new(job: RestoreJob) -> Result<Self> {
-        let RestoreJob { at, from, to, leader_epoch, format, engine, mark, .. } = job;
+        let RestoreJob { at, from, to, format, engine, mark, .. } = job;
         let everything = KeyRange { from: Bound::Unbounded, to: Bound::Unbounded, reverse: false };
         let untouched = engine.range(&everything).next().transpose()?.is_none();
         let window = Window::default();
@@ -75,7 +73,7 @@ impl Running {
             format,
             mark,
             window,
-            leader_epoch,
+            leader_epoch: -1,
             untouched,
             marked: from,
         })

@@ -59,7 +59,13 @@ pub(crate) enum RestoreEvent {
         range: Option<(i64, i64)>,
     },
     /// The engine holds everything before `position`.
-    Done { token: u64, position: i64, engine: Box<dyn Engine> },
+    Done {
+        token: u64,
+        position: i64,
+        /// That of the last batch that was read; -1 if there was none.
+        leader_epoch: i32,
+        engine: Box<dyn Engine>,
+    },
 }
 
 impl RestoreEvent {

@@ -203,7 +203,6 @@ impl Rig {
             at: at(token),
             from,
             to,
-            leader_epoch: -1,
             format: RowFormat::Timestamped,
             engine: Box::new(Probed(probe.clone())),
             mark: Box::new(|next, _| Some(Bytes::copy_from_slice(&next.to_be_bytes()))),

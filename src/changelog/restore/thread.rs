@@ -133,7 +133,12 @@ impl<S: Source> Thread<S> {
         }
         self.held -= job.bytes();
         job.apply()?;
-        self.end(token, |job| RestoreEvent::Done { token, position, engine: job.engine });
+        self.end(token, |job| RestoreEvent::Done {
+            token,
+            position,
+            leader_epoch: job.leader_epoch,
+            engine: job.engine,
+        });
         Ok(())
     }
 

@@ -2,8 +2,12 @@
 
 use std::rc::Rc;
 
+use bytes::Bytes;
+
 use super::observe::Progress;
 use super::{Owned, Worker};
+use crate::changelog::checkpoint::Checkpoint;
+use crate::changelog::facts::Judged;
 use crate::changelog::restore::{RestoreEvent, RestoreJob};
 use crate::clock;
 use crate::error::{Error, ErrorClass, ErrorKind, Result};
@@ -14,7 +18,7 @@ use crate::runtime::listener::{News, RestoringStore};
 use crate::runtime::message::ChangelogStart;
 use crate::runtime::task_timeout::TaskTimeout;
 use crate::store::AnyStore;
-use crate::store::engine::{Engine, MemoryEngine};
+use crate::store::engine::Engine;
 use crate::task::Task;
 use crate::task::errors::DropReason;
 use crate::task_id::TaskId;
@@ -49,27 +53,24 @@ impl Worker {
     ) -> Result<Vec<Restore>> {
         let id = lease.task;
         let mut restores = Vec::new();
-        for ChangelogStart { store, at, from, to, judged } in changelogs {
+        for ChangelogStart { store, at, from, to, judged, engine } in changelogs {
             let Some(store) = task.stores().iter().find(|s| *s.name() == store).cloned() else { continue };
-            let engine: Box<dyn Engine> = Box::<MemoryEngine>::default();
             let token = self.token();
             let trouble = TaskTimeout::new(self.config.task_timeout());
             let progress = Progress::new(id, &store, &at, (from, to), &self.config);
             let restore = Restore { store, at, token, position: from, to, keyless: 0, trouble, progress };
             self.restoring(|| News::RestoreStart { store: restore.what(id), from, to });
             if from >= to {
-                restore.store.attach(engine, from, None);
+                restore.store.attach(engine, from, Some(self.keeper.clone()));
                 self.restoring(|| News::RestoreEnd { store: restore.what(id), records: 0 });
                 continue;
             }
             let (at, format) = (restore.at.clone(), restore.store.row_format());
-            let leader_epoch = judged.verdict.start().leader_epoch;
-            let mark = Box::new(|_, _| None);
+            let mark = Box::new(while_restoring(judged));
             // ORDER: the token is known before there is an event of it.
             self.tokens.insert(token, (id, restores.len()));
             restores.push(restore);
-            let epoch = lease.epoch;
-            let job = RestoreJob { token, epoch, at, from, to, leader_epoch, format, engine, mark };
+            let job = RestoreJob { token, epoch: lease.epoch, at, from, to, format, engine, mark };
             if let Err(error) = self.restores.submit(job) {
                 for restore in &restores {
                     self.tokens.remove(&restore.token);
@@ -136,8 +137,11 @@ impl Worker {
                 let class = if of_engine { error.class() } else { ErrorClass::CorruptTask };
                 Err(Error::new(ErrorKind::Store, text).with_class(class).because(error))
             }
-            RestoreEvent::Done { position, engine, .. } => {
+            RestoreEvent::Done { position, leader_epoch, engine, .. } => {
                 let restore = self.owned[at].restores.swap_remove(at_restore);
+                if let Some(changelog) = self.owned[at].changelogs.get_mut(restore.store.name()) {
+                    changelog.leader_epoch = changelog.leader_epoch.max(leader_epoch);
+                }
                 self.restored(id, restore, position, engine);
                 self.begin_if_restored(id)
             }
@@ -154,9 +158,20 @@ impl Worker {
             self.shared.dropped(&restore.at.topic, DropReason::NullKey, restore.keyless);
         }
         restore.progress.done(position);
-        restore.store.attach(engine, position, None);
+        restore.store.attach(engine, position, Some(self.keeper.clone()));
         self.tokens.remove(&restore.token);
         let records = restore.progress.records;
         self.restoring(|| News::RestoreEnd { store: restore.what(id), records });
+    }
+}
+
+/// The marks of a store while it is restored. Rows that were deleted before the restore began may be deleted further on in
+/// the changelog, so that the time of all of them is that of where it began.
+fn while_restoring(judged: Judged) -> impl Fn(i64, i32) -> Option<Bytes> + Send {
+    let start = judged.verdict.start();
+    move |next_offset, leader_epoch| {
+        let (origin, leader_epoch) = (judged.origin.clone(), leader_epoch.max(start.leader_epoch));
+        let (wall_ms, position) = (start.wall_ms, Vec::new());
+        Some(Checkpoint { origin, next_offset, leader_epoch, wall_ms, position }.encode())
     }
 }

@@ -77,7 +77,7 @@ fn rows_are_read_as_they_were_written_last(kind: EngineKind) {
 fn long_keys() -> Vec<Vec<u8>> {
     let a = |len: usize| vec![b'a'; len];
     let with = |len: usize, last: u8| [a(len), vec![last]].concat();
-    let lengths = [1, 65_532, 65_533, 65_534, 65_535, 65_536, 1 << 20];
+    let lengths = [1, 65_532, 65_533, 65_534, 65_535, 65_536];
     let mut keys: Vec<_> = lengths.into_iter().map(a).collect();
     keys.extend([
         with(65_532, 0),
@@ -105,10 +105,12 @@ fn ranges_have_both_kinds_of_ends_and_both_directions(kind: EngineKind) {
         engine.apply(&half.into_iter().map(|(_, (k, v))| (k, Some(v))).collect(), None).unwrap();
     }
     let snapshot = engine.snapshot();
-    let mut ends: Vec<Bytes> = long_keys().iter().map(bytes).collect();
-    ends.extend(["k0000", "k0100x", "k0300", "k0599", "z"].map(bytes));
+    let longest = vec![b'a'; 65_533];
+    let mut ends = vec![longest.clone(), longest[1..].to_vec(), vec![b'a'; 65_535]];
+    ends.extend([[longest.clone(), vec![0]].concat(), [longest, vec![b'b']].concat()]);
+    ends.extend(["", "a", "a\0", "k0100x", "k0300"].map(Vec::from));
+    let ends = ends.into_iter().map(Bytes::from);
     let ends: Vec<Bound<Bytes>> = ends
-        .into_iter()
         .flat_map(|key| [Bound::Included(key.clone()), Bound::Excluded(key)])
         .chain([Bound::Unbounded])
         .collect();
@@ -138,7 +140,8 @@ fn keys_of_every_length_are_kept_apart(kind: EngineKind) {
     let place = Place::new(kind);
     let database = place.open();
     let mut engine = database.open_store(TASK, "words", 1).unwrap();
-    let keys = long_keys();
+    let mut keys = long_keys();
+    keys.push(vec![0xff; 1 << 20]);
     for (at, key) in keys.iter().enumerate() {
         engine.apply(&run([(key, Some(at.to_be_bytes()))]), None).unwrap();
     }

@@ -9,6 +9,7 @@ use std::ops::Bound;
 use std::path::Path;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, OnceLock, PoisonError};
+use std::time::Duration;
 
 use bytes::Bytes;
 
@@ -16,10 +17,14 @@ use super::disk::{Backend, OpenStore, Store, Tree, step};
 use super::fault::{Fault, failed};
 use super::raw::{COUNT, MARK, RawRead, write_rows};
 use super::{Rows, SortedRun};
+use crate::clock;
 use crate::error::{Error, Result};
 
 /// How many rows a snapshot reads at once.
 const PAGE: usize = 256;
+/// How long opening waits for a lock, and between two tries.
+const PATIENCE: Duration = Duration::from_secs(2);
+const PAUSE: Duration = Duration::from_millis(10);
 
 pub(in crate::store) struct SledDatabase {
     database: sled::Db,
@@ -30,16 +35,27 @@ impl SledDatabase {
     /// Opens the database in a folder, and makes it if there is none. `cache` bounds the pages in memory, in bytes; sled
     /// takes it as advice.
     pub(in crate::store) fn open(folder: &Path, cache: u64) -> Result<Self> {
-        let opened = sled::Config::new().path(folder).cache_capacity(cache).open();
+        let since = clock::monotonic();
+        let opened = loop {
+            match sled::Config::new().path(folder).cache_capacity(cache).open() {
+                // A database that was closed in this process lets go of its lock a little later, on a thread of its own.
+                Err(error) if is_locked(&error) && since.elapsed() < PATIENCE => clock::block(PAUSE),
+                opened => break opened,
+            }
+        };
         let database = opened.map_err(|error| fault(folder, "open the database", error))?;
         Ok(Self { database, folder: folder.into() })
     }
 }
 
+/// sled says no more of a lock that it did not get.
+fn is_locked(error: &sled::Error) -> bool {
+    matches!(error, sled::Error::Io(io) if io.to_string().contains("could not acquire lock"))
+}
+
 fn fault(folder: &Path, doing: &str, error: sled::Error) -> Error {
     let kind = match &error {
-        // sled says no more of a lock that it did not get.
-        sled::Error::Io(io) if io.to_string().contains("could not acquire lock") => Fault::Locked,
+        error if is_locked(error) => Fault::Locked,
         sled::Error::Io(io) => Fault::of_io(io),
         sled::Error::Unsupported(_) => Fault::Version,
         sled::Error::Corruption { .. }

@@ -171,9 +171,17 @@ fn damaged_files_are_an_error_or_do_not_matter() {
                 }
                 let read = || -> Result<Option<Vec<(Bytes, Bytes)>>> {
                     let database = place.try_open()?;
-                    let engine = database.open_store(TASK, "words", 1)?;
-                    let rows = engine.range(&all()).collect::<Result<_>>()?;
-                    Ok(engine.mark()?.map(|_| rows))
+                    let mut engine = database.open_store(TASK, "words", 1)?;
+                    let rows = engine.range(&all()).collect::<Result<Vec<_>>>()?;
+                    let mark = engine.mark()?;
+                    assert!(engine.snapshot().range(&all()).map(Result::unwrap).eq(rows.iter().cloned()));
+                    // What is written from now on wins over what is there.
+                    let (first, last) = (0u32.to_be_bytes(), 1_999u32.to_be_bytes());
+                    engine.apply(&run([(first, Some([8])), (last, Some([8]))]), Some(b"next"))?;
+                    assert_eq!(engine.get(&first)?, Some(super::bytes([8])));
+                    assert_eq!(engine.snapshot().get(&last)?, Some(super::bytes([8])));
+                    assert_eq!(engine.mark()?, Some(super::bytes("next")));
+                    Ok(mark.map(|_| rows))
                 };
                 match read() {
                     Err(error) => {
