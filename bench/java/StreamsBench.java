@@ -59,6 +59,8 @@ import org.apache.kafka.streams.kstream.Produced;
  *     record i: key = i mod K as eight big-endian bytes, value = pseudo-random bytes of i; partition by the default partitioner
  * make-lines           --bootstrap B --in T --records N --keys WORDS --partitions P
  *     lines of 14 words out of that many, the r-th word about 1/r as often as the first, 100 bytes on average, no keys
+ * restore              --bootstrap B --in T --out T --application-id ID [--threads N]
+ *     brings the store of count back from ID-counts-changelog, which is there: records, seconds and CPU of that
  * verify filter-map|count|wordcount --bootstrap B --out T
  *     reads the output (read_committed); filter-map: records and a checksum; count and wordcount: keys, the sum of their
  *     last values, and a checksum of the table
@@ -80,11 +82,12 @@ public final class StreamsBench {
         switch (args.length == 0 ? "" : args[0]) {
             case "filter-map", "count", "wordcount" -> work(args[0], options);
             case "serve" -> serve(args[1], options);
+            case "restore" -> restore(options);
             case "topics" -> topics(options);
             case "make-input", "make-lines" -> makeInput(args[0].equals("make-lines"), options);
             case "verify" -> verify(args[1], options);
             default -> {
-                System.err.println("StreamsBench: filter-map | count | wordcount | serve | topics | make-input | make-lines | verify; see bench/java/StreamsBench.java");
+                System.err.println("StreamsBench: filter-map | count | wordcount | serve | topics | make-input | make-lines | verify | restore; see bench/java/StreamsBench.java");
                 System.exit(2);
             }
         }
@@ -217,6 +220,40 @@ public final class StreamsBench {
         var lines = new BufferedReader(new InputStreamReader(System.in));
         while (lines.readLine() != null) look(streams, startedAt);
         if (!streams.close(Duration.ofMinutes(2))) throw new IllegalStateException("the streams did not close in two minutes");
+        delete(state);
+    }
+
+    /** Brings the store of count back from its changelog: from the start of the first restore to the end of the last. */
+    private static void restore(Map<String, String> options) throws Exception {
+        Path state = Files.createTempDirectory("streams-bench");
+        Properties config = config(options, state);
+        config.put("application.id", need(options, "application-id"));
+        var streams = new KafkaStreams(topology("count", need(options, "in"), need(options, "out")), config);
+        var running = new CountDownLatch(1);
+        streams.setStateListener((now, before) -> {
+            if (now == KafkaStreams.State.RUNNING) running.countDown();
+        });
+        var records = new java.util.concurrent.atomic.AtomicLong();
+        var began = new java.util.concurrent.atomic.AtomicReference<long[]>();
+        var ended = new java.util.concurrent.atomic.AtomicReference<long[]>();
+        streams.setGlobalStateRestoreListener(new org.apache.kafka.streams.processor.StateRestoreListener() {
+            @Override public void onRestoreStart(org.apache.kafka.common.TopicPartition at, String store, long from, long to) {
+                began.compareAndSet(null, new long[] {System.nanoTime(), OS.getProcessCpuTime()});
+            }
+            @Override public void onBatchRestored(org.apache.kafka.common.TopicPartition at, String store, long end, long count) {}
+            @Override public void onRestoreEnd(org.apache.kafka.common.TopicPartition at, String store, long count) {
+                records.addAndGet(count);
+                ended.set(new long[] {System.nanoTime(), OS.getProcessCpuTime()});
+            }
+        });
+        streams.start();
+        running.await();
+        // The state may be RUNNING before the listener has heard of the last store.
+        streams.close(Duration.ofMinutes(2));
+        double seconds = (ended.get()[0] - began.get()[0]) / 1e9;
+        System.out.printf(Locale.ROOT,
+            "{\"impl\":\"kafka-streams 4.3.1\",\"records\":%d,\"seconds\":%.3f,\"records_a_second\":%.0f,\"cpu_seconds\":%.3f,\"peak_rss_kb\":%d}%n",
+            records.get(), seconds, records.get() / seconds, (ended.get()[1] - began.get()[1]) / 1e9, status("VmHWM"));
         delete(state);
     }
 

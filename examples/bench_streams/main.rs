@@ -10,6 +10,7 @@
 mod embedded;
 mod meter;
 mod probe;
+mod restore;
 
 use std::time::Duration;
 
@@ -54,6 +55,8 @@ enum Command {
     Probe(probe::Options),
     /// Writes to the embedded broker and reads from it, in this process.
     Embedded(embedded::Options),
+    /// Brings the store of `count` back from its changelog.
+    Restore(restore::Options),
 }
 
 #[derive(Args)]
@@ -276,5 +279,6 @@ async fn main() -> Result<()> {
         Command::Serve { work, at, settings } => serve(work, at, settings).await,
         Command::Probe(options) => probe::run(options).await,
         Command::Embedded(options) => embedded::run(options).await,
+        Command::Restore(options) => restore::run(options).await,
     }
 }

@@ -23,8 +23,8 @@ const TOPIC_AUTHORIZATION_FAILED: i16 = 29;
 pub(crate) struct Wanted {
     /// The changelog.
     pub(crate) at: TopicPartition,
-    /// What the rows' bytes mean ([`StoreBlueprint::format`](crate::store::StoreBlueprint::format)).
-    pub(crate) format: &'static str,
+    /// What the rows' bytes mean ([`StoreBlueprint::fingerprint`](crate::store::StoreBlueprint::fingerprint)).
+    pub(crate) fingerprint: u64,
     /// The mark of what is on disk, if it has one.
     pub(crate) mark: Option<Bytes>,
 }
@@ -96,28 +96,31 @@ impl Judge {
         // The high watermark, not the last stable offset, which would leave out the last transaction (KAFKA-10167).
         let ends = self.list(&admin, wanted, OffsetSpec::Latest).await?;
         let judged = wanted.iter().zip(starts).zip(ends).map(|((wanted, start), end)| {
+            let ((start, _), (end, leader_epoch)) = (start, end);
             let at = &wanted.at;
             let origin = Origin {
                 cluster_id: self.cluster.cluster_id(),
                 topic_id: ids.get(&at.topic).copied().flatten(),
                 at: at.clone(),
                 application_id: self.application_id.clone(),
-                format: wanted.format.to_owned(),
+                fingerprint: wanted.fingerprint,
             };
             let policy = policies.get(&at.topic).copied().unwrap_or_default();
             let epoch_end = epoch_ends.get(at).copied().flatten();
-            let facts = LogFacts { start, end, epoch_end, policy, wall_ms };
+            let facts = LogFacts { start, end, leader_epoch, epoch_end, policy, wall_ms };
             let verdict = verdict(wanted.mark.as_deref(), &origin, &facts);
             Judged { origin, facts, verdict }
         });
         Ok(judged.collect())
     }
 
-    async fn list(&self, admin: &Admin, wanted: &[Wanted], spec: OffsetSpec) -> Result<Vec<i64>> {
+    /// Offsets, and the leader epochs that are told with them.
+    async fn list(&self, admin: &Admin, wanted: &[Wanted], spec: OffsetSpec) -> Result<Vec<(i64, i32)>> {
         let of: Vec<_> = wanted.iter().map(|wanted| (wanted.at.clone(), spec)).collect();
         let listed = first_error(admin.list_offsets(&of, Isolation::ReadUncommitted).await?)?;
         let offsets = listed.into_iter().zip(wanted).map(|(listed, Wanted { at, .. })| {
-            listed.offset.ok_or_else(|| {
+            let offset = listed.offset.map(|offset| (offset, listed.leader_epoch.unwrap_or(-1)));
+            offset.ok_or_else(|| {
                 let text = "the broker does not say where the partition begins and ends";
                 let error = Error::new(ErrorKind::Broker, text).with_class(ErrorClass::Retriable);
                 error.at_topic(&*at.topic).at_partition(at.partition)

@@ -11,7 +11,7 @@ use kafka_protocol::protocol::StrBytes;
 
 use super::checkpoint::Checkpoint;
 use super::facts::{Judge, Judged, Wanted};
-use super::verdict::{CleanupPolicy, Start, Verdict};
+use super::verdict::{CleanupPolicy, LogFacts, Start, Verdict};
 use crate::client::batch::{BatchBuilder, ProducerStamp};
 use crate::client::compression::Compression;
 use crate::client::{
@@ -22,7 +22,7 @@ use crate::clock::{self, ManualClock};
 use crate::embedded::{Api, EmbeddedKafka, Fault};
 use crate::record::{Headers, Record, TopicPartition};
 
-const FORMAT: &str = "key-value 1";
+const ROWS: u64 = 1;
 const NOON: i64 = 1_750_000_000_000;
 const HOUR: Duration = Duration::from_secs(3600);
 
@@ -63,7 +63,7 @@ impl Rig {
     }
 
     async fn judge(&self, at: &TopicPartition, mark: Option<Bytes>) -> Judged {
-        let wanted = Wanted { at: at.clone(), format: FORMAT, mark };
+        let wanted = Wanted { at: at.clone(), fingerprint: ROWS, mark };
         let judge = self.judge.judge(std::slice::from_ref(&wanted));
         let judged = clock::timeout(Duration::from_secs(60), judge).await.expect("an answer");
         judged.unwrap().pop().unwrap()
@@ -72,9 +72,7 @@ impl Rig {
     /// The mark that a store would leave that has the whole changelog.
     async fn mark(&self, at: &TopicPartition) -> Bytes {
         let Judged { origin, facts, .. } = self.judge(at, None).await;
-        let leader_epoch = self.admin().leader_epochs(std::slice::from_ref(at)).await.unwrap();
-        let leader_epoch = leader_epoch.into_iter().next().unwrap().unwrap();
-        let (next_offset, wall_ms) = (facts.end, facts.wall_ms);
+        let LogFacts { end: next_offset, leader_epoch, wall_ms, .. } = facts;
         Checkpoint { origin, next_offset, leader_epoch, wall_ms, position: Vec::new() }.encode()
     }
 
@@ -142,7 +140,7 @@ impl Rig {
             .with_acks(acks)
             .with_timeout_ms(30_000)
             .with_topic_data(vec![topic]);
-        let leader = self.kafka.leader(&at.topic, at.partition).unwrap();
+        let leader = self.cluster.leader(at).await.unwrap().node;
         let answer = self.cluster.request(leader, ConnectionClass::Produce, &request).await.unwrap();
         assert_eq!(answer.responses[0].partition_responses[0].error_code, 0);
     }
@@ -301,12 +299,12 @@ async fn a_checkpoint_older_than_tombstones_is_not_resumed() {
     let longer = AlterConfig::Set("delete.retention.ms".into(), (HOUR * 51).as_millis().to_string());
     rig.admin().alter_configs(&topic, &[longer]).await.unwrap();
     let later = Judge::new(&rig.cluster, "app", Arc::new(rig.clock.clone()));
-    let wanted = Wanted { at: at.clone(), format: FORMAT, mark: Some(mark.clone()) };
+    let wanted = Wanted { at: at.clone(), fingerprint: ROWS, mark: Some(mark.clone()) };
     let judged = later.judge(&[wanted]).await.unwrap().remove(0);
     assert!(matches!(judged.verdict, Verdict::Resume(_)), "{judged:?}");
     let ahead = ManualClock::at(NOON - 600_000);
     let behind = Judge::new(&rig.cluster, "app", Arc::new(ahead));
-    let judged = behind.judge(&[Wanted { at, format: FORMAT, mark: Some(mark) }]).await.unwrap().remove(0);
+    let judged = behind.judge(&[Wanted { at, fingerprint: ROWS, mark: Some(mark) }]).await.unwrap().remove(0);
     let Verdict::Distrust(reason, _) = judged.verdict else { panic!("a checkpoint from the future") };
     assert_eq!(reason.label(), "clock_went_back");
 }
@@ -368,7 +366,7 @@ async fn all_stores_of_a_task_are_judged_in_a_few_requests() {
         rig.write(&at, 1 + store as usize).await;
         // Every second store is new.
         let mark = if store % 2 == 0 { Some(rig.mark(&at).await) } else { None };
-        wanted.push(Wanted { at, format: FORMAT, mark });
+        wanted.push(Wanted { at, fingerprint: ROWS, mark });
     }
     let judge = Judge::new(&rig.cluster, "app", Arc::new(rig.clock.clone()));
     for settings in [1, 0] {
@@ -399,7 +397,7 @@ async fn settings_that_may_not_be_read_are_taken_for_the_defaults() {
     }
     assert_eq!(asked.load(Ordering::SeqCst), 1, "not asked again each time");
     let other = Judge::new(&rig.cluster, "app", Arc::new(rig.clock.clone()));
-    let wanted = Wanted { at, format: FORMAT, mark: None };
+    let wanted = Wanted { at, fingerprint: ROWS, mark: None };
     let policy = other.judge(&[wanted]).await.unwrap().remove(0).facts.policy;
     assert_eq!(policy, CleanupPolicy { compacted: false, delete_retention_ms: 1 });
 }
@@ -407,7 +405,7 @@ async fn settings_that_may_not_be_read_are_taken_for_the_defaults() {
 #[tokio::test]
 async fn a_changelog_that_does_not_exist_is_an_error_that_names_it() {
     let rig = Rig::start().await;
-    let wanted = Wanted { at: at("app-nowhere-changelog"), format: FORMAT, mark: None };
+    let wanted = Wanted { at: at("app-nowhere-changelog"), fingerprint: ROWS, mark: None };
     let error = rig.judge.judge(&[wanted]).await.unwrap_err();
     assert!(error.to_string().contains("app-nowhere-changelog"), "{error}");
 }

@@ -22,6 +22,8 @@ pub(crate) struct LogFacts {
     pub(crate) start: i64,
     /// The high watermark: one past the last record that every reader is shown.
     pub(crate) end: i64,
+    /// The leader epoch that the leader is in, -1 if it does not say. No record in the log is of a later one.
+    pub(crate) leader_epoch: i32,
     /// Where the records of the checkpoint's leader epoch end, by the leader: `(the greatest epoch up to it, end)`. `None` if
     /// the log knows of none, or if nobody asked.
     pub(crate) epoch_end: Option<(i32, i64)>,
@@ -101,7 +103,7 @@ pub(crate) enum Reason {
     /// The topic was deleted and made again.
     OtherTopic { was: Uuid, is: Uuid },
     /// The store's rows mean something else today.
-    OtherFormat { was: String, is: String },
+    OtherRows { was: u64, is: u64 },
     /// It is from the future.
     ClockWentBack { ahead_ms: i64 },
     /// Tombstones may be gone that it has not seen.
@@ -125,7 +127,7 @@ impl Reason {
             Self::OtherApplication { .. } => "other_application",
             Self::OtherPartition { .. } => "other_partition",
             Self::OtherTopic { .. } => "topic_recreated",
-            Self::OtherFormat { .. } => "other_store_format",
+            Self::OtherRows { .. } => "other_rows",
             Self::ClockWentBack { .. } => "clock_went_back",
             Self::TombstonesGone { .. } => "tombstones_gone",
             Self::BehindLogStart { .. } => "behind_log_start",
@@ -160,8 +162,11 @@ impl fmt::Display for Reason {
             Self::OtherTopic { was, is } => {
                 write!(f, "the topic was deleted and made again (its id was {was}, and is {is})")
             }
-            Self::OtherFormat { was, is } => {
-                write!(f, "its rows are of the format '{was}', and the store has '{is}' now")
+            Self::OtherRows { was, is } => {
+                write!(
+                    f,
+                    "its rows are those of another kind of store (fingerprint {was:x}, and {is:x} is wanted)"
+                )
             }
             Self::ClockWentBack { ahead_ms } => write!(
                 f,
@@ -233,9 +238,8 @@ fn check(checkpoint: &Checkpoint, today: &Origin, facts: &LogFacts) -> Result<()
     {
         return Err(Reason::OtherTopic { was, is });
     }
-    if was.format != today.format {
-        let (was, is) = (was.format.clone(), today.format.clone());
-        return Err(Reason::OtherFormat { was, is });
+    if was.fingerprint != today.fingerprint {
+        return Err(Reason::OtherRows { was: was.fingerprint, is: today.fingerprint });
     }
 
     let Checkpoint { next_offset, leader_epoch, .. } = *checkpoint;
@@ -278,7 +282,7 @@ mod tests {
             topic_id: Some(Uuid::from_u128(1)),
             at: TopicPartition::new("app-counts-changelog", 2),
             application_id: "app".into(),
-            format: "key-value 1".into(),
+            fingerprint: 1,
         }
     }
 
@@ -296,6 +300,7 @@ mod tests {
         LogFacts {
             start: 0,
             end: 150,
+            leader_epoch: 5,
             epoch_end: Some((4, 120)),
             policy: CleanupPolicy::default(),
             wall_ms: 10 * DAY + 1_000,
@@ -349,7 +354,7 @@ mod tests {
         assert_eq!(of_origin(|o| o.at.partition = 3), Some("other_partition"));
         assert_eq!(of_origin(|o| o.at.topic = "app-sums-changelog".into()), Some("other_partition"));
         assert_eq!(of_origin(|o| o.topic_id = Some(Uuid::from_u128(2))), Some("topic_recreated"));
-        assert_eq!(of_origin(|o| o.format = "timestamped-key-value 1".into()), Some("other_store_format"));
+        assert_eq!(of_origin(|o| o.fingerprint = 2), Some("other_rows"));
     }
 
     /// A cluster from before 2.8 has no topic ids: the day it is upgraded is no reason to restore everything.

@@ -37,7 +37,6 @@ pub(super) static IDLE: &[Idle] = &[
         prefix: "",
         names: &[
             "acceptable.recovery.lag",
-            "default.dsl.store",
             "max.warmup.replicas",
             "num.standby.replicas",
             "probing.rebalance.interval.ms",

@@ -287,12 +287,11 @@ impl State {
             self.next_leader += 1;
             let replicas: Vec<i32> =
                 alive.iter().cycle().skip(first % alive.len().max(1)).take(replication).copied().collect();
-            topic.partitions.push(Partition {
-                leader: replicas.first().copied(),
-                replicas,
-                leader_epoch: 0,
-                log: Log::default(),
-            });
+            // A leader notes its epoch before anything is written in it (`Partition.makeLeader`).
+            let mut log = Log::default();
+            log.lead(0);
+            let leader = replicas.first().copied();
+            topic.partitions.push(Partition { leader, replicas, leader_epoch: 0, log });
         }
     }
 

@@ -204,10 +204,10 @@ impl Rig {
     /// A task of the store begins to run.
     fn run(&self, partition: i32, worker: u64, rows: &[(&str, i64)]) -> Registered {
         let store = self.stores[1].1.build("app-rows-changelog", None, false);
-        for (key, value) in rows {
+        store.restore(rows.iter().map(|(key, value)| {
             let value = Bytes::copy_from_slice(&value.to_be_bytes());
-            store.restore(Bytes::copy_from_slice(key.as_bytes()), Some(value), 0).unwrap();
-        }
+            (Bytes::copy_from_slice(key.as_bytes()), Some(value), 0)
+        }));
         let registered = self.local.enter(id(partition), worker, std::slice::from_ref(&store));
         store.publish().unwrap();
         registered

@@ -9,11 +9,13 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use tokio::sync::mpsc::{UnboundedReceiver, UnboundedSender, unbounded_channel};
+use tokio::task::JoinSet;
 
 use self::replace::Replacements;
 use super::app::{AppShared, AppState};
 use super::close::CloseOptions;
 use super::housekeeping::Housekeeping;
+use super::local_state::LocalState;
 use super::message::{TaskStart, ToCoordinator, ToWorker};
 use super::prepare::Preparer;
 use super::settings;
@@ -32,8 +34,13 @@ use crate::group::{
     SubTopology, SubscriptionData, Terms, lead,
 };
 use crate::record::TopicPartition;
+use crate::store::keeper::KeeperThread;
 use crate::task_id::TaskId;
 use crate::topology::Topology;
+
+/// How long the end of an application waits for what its stores have not on disk yet. A process that is killed has done
+/// without it too: the next start reads more of the changelogs.
+const LAST_HAND_OVER: Duration = Duration::from_secs(10);
 
 /// How long a worker may take to notice that it has been fenced during a shutdown.
 const LAST_WORD: Duration = Duration::from_secs(5);
@@ -63,6 +70,8 @@ pub(super) struct Coordinator {
     member: MemberId,
     membership: Membership,
     preparer: Preparer,
+    preparing: JoinSet<()>,
+    keeper: KeeperThread,
     plan: TopicPlan,
     inbox: UnboundedReceiver<ToCoordinator>,
     own: UnboundedSender<ToCoordinator>,
@@ -121,6 +130,7 @@ impl Coordinator {
         let config = &shared.config;
         // ORDER: first, so that a state directory that cannot be used is said before anything is waited for.
         let identity = Identity::of(config, &shared.topology)?;
+        let (state, keeper) = LocalState::open(shared, identity.slot.as_deref())?;
         let cluster = Cluster::connect(settings::client(config)).await?;
         let plan = topics::plan(&cluster, &shared.topology, config.application_id()).await?;
         if let Some(topic) = config.dead_letter_topic() {
@@ -150,6 +160,7 @@ impl Coordinator {
         let group = GroupClient::new(&cluster, config.application_id());
         let preparer = Preparer {
             shared: shared.clone(),
+            state,
             judge: Judge::new(&cluster, config.application_id(), shared.clock.clone()),
             cluster: cluster.clone(),
             group: group.clone(),
@@ -159,7 +170,7 @@ impl Coordinator {
             isolation: settings::live_fetch(config).isolation,
         };
         let repartition_topics = topics::repartition_topics(&shared.topology, config.application_id());
-        let workers = Workers::start(shared, &cluster, &own)?;
+        let workers = Workers::start(shared, &cluster, preparer.state.keeper(), &own)?;
         Ok(Self {
             shared: shared.clone(),
             cluster,
@@ -167,6 +178,8 @@ impl Coordinator {
             member: MemberId { instance_id, generation: -1, ..MemberId::default() },
             membership,
             preparer,
+            preparing: JoinSet::new(),
+            keeper,
             plan,
             inbox: unbounded_channel().1,
             own,
@@ -225,10 +238,25 @@ impl Coordinator {
             }
         }
         self.cluster.close();
-        match self.failure.take() {
+        match self.close_state().await {
             Some(error) => Err(error),
             None => Ok(()),
         }
+    }
+
+    /// Closes the stores on disk. What workers have given up to the last moment is put into them first.
+    async fn close_state(mut self) -> Option<Error> {
+        self.preparing.shutdown().await;
+        let Self { preparer, mut keeper, failure, _identity: identity, .. } = self;
+        drop(preparer);
+        if !keeper.wait(LAST_HAND_OVER) {
+            tracing::warn!(
+                "not all of the local state could be closed: the next start reads more of the changelogs"
+            );
+        }
+        // ORDER: the folder is free when nothing in it is open any more.
+        drop(identity);
+        failure
     }
 
     fn wait(&self) -> Duration {
@@ -281,8 +309,8 @@ impl Coordinator {
                     self.step(Event::Committed);
                 }
             }
-            ToCoordinator::Commit { worker, commit, generation, offsets } => {
-                self.commit(worker, commit, generation, offsets);
+            ToCoordinator::Commit { worker, commit, generation, offsets, changelogs } => {
+                self.commit(worker, commit, generation, offsets, changelogs);
             }
             ToCoordinator::CommitRefused { generation } => self.step(Event::CommitRefused { generation }),
             ToCoordinator::Failed { error, .. } => self.fail(error),
@@ -635,13 +663,16 @@ impl Coordinator {
             return;
         }
         let commits = self.commits.clone();
-        self.cluster.runtime().spawn(async move {
+        // Those that have ended make room.
+        while self.preparing.try_join_next().is_some() {}
+        let prepare = async move {
             // ORDER: a worker that had the task before may have a commit on its way. It must not arrive after the offset was
             // read, or it would be set back to where that worker was.
             drop(commits.write().await);
-            let outcome = preparer.prepare(lease, &partitions, &plan, &|_, _| None).await.map(Box::new);
+            let outcome = preparer.prepare(lease, &partitions, &plan, placement).await.map(Box::new);
             let _ = own.send(ToCoordinator::Prepared { task: lease.task, placement, outcome });
-        });
+        };
+        self.preparing.spawn_on(prepare, self.cluster.runtime());
     }
 
     fn prepared(&mut self, task: TaskId, placement: u64, outcome: Result<Box<TaskStart>>) {
@@ -667,7 +698,9 @@ impl Coordinator {
         commit: u64,
         generation: i32,
         offsets: Vec<(TopicPartition, CommittedOffset)>,
+        changelogs: Vec<TopicPartition>,
     ) {
+        let admin = Admin::new(&self.cluster);
         let Some(inbox) = self.workers.get(worker).map(WorkerHandle::inbox) else { return };
         let member = MemberId { generation, ..self.member.clone() };
         let group = self.group.clone();
@@ -680,9 +713,12 @@ impl Coordinator {
                 // A task is about to be prepared.
                 Err(_) => commits.read_owned().await,
             };
-            let outcome = match group.commit(&member, &offsets).await {
-                Ok(results) => results.into_iter().try_for_each(|(_, result)| result),
-                Err(error) => Err(error),
+            let outcome = match offsets.is_empty() {
+                true => Ok(()),
+                false => group
+                    .commit(&member, &offsets)
+                    .await
+                    .and_then(|results| results.into_iter().try_for_each(|(_, result)| result)),
             };
             if outcome.is_ok() {
                 let purgeable = offsets.iter().filter(|(at, _)| repartition.contains(&*at.topic));
@@ -691,6 +727,10 @@ impl Coordinator {
                     let _ = own.send(ToCoordinator::Purgeable(purgeable));
                 }
             }
+            let outcome = match outcome {
+                Ok(()) => Ok(leader_epochs(&admin, changelogs).await),
+                Err(error) => Err(error),
+            };
             let _ = inbox.send(ToWorker::Committed { commit, outcome });
         });
     }
@@ -833,4 +873,16 @@ async fn ask(
         Some(code) => RpcError::Code(code),
         None => RpcError::Failed(error),
     })
+}
+
+/// The epochs of the leaders of changelogs, as far as they can be had: what is missing is handed over another time.
+async fn leader_epochs(admin: &Admin, changelogs: Vec<TopicPartition>) -> Vec<(TopicPartition, i32)> {
+    if changelogs.is_empty() {
+        return Vec::new();
+    }
+    let epochs = admin.leader_epochs(&changelogs).await.unwrap_or_else(|error| {
+        tracing::debug!(?error, "the leader epochs of changelogs are not known");
+        Vec::new()
+    });
+    changelogs.into_iter().zip(epochs).filter_map(|(at, epoch)| Some((at, epoch.ok()?))).collect()
 }

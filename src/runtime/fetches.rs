@@ -5,6 +5,7 @@ use std::collections::{HashMap, HashSet};
 use std::sync::{Mutex, MutexGuard, PoisonError};
 
 use super::workers::WorkerId;
+use crate::changelog::restore::Source;
 use crate::client::fetch::Fetcher;
 use crate::record::TopicPartition;
 
@@ -78,12 +79,14 @@ impl SharedFetcher {
         }
     }
 
-    /// Fetches a partition for the holder of a lease, unless somebody has it by a newer one.
-    pub(super) fn assign(&self, at: TopicPartition, offset: i64, token: u64, epoch: u64) {
+    /// Fetches a partition for the holder of a lease, unless somebody has it by a newer one. Says whether it does.
+    pub(super) fn assign(&self, at: TopicPartition, offset: i64, token: u64, epoch: u64) -> bool {
         let mut held = self.held();
-        if held.assign(&at, token, epoch) {
+        let assigned = held.assign(&at, token, epoch);
+        if assigned {
             self.fetcher.assign(at, offset, token);
         }
+        assigned
     }
 
     /// Stops fetching, if it is this token's partition.
@@ -92,6 +95,29 @@ impl SharedFetcher {
         if held.revoke(&at, token) {
             self.fetcher.revoke(at);
         }
+    }
+
+    /// Leaves it out, or takes it in again, if it is this token's partition.
+    pub(super) fn pause(&self, at: TopicPartition, token: u64, paused: bool) {
+        let held = self.held();
+        if held.by.get(&at).is_some_and(|holder| holder.token == token) {
+            if paused { self.fetcher.pause(at) } else { self.fetcher.resume(at) }
+        }
+    }
+}
+
+/// Restores are fetched under the same rule.
+impl Source for SharedFetcher {
+    fn assign(&self, at: TopicPartition, offset: i64, token: u64, epoch: u64) -> bool {
+        self.assign(at, offset, token, epoch)
+    }
+
+    fn revoke(&self, at: TopicPartition, token: u64) {
+        self.revoke(at, token);
+    }
+
+    fn pause(&self, at: TopicPartition, token: u64, paused: bool) {
+        self.pause(at, token, paused);
     }
 }
 

@@ -11,12 +11,14 @@ use super::topics::TopicPlan;
 use super::uncaught::UncaughtErrorResponse;
 use super::workers::WorkerId;
 use crate::changelog::facts::Judged;
+use crate::changelog::restore::RestoreEvent;
 use crate::client::admin::Isolation;
 use crate::client::fetch::FetchEvent;
 use crate::client::group::CommittedOffset;
 use crate::error::{Error, Result};
 use crate::group::{Lease, Reply, RequestId, RpcError};
 use crate::record::{Timestamp, TopicPartition};
+use crate::store::engine::Engine;
 use crate::task_id::TaskId;
 use crate::topology::AutoOffsetReset;
 
@@ -38,8 +40,10 @@ pub(super) enum ToWorker {
     FlushAndCommit,
     /// Records, or news of a partition.
     Fetched(FetchEvent),
-    /// The answer to [`ToCoordinator::Commit`].
-    Committed { commit: u64, outcome: Result<()> },
+    /// News of a restore.
+    Restore(RestoreEvent),
+    /// The answer to [`ToCoordinator::Commit`], with the epochs of the leaders that it asks for, as far as they could be had.
+    Committed { commit: u64, outcome: Result<Vec<(TopicPartition, i32)>> },
     /// Topics have other partition counts than before, by the topics' names in the cluster.
     Counts(HashMap<String, i32>),
     /// Look again: the application is paused no more, or the cache is shared by another number of workers.
@@ -57,6 +61,7 @@ pub(super) struct TaskStart {
     pub(super) lease: Lease,
     pub(super) inputs: Vec<InputStart>,
     pub(super) changelogs: Vec<ChangelogStart>,
+    pub(super) unlogged: Vec<UnloggedStart>,
     /// The partition counts of every topic that the task may write to, by the topics' names in the cluster.
     pub(super) partitions: HashMap<String, i32>,
     pub(super) isolation: Isolation,
@@ -81,8 +86,14 @@ pub(super) struct ChangelogStart {
     /// The high watermark: restoring ends when the position is there.
     pub(super) to: i64,
     /// Whether what the store has on disk stays, and what goes into its next checkpoints.
-    #[allow(dead_code, reason = "joined with the stores on disk next")]
     pub(super) judged: Judged,
+    pub(super) engine: Box<dyn Engine>,
+}
+
+/// A store without a changelog: what is on disk is all there is of it.
+pub(super) struct UnloggedStart {
+    pub(super) store: Arc<str>,
+    pub(super) engine: Box<dyn Engine>,
 }
 
 /// To the coordinator.
@@ -105,8 +116,14 @@ pub(super) enum ToCoordinator {
     FlushedAndCommitted { worker: WorkerId },
     /// There is no worker that could commit anything.
     NothingToFlush,
-    /// Commit these offsets.
-    Commit { worker: WorkerId, commit: u64, generation: i32, offsets: Vec<(TopicPartition, CommittedOffset)> },
+    /// Commit these offsets, and say after that which leader epochs these changelogs are in.
+    Commit {
+        worker: WorkerId,
+        commit: u64,
+        generation: i32,
+        offsets: Vec<(TopicPartition, CommittedOffset)>,
+        changelogs: Vec<TopicPartition>,
+    },
     /// These offsets of repartition topics are committed: what is before them is of no more use.
     Purgeable(Vec<(TopicPartition, i64)>),
     /// A purge has ended.

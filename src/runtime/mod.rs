@@ -16,6 +16,7 @@ mod housekeeping;
 mod idle;
 mod input;
 mod listener;
+mod local_state;
 mod message;
 mod metadata;
 mod output;

@@ -2,10 +2,9 @@
 
 use std::sync::Arc;
 
-use bytes::Bytes;
-
 use super::app::AppShared;
-use super::message::{ChangelogStart, InputStart, TaskStart};
+use super::local_state::{LocalState, has_rows};
+use super::message::{ChangelogStart, InputStart, TaskStart, UnloggedStart};
 use super::task_timeout::TaskTimeout;
 use super::topics::TopicPlan;
 use crate::changelog::facts::{Judge, Wanted};
@@ -23,14 +22,12 @@ use crate::topology::{AutoOffsetReset, Subtopology, Topology};
 
 const LEADER_NOT_AVAILABLE: i16 = 5;
 
-/// The marks of the stores on disk, by task and store.
-pub(super) type Marks<'a> = &'a (dyn Fn(TaskId, &str) -> Option<Bytes> + Sync);
-
 /// Everything that preparing a task takes.
 #[derive(Clone)]
 pub(super) struct Preparer {
     pub(super) shared: Arc<AppShared>,
     pub(super) judge: Judge,
+    pub(super) state: LocalState,
     pub(super) cluster: Cluster,
     pub(super) group: GroupClient,
     pub(super) topology: Topology,
@@ -40,19 +37,19 @@ pub(super) struct Preparer {
 }
 
 impl Preparer {
-    /// Asks until the answers are there or `task.timeout.ms` is over.
+    /// Asks until the answers are there or `task.timeout.ms` is over. A later preparation of the task has a greater `tenure`.
     pub(super) async fn prepare(
         &self,
         lease: Lease,
         active: &ActiveTask,
         topics: &TopicPlan,
-        marks: Marks<'_>,
+        tenure: u64,
     ) -> Result<TaskStart> {
         let mut trouble = TaskTimeout::new(self.config.task_timeout());
         let client: &ClientConfig = self.cluster.config();
         let mut pause = client.retry_backoff;
         loop {
-            match self.try_prepare(lease, active, topics, marks).await {
+            match self.try_prepare(lease, active, topics, tenure).await {
                 // The admin has its own, shorter patience: a partition that was made just now may be without a leader longer.
                 Err(error) if error.is_retriable() || error.code() == Some(LEADER_NOT_AVAILABLE) => {
                     if trouble.failed(clock::monotonic()) {
@@ -73,7 +70,7 @@ impl Preparer {
         lease: Lease,
         active: &ActiveTask,
         topics: &TopicPlan,
-        marks: Marks<'_>,
+        tenure: u64,
     ) -> Result<TaskStart> {
         let subtopologies = &self.topology.inner.subtopologies;
         let of_task = subtopologies.iter().find(|s| s.id == lease.task.subtopology);
@@ -102,44 +99,55 @@ impl Preparer {
                 }
             });
         }
-        let changelogs = self.changelogs(lease.task, subtopology, marks).await?;
+        let (changelogs, unlogged) = self.stores(lease.task, tenure, subtopology).await?;
         let partitions = topics.counts.iter().map(|(topic, count)| (topic.to_string(), *count)).collect();
-        Ok(TaskStart { lease, inputs, changelogs, partitions, isolation: self.isolation })
+        Ok(TaskStart { lease, inputs, changelogs, unlogged, partitions, isolation: self.isolation })
     }
 
-    /// How far the changelogs of a task reach, and what of them its stores have on disk already.
-    async fn changelogs(
+    /// Opens the stores of a task, and finds out how far their changelogs reach and what of them is on disk already. Those
+    /// without a changelog come second.
+    async fn stores(
         &self,
         task: TaskId,
+        tenure: u64,
         subtopology: &Subtopology,
-        marks: Marks<'_>,
-    ) -> Result<Vec<ChangelogStart>> {
-        let stores: Vec<_> =
-            subtopology.stores().iter().filter(|store| store.changelog().is_some()).collect();
-        let wanted = stores.iter().map(|store| {
-            let topic = format!("{}-{}-changelog", self.config.application_id(), store.name());
+    ) -> Result<(Vec<ChangelogStart>, Vec<UnloggedStart>)> {
+        // ORDER: the marks are read before the brokers are asked, so that no log is judged by what it was before the mark.
+        let opened = self.state.stores(task, tenure, subtopology.stores()).await?;
+        let (logged, unlogged): (Vec<_>, Vec<_>) =
+            opened.into_iter().partition(|opened| opened.store.changelog().is_some());
+        let wanted = logged.iter().map(|opened| {
+            let topic = format!("{}-{}-changelog", self.config.application_id(), opened.store.name());
             let at = TopicPartition::new(topic, task.partition);
-            Wanted { at, format: store.format(), mark: marks(task, store.name()) }
+            Wanted { at, fingerprint: opened.store.fingerprint(), mark: opened.mark.clone() }
         });
         let wanted: Vec<_> = wanted.collect();
         let judged = self.judge.judge(&wanted).await?;
-        let changelogs = stores.into_iter().zip(judged).map(|(store, judged)| {
+        let mut changelogs = Vec::with_capacity(logged.len());
+        for (mut opened, judged) in logged.into_iter().zip(judged) {
             let (at, facts) = (judged.origin.at.clone(), &judged.facts);
+            let name = opened.store.name().clone();
             match &judged.verdict {
                 Verdict::Resume(start) => {
-                    tracing::info!(%task, store = %store.name(), changelog = %at, from = start.offset, "the local state is sound");
+                    tracing::info!(%task, store = %name, changelog = %at, from = start.offset, "the local state is sound");
                 }
                 // A new store: there is nothing to lose.
-                Verdict::Distrust(Reason::NoCheckpoint, _) => {}
+                Verdict::Distrust(Reason::NoCheckpoint, _) if !has_rows(&*opened.engine)? => {}
                 Verdict::Distrust(reason, _) => {
-                    tracing::warn!(%task, reason = reason.label(), "{}", reason.sentence(store.name(), &at, facts));
+                    tracing::warn!(%task, reason = reason.label(), "{}", reason.sentence(&name, &at, facts));
                     self.shared.figures().state_wiped(reason.label());
+                    // ORDER: the old handle goes before its store.
+                    drop(opened.engine);
+                    opened = self.state.wiped(task, tenure, opened.store).await?;
                 }
             }
             let (from, to) = (judged.verdict.start().offset, facts.end);
-            ChangelogStart { store: store.name().clone(), at, from, to, judged }
-        });
-        Ok(changelogs.collect())
+            changelogs.push(ChangelogStart { store: name, at, from, to, judged, engine: opened.engine });
+        }
+        let unlogged = unlogged
+            .into_iter()
+            .map(|opened| UnloggedStart { store: opened.store.name().clone(), engine: opened.engine });
+        Ok((changelogs, unlogged.collect()))
     }
 
     /// The source's own policy, or the configuration's. Internal topics never start anywhere but where they were.

@@ -4,6 +4,7 @@ use std::time::Duration;
 
 use uuid::Uuid;
 
+use crate::changelog::restore::PoolOptions;
 use crate::client::ClientConfig;
 use crate::client::admin::Isolation;
 use crate::client::compression::Compression;
@@ -90,6 +91,21 @@ pub(super) fn bulk_fetch(config: &Config) -> FetchOptions {
         min_bytes: consumer.fetch_min_bytes(),
         max_wait: consumer.fetch_max_wait(),
         ..FetchOptions::bulk()
+    }
+}
+
+/// What restores gather before they apply it, in bytes. It is a part of neither the record buffer nor the cache.
+const RESTORE_WINDOWS: usize = 64 << 20;
+
+/// The threads that restore stores, at most: fetching and the workers want processors as well.
+const RESTORE_THREADS: usize = 4;
+
+pub(super) fn restore_pool(config: &Config) -> PoolOptions {
+    let cores = std::thread::available_parallelism().map_or(1, usize::from);
+    PoolOptions {
+        name: config.application_id().to_owned(),
+        threads: cores.min(RESTORE_THREADS),
+        window_bytes: RESTORE_WINDOWS,
     }
 }
 

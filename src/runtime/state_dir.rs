@@ -11,7 +11,7 @@
 
 use std::fs::{self, DirBuilder, File, TryLockError};
 use std::io::{self, Write};
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
 use serde::{Deserialize, Serialize};
 use uuid::Uuid;
@@ -40,6 +40,8 @@ struct ProcessFile {
 pub(super) struct Identity {
     /// The same after a restart.
     pub(super) process_id: Uuid,
+    /// The folder itself, if anything is kept.
+    pub(super) slot: Option<PathBuf>,
     /// Unlocked when it is closed.
     _lock: Option<File>,
 }
@@ -54,7 +56,7 @@ impl Identity {
         if stateful || config.is_exactly_once() {
             return Self::kept(config);
         }
-        Ok(Self { process_id: static_process(config).unwrap_or_else(Uuid::new_v4), _lock: None })
+        Ok(Self { process_id: static_process(config).unwrap_or_else(Uuid::new_v4), slot: None, _lock: None })
     }
 
     /// Takes a slot, and makes what is missing.
@@ -89,7 +91,7 @@ impl Identity {
             write_process(&path, application_id, process_id).map_err(|error| unusable(base, &path, error))?;
         }
         tracing::info!(slot = %path.display(), process = %process_id, "state directory");
-        Ok(Self { process_id, _lock: Some(lock) })
+        Ok(Self { process_id, slot: Some(path), _lock: Some(lock) })
     }
 }
 

@@ -10,13 +10,15 @@
 //! that are still this instance's.
 
 mod commit;
+mod hand_over;
 mod observe;
 mod picture;
 mod records;
+mod restores;
 mod slice;
 
 use std::cell::RefCell;
-use std::collections::{HashMap, VecDeque};
+use std::collections::{HashMap, HashSet, VecDeque};
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::rc::Rc;
 use std::sync::Arc;
@@ -26,19 +28,21 @@ use std::time::{Duration, Instant};
 
 use tokio::runtime::Handle;
 
+use self::hand_over::Changelog;
 use self::picture::Picture;
+use self::restores::Restore;
 use self::slice::Slice;
 use super::app::AppShared;
 use super::fetches::SharedFetcher;
 use super::figures::{Activity, Reach, TaskFigures, WorkerFigures};
 use super::idle::Idle;
-use super::listener::News;
-use super::message::{ChangelogStart, InputStart, TaskStart, ToCoordinator, ToWorker};
+use super::message::{ChangelogStart, InputStart, TaskStart, ToCoordinator, ToWorker, UnloggedStart};
 use super::metadata::WorkerState;
 use super::output::{Output, TaskOutput};
 use super::pulse::Pulse;
 use super::task_timeout::TaskTimeout;
 use super::workers::{Mouth, WorkerId};
+use crate::changelog::restore::RestorePool;
 use crate::client::Cluster;
 use crate::client::admin::Isolation;
 use crate::client::produce::Producer;
@@ -48,7 +52,7 @@ use crate::error::{Error, ErrorKind, Result};
 use crate::group::Lease;
 use crate::query::Registered;
 use crate::record::TopicPartition;
-use crate::store::AnyStore;
+use crate::store::keeper::Keeper;
 use crate::task::errors::{DropReason, ErrorPolicies};
 use crate::task::{Task, TaskConfig};
 use crate::task_id::TaskId;
@@ -63,9 +67,10 @@ pub(super) struct WorkerParts {
     pub(super) pulse: Arc<Pulse>,
     pub(super) producer: Producer,
     pub(super) live: Arc<SharedFetcher>,
-    pub(super) bulk: Arc<SharedFetcher>,
+    pub(super) restores: Arc<RestorePool<SharedFetcher>>,
     pub(super) cluster: Cluster,
     pub(super) io: Handle,
+    pub(super) keeper: Keeper,
     pub(super) topology: Topology,
     pub(super) config: Arc<Config>,
     pub(super) policies: ErrorPolicies,
@@ -84,24 +89,12 @@ struct Input {
     reach: Reach,
 }
 
-struct Restore {
-    store: Rc<dyn AnyStore>,
-    at: TopicPartition,
-    token: u64,
-    position: i64,
-    to: i64,
-    /// Records without a key: no rows.
-    keyless: u64,
-    trouble: TaskTimeout,
-    progress: observe::Progress,
-}
-
 struct Owned {
     task: Task,
     lease: Lease,
     inputs: Vec<Input>,
-    /// The topics of its stores' changelogs.
-    changelogs: HashMap<Arc<str>, String>,
+    /// By the names of their stores.
+    changelogs: HashMap<Arc<str>, Changelog>,
     /// Not empty while stores are being restored.
     restores: Vec<Restore>,
     running: bool,
@@ -135,7 +128,8 @@ pub(super) struct Worker {
     pulse: Arc<Pulse>,
     output: Rc<RefCell<Output>>,
     live: Arc<SharedFetcher>,
-    bulk: Arc<SharedFetcher>,
+    restores: Arc<RestorePool<SharedFetcher>>,
+    keeper: Keeper,
     topology: Topology,
     config: Arc<Config>,
     policies: ErrorPolicies,
@@ -149,7 +143,7 @@ pub(super) struct Worker {
     gate: Option<i32>,
     control: VecDeque<Control>,
     /// The commit whose answer is awaited.
-    awaited: Option<(u64, Option<Result<()>>)>,
+    awaited: Option<(u64, Option<Result<Vec<(TopicPartition, i32)>>>)>,
     last_commit: u64,
     next_commit: Instant,
     /// A commit was refused, or not possible: it follows as soon as the gate opens.
@@ -163,6 +157,8 @@ pub(super) struct Worker {
     full: bool,
     /// To be closed after the next commit, because another worker gets them.
     moving: Vec<Lease>,
+    /// Tasks that are closed when the commit under way is done.
+    closing: HashSet<TaskId>,
     picture: Picture,
     slice: Slice,
     /// Whose turn it is.
@@ -182,9 +178,10 @@ impl Worker {
             pulse,
             producer,
             live,
-            bulk,
+            restores,
             cluster,
             io,
+            keeper,
             topology,
             config,
             policies,
@@ -206,7 +203,8 @@ impl Worker {
             pulse,
             output,
             live,
-            bulk,
+            restores,
+            keeper,
             topology,
             config,
             policies,
@@ -226,6 +224,7 @@ impl Worker {
             failed: false,
             full: false,
             moving: Vec::new(),
+            closing: HashSet::new(),
             picture: Picture::new(clock::monotonic()),
             slice: Slice::new(),
             turn: 0,
@@ -374,6 +373,7 @@ impl Worker {
             }
             ToWorker::FlushAndCommit => self.control.push_back(Control::FlushAndCommit),
             ToWorker::Fetched(event) => self.fetched(event),
+            ToWorker::Restore(event) => self.heard(event),
             ToWorker::Committed { commit, outcome } => {
                 if let Some((awaited, answer)) = &mut self.awaited
                     && *awaited == commit
@@ -440,7 +440,7 @@ impl Worker {
     }
 
     fn start(&mut self, start: TaskStart) -> Result<()> {
-        let TaskStart { lease, inputs, changelogs, partitions, isolation } = start;
+        let TaskStart { lease, inputs, changelogs, unlogged, partitions, isolation } = start;
         let id = lease.task;
         // A tenure before this one, of which the worker has not heard the end because it was fenced.
         self.drop_task(id);
@@ -458,25 +458,17 @@ impl Worker {
             cache_bytes: self.cache_share(self.owned.len() + 1),
         };
         let task = Task::build(&subtopology.plan, config, Box::new(collector), self.clock.clone())?;
-        let (mut restores, mut topics) = (Vec::new(), HashMap::new());
-        for ChangelogStart { store, at, from, to, .. } in changelogs {
-            topics.insert(store.clone(), at.topic.to_string());
-            let kept = task.stores().iter().find(|s| *s.name() == store).cloned();
-            let Some(store) = kept else { continue };
-            let token = self.token();
-            let trouble = TaskTimeout::new(self.config.task_timeout());
-            let progress = observe::Progress::new(id, &store, &at, (from, to), &self.config);
-            let restore =
-                Restore { store, at: at.clone(), token, position: from, to, keyless: 0, trouble, progress };
-            self.restoring(|| News::RestoreStart { store: restore.what(id), from, to });
-            if from >= to {
-                self.restoring(|| News::RestoreEnd { store: restore.what(id), records: 0 });
-                continue;
+        let changelogs_of = |c: &ChangelogStart| {
+            let leader_epoch = c.judged.verdict.start().leader_epoch;
+            (c.store.clone(), Changelog { origin: c.judged.origin.clone(), leader_epoch })
+        };
+        let stores = changelogs.iter().map(changelogs_of).collect();
+        for UnloggedStart { store, engine } in unlogged {
+            if let Some(store) = task.stores().iter().find(|s| *s.name() == store) {
+                store.attach(engine, 0, Some(self.keeper.clone()));
             }
-            self.tokens.insert(token, (id, restores.len()));
-            restores.push(restore);
-            self.bulk.assign(at, from, token, lease.epoch);
         }
+        let restores = self.restore_stores(&task, lease, changelogs)?;
         tracing::info!(task = %id, changelogs = restores.len(), "restoring");
         self.share_cache(self.owned.len() + 1);
         self.picture.stale = true;
@@ -485,7 +477,7 @@ impl Worker {
             task,
             lease,
             inputs: Vec::new(),
-            changelogs: topics,
+            changelogs: stores,
             restores,
             running: false,
             registered: None,
@@ -565,12 +557,7 @@ impl Worker {
         }
         self.share_cache(self.owned.len());
         self.picture.stale = true;
-        for restore in &owned.restores {
-            let records = restore.progress.records;
-            self.restoring(|| News::RestoreSuspended { store: restore.what(id), records });
-            self.bulk.revoke(restore.at.clone(), restore.token);
-            self.tokens.remove(&restore.token);
-        }
+        self.suspend_restores(&owned);
         Some(owned)
     }
 
@@ -584,7 +571,9 @@ impl Worker {
     }
 
     fn revoke(&mut self, leases: Vec<Lease>) {
+        self.closing.extend(leases.iter().map(|lease| lease.task));
         self.commit_all();
+        self.closing.clear();
         for lease in &leases {
             if self.owned.iter().any(|o| o.lease.task == lease.task && o.lease.epoch == lease.epoch) {
                 self.close_task(lease.task);
@@ -596,6 +585,7 @@ impl Worker {
     /// ORDER: commit, then close the tasks; the producer is drained by the commit.
     fn stop(&mut self) {
         self.show_as(WorkerState::Stopping);
+        self.closing.extend(self.owned.iter().map(|o| o.lease.task));
         self.last_commit_of_all();
         self.close_all();
     }

@@ -17,11 +17,13 @@ use super::message::{ToCoordinator, ToWorker};
 use super::pulse::{Pulse, Watch};
 use super::settings;
 use super::worker::{Worker, WorkerParts};
+use crate::changelog::restore::{RestoreEvent, RestorePool};
 use crate::client::Cluster;
 use crate::client::fetch::{FetchEvent, Fetcher};
 use crate::client::produce::{Fence, Producer, Sender};
 use crate::clock;
 use crate::error::{Error, ErrorKind, Result};
+use crate::store::keeper::Keeper;
 
 /// The place of the worker's number in a fetch token.
 const TOKEN_SHIFT: u32 = 40;
@@ -115,7 +117,8 @@ pub(super) struct Workers {
     cluster: Cluster,
     out: UnboundedSender<ToCoordinator>,
     live: Arc<SharedFetcher>,
-    bulk: Arc<SharedFetcher>,
+    restores: Arc<RestorePool<SharedFetcher>>,
+    keeper: Keeper,
     /// Where fetched records go. Looked at a batch of a partition, not a record.
     routes: Routes,
     running: BTreeMap<WorkerId, WorkerHandle>,
@@ -132,30 +135,33 @@ impl Workers {
     pub(super) fn start(
         shared: &Arc<AppShared>,
         cluster: &Cluster,
+        keeper: &Keeper,
         out: &UnboundedSender<ToCoordinator>,
     ) -> Result<Self> {
         let config = &shared.config;
         let routes = Routes::default();
         let to = routes.clone();
-        let on_event = Arc::new(move |event: FetchEvent| {
-            let token = match &event {
-                FetchEvent::Data(fetched) => fetched.token,
-                FetchEvent::Progress { token, .. } | FetchEvent::Error { token, .. } => *token,
-            };
+        let route = move |token: u64, message: ToWorker| {
             let routes = to.lock().unwrap_or_else(PoisonError::into_inner);
             if let Some(route) = WorkerId::of_token(token).and_then(|worker| routes.get(&worker)) {
                 // A worker that has ended wants nothing more.
-                let _ = route.send(ToWorker::Fetched(event));
+                let _ = route.send(message);
             }
-        });
-        let live = Fetcher::new(cluster, settings::live_fetch(config), on_event.clone());
-        let bulk = Fetcher::new(cluster, settings::bulk_fetch(config), on_event);
+        };
+        let to = route.clone();
+        let on_fetch = Arc::new(move |event: FetchEvent| to(event.token(), ToWorker::Fetched(event)));
+        let live = Fetcher::new(cluster, settings::live_fetch(config), on_fetch);
+        let on_restore = Arc::new(move |event: RestoreEvent| route(event.token(), ToWorker::Restore(event)));
+        let bulk =
+            |on_fetch| SharedFetcher::new(Fetcher::new(cluster, settings::bulk_fetch(config), on_fetch));
+        let restores = RestorePool::new(settings::restore_pool(config), bulk, on_restore);
         let mut workers = Self {
             shared: shared.clone(),
             cluster: cluster.clone(),
             out: out.clone(),
             live: Arc::new(SharedFetcher::new(live)),
-            bulk: Arc::new(SharedFetcher::new(bulk)),
+            restores: Arc::new(restores),
+            keeper: keeper.clone(),
             routes,
             running: BTreeMap::new(),
             left: HashSet::new(),
@@ -196,9 +202,10 @@ impl Workers {
             pulse: pulse.clone(),
             producer,
             live: self.live.clone(),
-            bulk: self.bulk.clone(),
+            restores: self.restores.clone(),
             cluster: cluster.clone(),
             io: cluster.runtime().clone(),
+            keeper: self.keeper.clone(),
             topology: shared.topology.clone(),
             config: config.clone(),
             policies: shared.policies.clone(),
@@ -206,7 +213,7 @@ impl Workers {
             shared: shared.clone(),
         };
         self.live.welcome(id);
-        self.bulk.welcome(id);
+        self.restores.source().welcome(id);
         self.routes.lock().unwrap_or_else(PoisonError::into_inner).insert(id, inbox.clone());
         let thread = std::thread::Builder::new()
             .name(format!("{}-worker-{index}", config.application_id()))
@@ -246,10 +253,17 @@ impl Workers {
         // ORDER: fenced before anybody else gets its tasks.
         drop(handle);
         self.routes.lock().unwrap_or_else(PoisonError::into_inner).remove(&worker);
-        self.live.dismiss(worker);
-        self.bulk.dismiss(worker);
+        self.stop_fetching(worker);
         self.shared.control.metadata.gone(worker);
         Some(place)
+    }
+
+    /// Nothing is fetched or restored for the worker any more.
+    fn stop_fetching(&self, worker: WorkerId) {
+        self.live.dismiss(worker);
+        // ORDER: what it asks for from now on is refused; then what it had is cancelled.
+        self.restores.source().dismiss(worker);
+        self.restores.cancel_all(|token| WorkerId::of_token(token) == Some(worker));
     }
 
     /// Whether the worker was left behind and has not ended.
@@ -288,8 +302,7 @@ impl Workers {
         self.routes.lock().unwrap_or_else(PoisonError::into_inner).remove(&worker);
         // Its thread has nothing left to do but to end.
         self.running.remove(&worker);
-        self.live.dismiss(worker);
-        self.bulk.dismiss(worker);
+        self.stop_fetching(worker);
     }
 
     pub(super) fn ids(&self) -> impl Iterator<Item = WorkerId> + '_ {

@@ -17,7 +17,7 @@ use super::layers::Layers;
 use super::options::KvOptions;
 use super::table::{Table, Withheld};
 use super::visible::{Publisher, Visible};
-use super::{AnyStore, StoreCounts, StoreMemory, StoreRow, add};
+use super::{AnyStore, RowFormat, StoreCounts, StoreMemory, StoreRow, add};
 use crate::error::{BoxError, Error, ErrorKind, Result};
 use crate::record::{Headers, Timestamp};
 use crate::serde::SerdeCx;
@@ -466,25 +466,8 @@ impl<K: Clone + 'static, V: Clone + 'static> AnyStore for KvStore<K, V> {
         self.changelog
     }
 
-    fn restore(&self, key: Bytes, value: Option<Bytes>, timestamp: Timestamp) -> Result<()> {
-        let row = value.map(|value| {
-            if self.timestamped {
-                let mut row = BytesMut::with_capacity(8 + value.len());
-                row.put_i64(timestamp);
-                row.put_slice(&value);
-                row.freeze()
-            } else {
-                Bytes::copy_from_slice(&value)
-            }
-        });
-        add(&self.counts.restored, 1);
-        let inner = &mut *self.inner.borrow_mut();
-        // ORDER: the table lies over the layers; a row it kept from before would hide the restored one.
-        inner.table.remove(&key);
-        if let Some(publisher) = &mut inner.publisher {
-            publisher.rebased = true;
-        }
-        inner.layers.commit(vec![(Bytes::copy_from_slice(&key), row)], None).map(drop)
+    fn row_format(&self) -> RowFormat {
+        if self.timestamped { RowFormat::Timestamped } else { RowFormat::Plain }
     }
 
     fn flush(&self, cx: &mut TaskCx) -> Result<()> {
@@ -533,8 +516,9 @@ impl<K: Clone + 'static, V: Clone + 'static> AnyStore for KvStore<K, V> {
         }
     }
 
-    fn is_hand_over_due(&self) -> bool {
-        self.inner.borrow().layers.is_hand_over_due()
+    fn is_hand_over_due(&self, last: bool) -> bool {
+        let inner = self.inner.borrow();
+        inner.layers.is_hand_over_due(last) || (last && !inner.open.is_empty() && inner.layers.is_on_disk())
     }
 
     fn hand_over(&self, mark: Option<&dyn Fn(i64) -> Bytes>) -> Result<()> {

@@ -65,7 +65,9 @@ impl Layers {
     /// Puts other layers in place of these: an engine that has the changelog up to an offset.
     pub(crate) fn attach(&mut self, engine: Box<dyn Engine>, next: i64, keeper: Option<Keeper>) {
         (self.runs, self.bytes, self.leaving, self.hand_over) = (Vec::new(), 0, 0, None);
-        (self.engine, self.keeper, self.handed, self.next) = (engine, keeper, next, next);
+        // An engine that takes a run at once needs no keeper.
+        self.keeper = keeper.filter(|_| engine.writer().is_some());
+        (self.engine, self.handed, self.next) = (engine, next, next);
     }
 
     /// Says how many bytes the runs may take: half of it may gather while the other half is on its way.
@@ -115,10 +117,17 @@ impl Layers {
         Ok(settled)
     }
 
-    /// Whether enough has gathered for a hand-over, and none is under way.
-    pub(crate) fn is_hand_over_due(&self) -> bool {
+    /// Whether the engine is on disk.
+    pub(crate) fn is_on_disk(&self) -> bool {
+        self.keeper.is_some()
+    }
+
+    /// Whether enough has gathered for a hand-over, and none is under way; or anything at all, for the `last` one.
+    pub(crate) fn is_hand_over_due(&self, last: bool) -> bool {
         let enough = self.bytes >= self.most || self.next - self.handed >= HAND_OVER_RECORDS;
-        enough && self.keeper.is_some() && self.hand_over.is_none()
+        let due =
+            (enough && self.hand_over.is_none()) || (last && (self.bytes > 0 || self.next > self.handed));
+        due && self.is_on_disk()
     }
 
     /// Lets the keeper put all runs into the engine. `mark` makes the mark for the offset up to which the changelog is in

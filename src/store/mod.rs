@@ -52,6 +52,15 @@ pub struct StoreRow {
     pub timestamp: Option<Timestamp>,
 }
 
+/// What the rows of an engine are like, beside a key of the changelog.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum RowFormat {
+    /// The value of the changelog.
+    Plain,
+    /// Eight bytes of timestamp, big-endian, and then the value.
+    Timestamped,
+}
+
 /// What a task asks of any of its stores.
 #[allow(dead_code, reason = "joined with the runtime next")]
 pub(crate) trait AnyStore {
@@ -67,8 +76,8 @@ pub(crate) trait AnyStore {
     #[allow(dead_code, reason = "until copies follow changelogs by topic")]
     fn changelog(&self) -> Option<TopicIx>;
 
-    /// Applies a record of the changelog.
-    fn restore(&self, key: Bytes, value: Option<Bytes>, timestamp: Timestamp) -> Result<()>;
+    /// What its rows in the engine are like.
+    fn row_format(&self) -> RowFormat;
 
     /// Logs what the record cache holds back, where nothing downstream waits for it.
     fn flush(&self, cx: &mut TaskCx) -> Result<()>;
@@ -89,8 +98,8 @@ pub(crate) trait AnyStore {
     /// What it takes.
     fn memory(&self) -> StoreMemory;
 
-    /// Whether so much is committed that its engine should get it.
-    fn is_hand_over_due(&self) -> bool;
+    /// Whether its engine should get what is committed: because it is so much, or `last`, because the store is closed then.
+    fn is_hand_over_due(&self, last: bool) -> bool;
 
     /// Begins to put what is committed into the engine. `mark` makes the mark for an offset of the changelog, which is what
     /// the engine has afterwards; `None` for a store without one.
@@ -121,6 +130,25 @@ pub(crate) struct StoreMemory {
     pub(crate) open: usize,
     /// What is committed and not in the engine.
     pub(crate) runs: usize,
+}
+
+#[cfg(test)]
+impl dyn AnyStore + '_ {
+    /// Attaches an engine that holds these records of the changelog.
+    pub(crate) fn restore(&self, log: impl IntoIterator<Item = (Bytes, Option<Bytes>, Timestamp)>) {
+        let mut engine = engine::MemoryEngine::default();
+        let mut next_offset = 0;
+        for (key, value, timestamp) in log {
+            let stamp = match self.row_format() {
+                RowFormat::Plain => Vec::new(),
+                RowFormat::Timestamped => timestamp.to_be_bytes().to_vec(),
+            };
+            let row = value.map(|value| [&stamp, &value[..]].concat().into());
+            engine.apply(&vec![(key, row)], None).unwrap();
+            next_offset += 1;
+        }
+        self.attach(Box::new(engine), next_offset, None);
+    }
 }
 
 /// What a store has done since it was built: plain cells.
@@ -155,8 +183,9 @@ pub(crate) trait StoreBlueprint: fmt::Debug + Send + Sync {
     /// Where the rows are kept; `None` for what the configuration says.
     fn store_kind(&self) -> Option<StoreKind>;
 
-    /// What the bytes of its rows mean: rows of another fingerprint are of no use to it. Their types are not part of it:
-    /// whether bytes of another type can be read is the serde's affair, as with the changelog.
+    /// What the bytes of its rows mean: rows of another fingerprint are of no use to it, and a layout that changes gets
+    /// another one. Their types are not part of it: whether bytes of another type can be read is the serde's affair, as with
+    /// the changelog.
     fn fingerprint(&self) -> u64;
 
     /// Distinguishes two definitions under one name that are the same from two that differ.
@@ -167,11 +196,6 @@ pub(crate) trait StoreBlueprint: fmt::Debug + Send + Sync {
 
     /// What it is, for whoever asks for something else.
     fn kind(&self) -> String;
-
-    /// What the bytes of its rows mean, the layout's version last. It is kept beside the rows, and another one makes them
-    /// useless: a layout that changes gets another number. What the serdes make of keys and values is no part of it, as it
-    /// is none of the changelog's.
-    fn format(&self) -> &'static str;
 
     /// Its [`KvOptions`], for whoever knows the types.
     fn options(&self) -> Arc<dyn Any + Send + Sync>;

@@ -73,7 +73,8 @@ impl<K: Clone + 'static, V: Clone + 'static> StoreBlueprint for KvBlueprint<K, V
     }
 
     fn fingerprint(&self) -> u64 {
-        u64::from(self.0.timestamped)
+        // The kind of store, and the version of its layout.
+        if self.0.timestamped { 0x0201 } else { 0x0101 }
     }
 
     fn identity(&self) -> usize {
@@ -87,10 +88,6 @@ impl<K: Clone + 'static, V: Clone + 'static> StoreBlueprint for KvBlueprint<K, V
     fn kind(&self) -> String {
         let kind = if self.0.timestamped { "a timestamped key-value store" } else { "a key-value store" };
         format!("{kind} of {} and {}", type_name::<K>(), type_name::<V>())
-    }
-
-    fn format(&self) -> &'static str {
-        if self.0.timestamped { "timestamped-key-value 1" } else { "key-value 1" }
     }
 
     fn options(&self) -> Arc<dyn Any + Send + Sync> {

@@ -71,13 +71,6 @@ impl<V> Table<V> {
         self.rows.find_mut(hash, |row| row.key == key)
     }
 
-    pub(super) fn remove(&mut self, key: &[u8]) {
-        let hash = self.hash(key);
-        if let Ok(row) = self.rows.find_entry(hash, |row| row.key == key) {
-            row.remove();
-        }
-    }
-
     pub(super) fn clear(&mut self) {
         self.rows.clear();
     }

@@ -102,7 +102,7 @@ impl Home {
     fn restore(&self, store: &dyn AnyStore, log: &Log) {
         let log = log.borrow();
         let Some((disk, keeper)) = &self.disk else {
-            log.iter().for_each(|(key, value)| store.restore(key.clone(), value.clone(), 0).unwrap());
+            store.restore(log.iter().map(|(key, value)| (key.clone(), value.clone(), 0)));
             return;
         };
         let mark = disk.mark().unwrap().map_or(0, |mark| i64::from_be_bytes(mark[..].try_into().unwrap()));
@@ -324,8 +324,9 @@ fn check(cached: bool, on_disk: bool, filled: u16, ops: &[Op]) {
                 shown = shown.map(|_| model.clone());
                 let (bytes, value) =
                     (Bytes::from(key(*k)), v.map(|v| Bytes::copy_from_slice(&v.to_be_bytes())));
-                AnyStore::restore(&*life.store.0, bytes.clone(), value.clone(), 0).unwrap();
                 life.log.borrow_mut().push((bytes, value));
+                let log: Vec<_> = life.log.borrow().iter().map(|(k, v)| (k.clone(), v.clone(), 0)).collect();
+                <dyn AnyStore>::restore(&*life.store.0, log);
                 match v {
                     Some(v) => model.insert(key(*k), *v),
                     None => model.remove(&key(*k)),

@@ -23,7 +23,7 @@ mod tests;
 pub(crate) use {
     aborted::AbortedFilter,
     header::{Header, Scan, TimestampType, scan},
-    read::{Batch, Batches, ControlType, MAX_DECOMPRESSED, Records},
+    read::{Batch, Batches, ControlType, MAX_DECOMPRESSED, Records, Row},
     write::{BatchBuilder, ClosedBatch, ProducerStamp, next_sequence, record_len},
 };
 

@@ -206,6 +206,29 @@ impl Batch {
     }
 }
 
+/// A record as a row of a table: no headers, and bytes that belong to the batch.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) struct Row<'a> {
+    /// Where it is.
+    pub(crate) offset: i64,
+    /// Its time, as the batch has it.
+    pub(crate) timestamp: Timestamp,
+    /// The key, or `None` for Kafka's null.
+    pub(crate) key: Option<&'a [u8]>,
+    /// The value, or `None` for Kafka's null: a deletion.
+    pub(crate) value: Option<&'a [u8]>,
+}
+
+/// Where the parts of a record are in its batch.
+struct Parts {
+    offset: i64,
+    timestamp: Timestamp,
+    key: Option<(usize, usize)>,
+    value: Option<(usize, usize)>,
+    /// Count and headers.
+    headers: (usize, usize),
+}
+
 /// The records of one batch. After an error it ends.
 #[derive(Debug)]
 pub(crate) struct Records {
@@ -232,16 +255,22 @@ impl Iterator for Records {
                 self.malformed(format!("{rest} bytes follow the last record of a batch").into())
             ));
         }
-        match self.parse() {
+        let record = self.parse().and_then(|parts| {
+            let of = |part: Option<(usize, usize)>| part.map(|(from, to)| self.data.slice(from..to));
+            Ok(RawRecord {
+                offset: parts.offset,
+                timestamp: parts.timestamp,
+                key: of(parts.key),
+                value: of(parts.value),
+                headers: self.headers(parts.headers)?,
+            })
+        });
+        match record {
             Ok(record) => {
                 self.left -= 1;
                 Some(Ok(record))
             }
-            Err(what) => {
-                self.left = 0;
-                self.at = self.data.len();
-                Some(Err(self.malformed(what)))
-            }
+            Err(what) => Some(Err(self.end_malformed(what))),
         }
     }
 
@@ -258,7 +287,34 @@ impl Records {
         corrupt(what.into_owned()).at_offset(self.base_offset)
     }
 
-    fn parse(&mut self) -> Parsed<RawRecord> {
+    /// The next record as a row: what a table is made of. It costs less than the record itself, which shares the batch.
+    /// After an error it ends.
+    pub(crate) fn next_row(&mut self) -> Option<Result<Row<'_>>> {
+        if self.left == 0 {
+            // Ends, or fails.
+            return self
+                .next()
+                .map(|ended| Err(ended.err().unwrap_or_else(|| corrupt("a batch has no end"))));
+        }
+        match self.parse() {
+            Ok(parts) => {
+                self.left -= 1;
+                let of = |part: Option<(usize, usize)>| part.map(|(from, to)| &self.data[from..to]);
+                let (key, value) = (of(parts.key), of(parts.value));
+                Some(Ok(Row { offset: parts.offset, timestamp: parts.timestamp, key, value }))
+            }
+            Err(what) => Some(Err(self.end_malformed(what))),
+        }
+    }
+
+    fn end_malformed(&mut self, what: Cow<'static, str>) -> Error {
+        self.left = 0;
+        self.at = self.data.len();
+        self.malformed(what)
+    }
+
+    /// Finds the parts of the next record and moves past it.
+    fn parse(&mut self) -> Parsed<Parts> {
         let data = &self.data[..];
         let mut rest = &data[self.at..];
         let length = varint(&mut rest)?;
@@ -279,23 +335,26 @@ impl Records {
         }
         let key = nullable(&mut rest, end)?;
         let value = nullable(&mut rest, end)?;
-        let count = varint(&mut rest)?;
-        let headers = if count == 0 && rest.is_empty() {
-            Headers::new()
-        } else {
-            let raw = self.data.slice(end - rest.len()..end);
-            let count = u32::try_from(count).map_err(|_| format!("a record has {count} headers"))?;
-            Headers::from_wire(count, raw).ok_or("the headers of a record are malformed")?
-        };
-        let record = RawRecord {
+        let parts = Parts {
             offset: self.base_offset + offset_delta,
             timestamp: self.append_time.unwrap_or(self.base_timestamp.wrapping_add(timestamp_delta)),
-            key: key.map(|(from, to)| self.data.slice(from..to)),
-            value: value.map(|(from, to)| self.data.slice(from..to)),
-            headers,
+            key,
+            value,
+            headers: (end - rest.len(), end),
         };
         self.at = end;
-        Ok(record)
+        Ok(parts)
+    }
+
+    fn headers(&self, (from, to): (usize, usize)) -> Parsed<Headers> {
+        let mut rest = &self.data[from..to];
+        let count = varint(&mut rest)?;
+        if count == 0 && rest.is_empty() {
+            return Ok(Headers::new());
+        }
+        let raw = self.data.slice(to - rest.len()..to);
+        let count = u32::try_from(count).map_err(|_| format!("a record has {count} headers"))?;
+        Headers::from_wire(count, raw).ok_or(Cow::Borrowed("the headers of a record are malformed"))
     }
 }
 

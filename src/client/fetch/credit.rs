@@ -53,6 +53,13 @@ pub(crate) struct Credit {
 }
 
 impl Credit {
+    /// The credit of a partition, for a delivery that no fetcher has made.
+    #[cfg(test)]
+    pub(crate) fn of(bytes: usize, partition: &Arc<AtomicUsize>) -> Self {
+        partition.fetch_add(bytes, Ordering::AcqRel);
+        Self { bytes, partition: Arc::clone(partition), frame: None }
+    }
+
     /// How many bytes.
     pub(crate) fn bytes(&self) -> usize {
         self.bytes

@@ -9,6 +9,7 @@
 //! partition before giving anything back would wait for ever otherwise.
 
 mod credit;
+mod opened;
 mod partition;
 mod task;
 #[cfg(test)]
@@ -22,6 +23,7 @@ use tokio::sync::mpsc;
 use tokio::task::AbortHandle;
 
 pub(crate) use credit::Credit;
+pub(crate) use opened::{Opened, OpenedBatch};
 
 use super::{Cluster, ConnectionClass, Isolation};
 use crate::{Error, TopicPartition};
@@ -138,6 +140,16 @@ pub(crate) enum FetchEvent {
         /// The offsets `(log start, end)` that there are, when the offset is out of range.
         range: Option<(i64, i64)>,
     },
+}
+
+impl FetchEvent {
+    /// The token of the assignment that it belongs to.
+    pub(crate) fn token(&self) -> u64 {
+        match self {
+            Self::Data(fetched) => fetched.token,
+            Self::Progress { token, .. } | Self::Error { token, .. } => *token,
+        }
+    }
 }
 
 /// What is told to the task.

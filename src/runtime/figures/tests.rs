@@ -86,6 +86,19 @@ fn a_figure_goes_with_its_scope() {
     assert_eq!(registry.snapshot(), [], "a handle that is left over does not bring it back");
 }
 
+#[test]
+fn state_that_is_given_up_is_counted_by_its_reason() {
+    let registry = registry("INFO");
+    let figures = ClientFigures::new(&registry);
+    for reason in ["past_log_end", "topic_recreated", "past_log_end"] {
+        figures.state_wiped(reason);
+    }
+    let wiped = registry.snapshot().into_iter().filter(|m| m.name == "mainstem_state_wiped_total");
+    let wiped: Vec<_> = wiped.map(|m| (m.label("reason").unwrap().to_owned(), m.value)).collect();
+    let counted = |reason: &str, count| (reason.to_owned(), MetricValue::Counter(count));
+    assert_eq!(wiped, [counted("past_log_end", 2), counted("topic_recreated", 1)]);
+}
+
 /// A worker that is left behind ends after another has its place.
 #[test]
 fn who_comes_later_keeps_the_figures() {

@@ -28,6 +28,9 @@ use crate::task_id::TaskId;
 /// How long the last commit waits for a generation that it can be made in.
 const LAST_COMMIT: Duration = Duration::from_secs(5);
 
+/// Partitions, each with the epoch of its leader.
+type Epochs = Vec<(TopicPartition, i32)>;
+
 /// How a commit ended.
 #[derive(Debug, PartialEq, Eq)]
 enum Committed {
@@ -194,7 +197,7 @@ impl Worker {
         let mut failed = Vec::new();
         let any =
             self.owned.iter().any(|o| o.running && (o.task.commit_needed() || o.task.commit_requested()));
-        if !any && self.offsets().is_empty() {
+        if !any && self.offsets().is_empty() && self.closing.is_empty() {
             return Ok(Committed::Yes);
         }
         let span = tracing::info_span!("commit", worker = self.index, offsets = tracing::field::Empty);
@@ -237,10 +240,11 @@ impl Worker {
         span.record("offsets", offsets.len());
         // ORDER: whoever sees an offset committed sees the drops before it counted.
         self.report_drops();
-        let outcome = self.commit_offsets(generation, &offsets)?;
+        let (outcome, epochs) = self.commit_offsets(generation, &offsets)?;
         if outcome == Committed::Yes {
             self.observe_commit();
             self.published(&offsets)?;
+            self.hand_stores_over(&epochs)?;
             self.figures.committed(clock::monotonic().saturating_duration_since(began));
         }
         Ok(outcome)
@@ -271,14 +275,15 @@ impl Worker {
         offsets
     }
 
-    /// Commits until there is an answer that says yes or no.
+    /// Commits until there is an answer that says yes or no; and the leader epochs of changelogs that are handed over next.
     fn commit_offsets(
         &mut self,
         generation: i32,
         offsets: &[(TopicPartition, CommittedOffset)],
-    ) -> Result<Committed> {
-        if offsets.is_empty() {
-            return Ok(Committed::Yes);
+    ) -> Result<(Committed, Epochs)> {
+        let changelogs = self.handed_over_next();
+        if offsets.is_empty() && changelogs.is_empty() {
+            return Ok((Committed::Yes, Epochs::new()));
         }
         let losses = self.losses;
         let config = self.config.clone();
@@ -294,6 +299,7 @@ impl Worker {
                 commit,
                 generation,
                 offsets: offsets.to_vec(),
+                changelogs: changelogs.clone(),
             });
             let answer = loop {
                 if let Some((_, answer @ Some(_))) = &mut self.awaited {
@@ -301,20 +307,20 @@ impl Worker {
                 }
                 if self.gate != Some(generation) || self.losses != losses || self.is_fenced() {
                     self.awaited = None;
-                    return Ok(Committed::Later);
+                    return Ok((Committed::Later, Epochs::new()));
                 }
                 self.pump();
             };
             self.awaited = None;
             match answer {
-                Some(Ok(())) => return Ok(Committed::Yes),
+                Some(Ok(epochs)) => return Ok((Committed::Yes, epochs)),
                 Some(Err(error)) if error.class() == ErrorClass::FencedLease => {
                     tracing::info!(
                         ?error,
                         "the generation has gone on: the commit follows with the next lease"
                     );
                     self.tell(ToCoordinator::CommitRefused { generation });
-                    return Ok(Committed::Later);
+                    return Ok((Committed::Later, Epochs::new()));
                 }
                 Some(Err(error)) if error.is_retriable() => {
                     if trouble.failed(clock::monotonic()) {
@@ -331,7 +337,7 @@ impl Worker {
                     pause = (pause * 2).min(connection.retry_backoff_max());
                 }
                 Some(Err(error)) => return Err(error),
-                None => return Ok(Committed::Later),
+                None => return Ok((Committed::Later, Epochs::new())),
             }
         }
     }
@@ -344,7 +350,9 @@ impl Worker {
             }
             let (Owned { task, changelogs, .. }, output) = (owned, self.output.borrow());
             let partition = task.id().partition;
-            task.post_commit(|store| output.producer.end_offset(changelogs.get(store.name())?, partition))?;
+            task.post_commit(|store| {
+                output.producer.end_offset(&changelogs.get(store.name())?.origin.at.topic, partition)
+            })?;
         }
         Ok(())
     }

@@ -2,9 +2,9 @@
 
 use std::time::Instant;
 
-use super::{Owned, Restore, Worker};
+use super::{Owned, Worker};
 use crate::group::Lease;
-use crate::runtime::listener::{News, RestoringStore};
+use crate::runtime::listener::News;
 use crate::runtime::message::ToCoordinator;
 use crate::runtime::metadata::{
     InputMetadata, PICTURE_EVERY, RestoreMetadata, TaskMetadata, WorkerMetadata, WorkerState,
@@ -65,12 +65,6 @@ impl Worker {
             }
         }
         self.tell(ToCoordinator::Revoked(leases));
-    }
-}
-
-impl Restore {
-    pub(super) fn what(&self, task: crate::task_id::TaskId) -> RestoringStore {
-        RestoringStore { task, store: self.store.name().to_string(), changelog: self.at.clone() }
     }
 }
 

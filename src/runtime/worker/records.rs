@@ -1,89 +1,48 @@
-//! What a worker does with records: those that come, those that restore a store, those whose turn it is.
+//! What a worker does with records: those that come, and those whose turn it is.
 
 use std::time::{Duration, Instant};
 
 use super::slice::Slice;
-use super::{Input, Owned, Restore, Worker};
+use super::{Input, Owned, Worker};
 use crate::client::admin::Isolation;
-use crate::client::fetch::{FetchEvent, Fetched, LogState};
+use crate::client::fetch::{FetchEvent, LogState};
 use crate::clock;
-use crate::error::{Error, ErrorClass, ErrorKind, Result};
+use crate::error::{Error, Result};
 use crate::runtime::app::AppShared;
 use crate::runtime::gaps::Gap;
 use crate::runtime::idle::Idle;
 use crate::runtime::input::raw_batch;
-use crate::runtime::listener::News;
-use crate::task::errors::DropReason;
 use crate::task::queue::RawBatch;
 use crate::task_id::TaskId;
 use crate::topology::AutoOffsetReset;
 
 impl Worker {
     pub(super) fn fetched(&mut self, event: FetchEvent) {
-        let token = match &event {
-            FetchEvent::Data(fetched) => fetched.token,
-            FetchEvent::Progress { token, .. } | FetchEvent::Error { token, .. } => *token,
-        };
         // A token that is not known belongs to an assignment that has ended.
-        let Some(&(id, place)) = self.tokens.get(&token) else { return };
+        let Some(&(id, place)) = self.tokens.get(&event.token()) else { return };
         let Some(at) = self.place_of(id) else { return };
         let owned = &mut self.owned[at];
-        let restoring = owned.restores.iter().position(|r| r.token == token);
         let before = owned.inputs.get(place).and_then(|input| input.reach.end);
-        self.picture.stale |= restoring.is_some();
-        let outcome = match (event, restoring) {
-            (FetchEvent::Data(fetched), Some(at)) => {
-                let restored = restore(&mut owned.restores[at], fetched);
-                let (restore, listeners) = (&owned.restores[at], &self.shared.control.listeners);
-                if let (Ok(records @ 1..), true) = (&restored, listeners.hear_restores()) {
-                    let (store, next_offset, records) = (restore.what(id), restore.position, *records);
-                    listeners.tell(News::BatchRestored { store, next_offset, records });
-                }
-                restored.map(drop)
-            }
-            (FetchEvent::Progress { next_offset, .. }, Some(at)) => {
-                owned.restores[at].position = next_offset;
-                owned.restores[at].trouble.progress();
-                Ok(())
-            }
-            (FetchEvent::Data(fetched), None) => {
+        let outcome = match event {
+            FetchEvent::Data(fetched) => {
                 let input = &mut owned.inputs[place];
                 input.reach.fetched_bytes += fetched.records.len() as u64;
                 input.heard(fetched.next_offset, fetched.log, owned.isolation);
                 owned.task.push(place, raw_batch(fetched));
                 Ok(())
             }
-            (FetchEvent::Progress { next_offset, log, .. }, None) => {
+            FetchEvent::Progress { next_offset, log, .. } => {
                 owned.inputs[place].heard(next_offset, log, owned.isolation);
                 Ok(())
             }
-            (FetchEvent::Error { error, .. }, restoring) if error.is_retriable() => {
+            FetchEvent::Error { error, .. } if error.is_retriable() => {
                 tracing::warn!(task = %id, ?error, "cannot fetch yet");
-                let trouble = restoring.map(|at| &mut owned.restores[at].trouble);
-                match trouble.map(|trouble| (trouble.failed(clock::monotonic()), trouble)) {
-                    Some((true, trouble)) => {
-                        Err(trouble.error(format_args!("task {id}"), "its changelog cannot be read", error))
-                    }
-                    _ => Ok(()),
-                }
+                Ok(())
             }
-            (FetchEvent::Error { error, range, .. }, None) => self.out_of_range(id, place, error, range),
-            (FetchEvent::Error { error, range: Some(range), .. }, Some(at)) => {
-                let Restore { at, position: wanted, .. } = &owned.restores[at];
-                Err(Gap { task: id, at, wanted: *wanted, range, cause: error }.in_changelog())
-            }
-            (FetchEvent::Error { error, .. }, Some(_)) => {
-                Err(Error::new(ErrorKind::Store, "a changelog cannot be read: the state cannot be restored")
-                    .with_class(ErrorClass::CorruptTask)
-                    .because(error))
-            }
+            FetchEvent::Error { error, range, .. } => self.out_of_range(id, place, error, range),
         };
         let end = self.owned.get(at).and_then(|o| o.inputs.get(place)).and_then(|input| input.reach.end);
         self.picture.stale |= end != before;
-        let outcome = match restoring {
-            Some(_) => outcome.and_then(|()| self.restored(id)),
-            None => outcome,
-        };
         if let Err(error) = outcome {
             self.fail(Some(id), error);
         }
@@ -100,30 +59,6 @@ impl Worker {
         let at = self.owned.iter().position(|owned| is_it(&owned))?;
         self.places.insert(id, at);
         Some(at)
-    }
-
-    /// Ends the restores of a task that are complete.
-    pub(super) fn restored(&mut self, id: TaskId) -> Result<()> {
-        let Some(owned) = self.owned.iter_mut().find(|o| o.lease.task == id) else { return Ok(()) };
-        if owned.running {
-            return Ok(());
-        }
-        let (done, open): (Vec<_>, Vec<_>) = owned.restores.drain(..).partition(|r| r.position >= r.to);
-        owned.restores = open;
-        for restore in done {
-            if restore.keyless > 0 {
-                tracing::warn!(changelog = %restore.at, count = restore.keyless, "records without a key are no rows: passed over");
-                self.shared.dropped(&restore.at.topic, DropReason::NullKey, restore.keyless);
-            }
-            restore.progress.done(restore.position);
-            self.tokens.remove(&restore.token);
-            self.restoring(|| News::RestoreEnd {
-                store: restore.what(id),
-                records: restore.progress.records,
-            });
-            self.bulk.revoke(restore.at, restore.token);
-        }
-        self.begin_if_restored(id)
     }
 
     /// The broker does not have the offset: only a source topic may start elsewhere, and only as its policy says.
@@ -307,23 +242,4 @@ impl Owned {
         });
         Ok(ready.collect())
     }
-}
-
-/// Returns how many records were restored.
-fn restore(restore: &mut Restore, fetched: Fetched) -> Result<u64> {
-    let (next, mut records) = (fetched.next_offset, 0);
-    for record in raw_batch(fetched).records {
-        let record = record?;
-        // Kafka compacts by key; a record without one cannot be a row.
-        if let Some(key) = record.key {
-            restore.store.restore(key, record.value, record.timestamp)?;
-            records += 1;
-        } else {
-            restore.keyless += 1;
-        }
-    }
-    restore.progress.records += records;
-    restore.position = next;
-    restore.trouble.progress();
-    Ok(records)
 }

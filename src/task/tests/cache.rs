@@ -193,10 +193,11 @@ fn what_is_withheld_when_a_task_is_given_up_goes_nowhere() {
     assert_eq!(out.0.borrow().sent, [], "neither the changelog nor the output knows of it");
 
     let mut next = counting(BIG);
-    for sent in committed.iter().filter(|sent| sent.topic == "app-c-changelog") {
+    let log = committed.iter().filter(|sent| sent.topic == "app-c-changelog").map(|sent| {
         let key = Bytes::from(sent.key.clone().unwrap());
-        next.task.stores()[0].restore(key, sent.value.clone(), sent.timestamp.unwrap()).unwrap();
-    }
+        (key, sent.value.clone(), sent.timestamp.unwrap())
+    });
+    next.task.stores()[0].restore(log);
     next.task.start_at(0, 3);
     next.push("in", 2, &second, 6);
     next.process().unwrap();

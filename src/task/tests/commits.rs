@@ -91,9 +91,9 @@ fn a_store_goes_on_from_what_was_restored() {
     let mut rig = Rig::new(&builder, Options::default());
     let store = rig.task.stores()[0].clone();
     let long = |n: i64| Some(Bytes::copy_from_slice(&n.to_be_bytes()));
-    for (key, value, at) in [("a", long(41), 90), ("b", long(7), 5), ("b", None, 6), ("c", long(1), 7)] {
-        store.restore(Bytes::copy_from_slice(key.as_bytes()), value, at).unwrap();
-    }
+    let key = |key: &str| Bytes::copy_from_slice(key.as_bytes());
+    let log = [("a", long(41), 90), ("b", long(7), 5), ("b", None, 6), ("c", long(1), 7)];
+    store.restore(log.map(|(k, value, at)| (key(k), value, at)));
     rig.run(&[(Some("a"), Some("x"), 10), (Some("b"), Some("x"), 11)]).unwrap();
     assert_eq!(
         rig.counts(),
@@ -103,8 +103,8 @@ fn a_store_goes_on_from_what_was_restored() {
     let rows: Vec<_> = rows.iter().map(|r| (r.key[0] as char, r.value[7], r.timestamp)).collect();
     assert_eq!(rows, [('a', 42, Some(90)), ('b', 1, Some(11)), ('c', 1, Some(7))]);
     rig.commit().unwrap();
-    // A record of the changelog that arrives later (a standby that takes over) is not hidden by a row read before.
-    store.restore(Bytes::from_static(b"a"), long(50), 91).unwrap();
+    // An engine that is attached later (a standby that takes over) is not hidden by a row read before.
+    store.restore([(key("a"), long(50), 91)]);
     rig.push("in", 2, &[(2, Some("a"), Some("x"), 1)], 3);
     rig.process().unwrap();
     assert_eq!(rig.counts()[1], "out: a=51@91");

@@ -1,0 +1,133 @@
+//! One restore: from deliveries to runs, and from these into the store's engine.
+
+use std::ops::Bound;
+
+use super::window::Window;
+use crate::client::fetch::OpenedBatch;
+use crate::error::Result;
+use crate::record::TopicPartition;
+use crate::store::RowFormat;
+use crate::store::engine::{Engine, KeyRange};
+
+/// The mark for an engine that holds the changelog up to an offset, given the leader epoch of the last batch before it (-1
+/// if none was seen); `None` where none is kept.
+pub(crate) type MarkAt = Box<dyn Fn(i64, i32) -> Option<bytes::Bytes> + Send>;
+
+/// What a store is restored from, and into what.
+pub(crate) struct RestoreJob {
+    /// Names the restore, and the fetches for it: no other of the application has or had it.
+    pub(crate) token: u64,
+    /// The epoch of the lease.
+    pub(crate) epoch: u64,
+    /// The changelog.
+    pub(crate) at: TopicPartition,
+    /// The first offset that the engine does not hold.
+    pub(crate) from: i64,
+    /// Restoring ends when the position is there. It is more than `from`.
+    pub(crate) to: i64,
+    /// What the store's rows are like.
+    pub(crate) format: RowFormat,
+    /// The pool's alone until the job is done.
+    pub(crate) engine: Box<dyn Engine>,
+    /// Makes the mark of every run that is applied, so that a restore that is cut off goes on behind it.
+    pub(crate) mark: MarkAt,
+}
+
+/// A job and how far it is.
+pub(super) struct Running {
+    pub(super) at: TopicPartition,
+    pub(super) to: i64,
+    pub(super) engine: Box<dyn Engine>,
+    /// Everything before it has been gathered.
+    pub(super) position: i64,
+    format: RowFormat,
+    mark: MarkAt,
+    window: Window,
+    /// The leader epoch of the last batch that was gathered.
+    pub(super) leader_epoch: i32,
+    /// Whether the engine had no rows when the job began, and no run was applied since.
+    untouched: bool,
+    /// Where the engine's mark says it is.
+    marked: i64,
+}
+
+/// What a batch had.
+#[derive(Debug, Default, Clone, Copy)]
+pub(super) struct Gathered {
+    pub(super) records: u64,
+    /// Records without a key: no rows.
+    pub(super) keyless: u64,
+}
+
+impl Running {
+    pub(super) fn new(job: RestoreJob) -> Result<Self> {
+        let RestoreJob { at, from, to, format, engine, mark, .. } = job;
+        let everything = KeyRange { from: Bound::Unbounded, to: Bound::Unbounded, reverse: false };
+        let untouched = engine.range(&everything).next().transpose()?.is_none();
+        let window = Window::default();
+        Ok(Self {
+            at,
+            to,
+            engine,
+            position: from,
+            format,
+            mark,
+            window,
+            leader_epoch: -1,
+            untouched,
+            marked: from,
+        })
+    }
+
+    /// The memory that waits to be applied.
+    pub(super) fn bytes(&self) -> usize {
+        self.window.bytes()
+    }
+
+    /// Takes the rows of a batch from an offset on.
+    pub(super) fn gather(&mut self, mut batch: OpenedBatch, from: i64) -> Result<Gathered> {
+        let mut gathered = Gathered::default();
+        while let Some(row) = batch.records.next_row() {
+            let row = row?;
+            if row.offset < from {
+                continue;
+            }
+            // Kafka compacts by key; a record without one cannot be a row.
+            let Some(key) = row.key else {
+                gathered.keyless += 1;
+                continue;
+            };
+            let timestamp = match self.format {
+                RowFormat::Timestamped => Some(row.timestamp),
+                RowFormat::Plain => None,
+            };
+            self.window.put(key, timestamp, row.value);
+            gathered.records += 1;
+        }
+        self.leader_epoch = self.leader_epoch.max(batch.leader_epoch);
+        self.position = self.position.max(batch.next_offset);
+        Ok(gathered)
+    }
+
+    /// Hands what was gathered to the engine.
+    pub(super) fn apply(&mut self) -> Result<()> {
+        if self.position == self.marked && self.window.is_empty() {
+            return Ok(());
+        }
+        // A deletion must reach what an earlier window, or an earlier life, has written; there is nothing of either yet in
+        // an engine that is empty.
+        let run = self.window.take_run(!self.untouched);
+        let mark = (self.mark)(self.position, self.leader_epoch);
+        let located = |error: crate::error::Error| {
+            error.at_topic(&*self.at.topic).at_partition(self.at.partition).at_offset(self.position)
+        };
+        self.untouched &= run.is_empty();
+        self.engine.apply(&run, mark.as_deref()).map_err(located)?;
+        self.marked = self.position;
+        Ok(())
+    }
+
+    pub(super) fn is_complete(&self) -> bool {
+        self.position >= self.to
+    }
+}

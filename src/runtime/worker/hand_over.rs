@@ -1,0 +1,79 @@
+//! What is committed goes into the engines of stores: when enough has gathered, and when a task is closed.
+
+use std::collections::{HashMap, HashSet};
+
+use super::{Owned, Worker};
+use crate::changelog::checkpoint::{Checkpoint, Origin};
+use crate::error::Result;
+use crate::record::{Timestamp, TopicPartition};
+use crate::task_id::TaskId;
+
+/// The changelog of a store, as its next checkpoint names it.
+pub(in crate::runtime) struct Changelog {
+    pub(super) origin: Origin,
+    /// No record in it is of a later leader epoch, as far as is known.
+    pub(super) leader_epoch: i32,
+}
+
+impl Worker {
+    /// The changelogs of stores that will be handed over after the commit under way: their leaders are asked for their
+    /// epochs once everything is written.
+    pub(super) fn handed_over_next(&self) -> Vec<TopicPartition> {
+        let tasks = self.owned.iter().filter(|o| o.running);
+        let due = tasks.flat_map(|o| o.due(self.is_closing(o.lease.task)));
+        due.filter_map(|(_, changelog)| changelog).map(|changelog| changelog.origin.at.clone()).collect()
+    }
+
+    /// Begins to hand over what has just been committed, where it is time. `epochs` are of leaders that have acknowledged all
+    /// of it.
+    pub(super) fn hand_stores_over(&mut self, epochs: &[(TopicPartition, i32)]) -> Result<()> {
+        let epochs: HashMap<&TopicPartition, i32> = epochs.iter().map(|(at, epoch)| (at, *epoch)).collect();
+        let wall_ms = self.clock.wall_ms();
+        let closing: HashSet<TaskId> =
+            self.owned.iter().map(|o| o.lease.task).filter(|task| self.is_closing(*task)).collect();
+        for owned in self.owned.iter_mut().filter(|o| o.running) {
+            for changelog in owned.changelogs.values_mut() {
+                if let Some(epoch) = epochs.get(&changelog.origin.at) {
+                    changelog.leader_epoch = changelog.leader_epoch.max(*epoch);
+                }
+            }
+            let position = owned.inputs.iter().filter_map(|i| Some((i.at.clone(), i.committed?))).collect();
+            for (store, changelog) in owned.due(closing.contains(&owned.lease.task)) {
+                match changelog {
+                    // Nothing that cannot be checked: it is due again at the next commit.
+                    Some(changelog) if changelog.leader_epoch < 0 => {}
+                    Some(changelog) => {
+                        store.hand_over(Some(&|next| changelog.mark(next, wall_ms, &position)))?;
+                    }
+                    None => store.hand_over(None)?,
+                }
+            }
+        }
+        Ok(())
+    }
+
+    fn is_closing(&self, task: TaskId) -> bool {
+        self.closing.contains(&task) || self.moving.iter().any(|lease| lease.task == task)
+    }
+}
+
+impl Changelog {
+    fn mark(
+        &self,
+        next_offset: i64,
+        wall_ms: Timestamp,
+        position: &Vec<(TopicPartition, i64)>,
+    ) -> bytes::Bytes {
+        let Self { origin, leader_epoch } = self;
+        let (origin, leader_epoch, position) = (origin.clone(), *leader_epoch, position.clone());
+        Checkpoint { origin, next_offset, leader_epoch, wall_ms, position }.encode()
+    }
+}
+
+impl Owned {
+    /// The stores whose engines are to get what is committed, each with its changelog if it has one.
+    fn due(&self, closing: bool) -> impl Iterator<Item = (&dyn crate::store::AnyStore, Option<&Changelog>)> {
+        let stores = self.task.stores().iter().filter(move |store| store.is_hand_over_due(closing));
+        stores.map(|store| (&**store, self.changelogs.get(store.name())))
+    }
+}
