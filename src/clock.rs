@@ -65,6 +65,7 @@ pub(crate) fn monotonic() -> Instant {
 }
 
 /// Waits on a thread that has nothing else to do.
+#[cfg(any(feature = "fjall", feature = "sled"))]
 pub(crate) fn block(duration: Duration) {
     std::thread::sleep(duration);
 }

@@ -52,6 +52,7 @@
 //! | Feature | Default | What it adds |
 //! |---|---|---|
 //! | `gzip`, `snappy`, `lz4`, `zstd` | yes | reading and writing batches compressed so; a reader cannot choose what it meets |
+//! | `fjall`, `sled` | yes | engines that keep state on disk |
 //! | `testing` | no | `testing::TopologyTestDriver` |
 //! | `embedded` | no | `embedded::EmbeddedKafka` |
 //! | `cli` | no | the `mainstem` command |

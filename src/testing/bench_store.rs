@@ -92,23 +92,23 @@ impl BenchStore {
 
     /// Counts a key.
     pub fn count(&mut self, key: &[u8], timestamp: i64) -> Result<i64> {
-        if let Some((row, open)) = self.recent.get_mut(key) {
-            let count = counted(row, timestamp);
-            if !std::mem::replace(open, true) {
-                self.open.push(Bytes::copy_from_slice(key));
+        let count = match self.recent.get_mut(key) {
+            Some((row, open)) => {
+                if !std::mem::replace(open, true) {
+                    self.open.push(Bytes::copy_from_slice(key));
+                }
+                counted(row, timestamp)
             }
-            return Ok(count);
-        }
-        let mut row = [0; 16];
-        if let Some(found) = self.below(key)?
-            && let Ok(found) = found[..].try_into()
-        {
-            row = found;
-        }
-        let count = counted(&mut row, timestamp);
-        let key = Bytes::copy_from_slice(key);
-        self.open.push(key.clone());
-        self.recent.insert(key, (row, true));
+            None => {
+                let found = self.below(key)?;
+                let mut row = found.and_then(|row| row[..].try_into().ok()).unwrap_or([0; 16]);
+                let count = counted(&mut row, timestamp);
+                let key = Bytes::copy_from_slice(key);
+                self.open.push(key.clone());
+                self.recent.insert(key, (row, true));
+                count
+            }
+        };
         if self.open.len() >= self.run_rows {
             self.hand_over()?;
         } else if self.recent.len() > self.open.len() + self.recent_rows {

@@ -7,6 +7,7 @@ use crate::error::{BoxError, Error, ErrorClass, ErrorKind};
 
 /// Why a database could not do what was asked of it.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[cfg_attr(not(feature = "fjall"), allow(dead_code, reason = "not every engine says all of them"))]
 pub(in crate::store) enum Fault {
     Full,
     ReadOnly,
