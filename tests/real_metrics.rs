@@ -526,6 +526,8 @@ async fn spans_say_where_and_summaries_say_how_much() {
     eventually("the end of a commit", async || find("closed", &["commit worker=0 offsets="])).await;
     first.stop().await;
 
+    // On another disk: there is something to restore.
+    std::fs::remove_dir_all(rig.state_dir.path().join(&rig.app_id)).unwrap();
     app().running().await.stop().await;
     let changelog = TopicPartition::new(format!("{}-counts-changelog", rig.app_id), 0);
     let restore = format!("restore task=1_0 store=\"counts\" changelog={changelog} from=0 to=3");

@@ -276,7 +276,13 @@ async fn listeners_and_metadata_tell_what_goes_on() {
     assert_eq!(states.all(), first);
     assert_eq!(restores.all(), ["start 0_0 counts 0..0", "end counts 0"]);
 
-    // Again: now there is something to restore.
+    // Again: the state is there, as it was committed.
+    let (app, _, restores) = make();
+    app.running().await.stop().await;
+    assert_eq!(restores.all(), ["start 0_0 counts 5..5", "end counts 0"]);
+
+    // Without it there is something to restore.
+    std::fs::remove_dir_all(rig.state_dir.path().join(&rig.app_id)).unwrap();
     let (app, _, restores) = make();
     app.running().await.stop().await;
     let heard = restores.all();
