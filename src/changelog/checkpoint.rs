@@ -217,6 +217,9 @@ mod tests {
         assert_eq!(Checkpoint::decode(&sealed(&later)), Err(Reason::NewerFormat { version: 2 }));
         later.extend([7; 100]);
         assert_eq!(Checkpoint::decode(&sealed(&later)), Err(Reason::NewerFormat { version: 2 }));
+        later[0] = 1;
+        let longer = Checkpoint::decode(&sealed(&later)).unwrap_err();
+        assert!(longer.to_string().contains("100 bytes follow its end"), "{longer}");
         later[0] = 0;
         for broken in [sealed(&later), later, Vec::new(), vec![1], sealed(&[])] {
             let read = Checkpoint::decode(&broken);

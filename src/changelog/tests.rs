@@ -15,8 +15,8 @@ use super::verdict::{CleanupPolicy, LogFacts, Start, Verdict};
 use crate::client::batch::{BatchBuilder, ProducerStamp};
 use crate::client::compression::Compression;
 use crate::client::{
-    Admin, AlterConfig, ClientConfig, Cluster, ConfigResource, ConnectionClass, Isolation, NewTopic,
-    Producer, ProducerOptions, ReadFrom, ReadOptions, Reader,
+    Admin, AlterConfig, ClientConfig, Cluster, ConfigResource, ConnectionClass, CoordinatorType, Isolation,
+    NewTopic, Producer, ProducerOptions, ReadFrom, ReadOptions, Reader,
 };
 use crate::clock::{self, ManualClock};
 use crate::embedded::{Api, EmbeddedKafka, Fault};
@@ -145,10 +145,10 @@ impl Rig {
         assert_eq!(answer.responses[0].partition_responses[0].error_code, 0);
     }
 
-    /// One record in a transaction that is committed.
-    async fn transaction(&self, at: &TopicPartition) {
+    /// One record in a transaction. What comes back commits it.
+    async fn transaction(&self, at: &TopicPartition) -> impl AsyncFnOnce() {
         let id = || m::TransactionalId(StrBytes::from_static_str("id"));
-        let node = self.cluster.coordinator(crate::client::CoordinatorType::Transaction, "id").await.unwrap();
+        let node = self.cluster.coordinator(CoordinatorType::Transaction, "id").await.unwrap();
         let init = m::InitProducerIdRequest::default()
             .with_transactional_id(Some(id()))
             .with_transaction_timeout_ms(60_000);
@@ -176,8 +176,11 @@ impl Rig {
             .with_producer_id(by.producer_id)
             .with_producer_epoch(by.producer_epoch)
             .with_committed(true);
-        let ended = self.cluster.request(node, ConnectionClass::Normal, &end).await.unwrap();
-        assert_eq!(ended.error_code, 0);
+        let cluster = self.cluster.clone();
+        async move || {
+            let ended = cluster.request(node, ConnectionClass::Normal, &end).await.unwrap();
+            assert_eq!(ended.error_code, 0);
+        }
     }
 }
 
@@ -213,8 +216,15 @@ async fn a_topic_made_again_with_more_records_is_another_one() {
     rig.changelog(&at.topic, 1).await;
     rig.write(&at, 10).await;
     let mark = rig.mark(&at).await;
-    rig.admin().delete_topics(&[&at.topic]).await.unwrap().remove(0).unwrap();
-    rig.changelog(&at.topic, 1).await;
+    let leader = rig.kafka.leader(&at.topic, 0);
+    // Somebody else does it: what this client knows of the topic is old.
+    let other = Cluster::connect(ClientConfig::new(rig.kafka.bootstrap())).await.unwrap();
+    Admin::new(&other).delete_topics(&[&at.topic]).await.unwrap().remove(0).unwrap();
+    let (between, again) = (NewTopic::new("between", 1), NewTopic::new(&*at.topic, 1).replication(2));
+    for topic in [between, again] {
+        Admin::new(&other).create_topic(topic).await.unwrap();
+    }
+    assert_eq!(rig.kafka.leader(&at.topic, 0), leader, "the leader does not tell them apart");
     rig.write(&at, 25).await;
     assert_eq!(rig.reason(&at, &mark).await, Some("topic_recreated"));
     let anew = rig.mark(&at).await;
@@ -333,7 +343,9 @@ async fn a_commit_marker_at_the_end_is_reached() {
     let at = at("app-marker-changelog");
     rig.changelog(&at.topic, 1).await;
     rig.write(&at, 3).await;
-    rig.transaction(&at).await;
+    let commit = rig.transaction(&at).await;
+    assert_eq!(rig.judge(&at, None).await.facts.end, 4, "what may be committed any moment is waited for");
+    commit().await;
     // The marker comes after the answer.
     let mut end = 0;
     for _ in 0..10_000 {

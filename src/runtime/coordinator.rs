@@ -16,7 +16,7 @@ use super::app::{AppShared, AppState};
 use super::close::CloseOptions;
 use super::housekeeping::Housekeeping;
 use super::local_state::LocalState;
-use super::message::{TaskStart, ToCoordinator, ToWorker};
+use super::message::{Epochs, TaskStart, ToCoordinator, ToWorker};
 use super::prepare::Preparer;
 use super::settings;
 use super::state_dir::Identity;
@@ -247,8 +247,8 @@ impl Coordinator {
     /// Closes the stores on disk. What workers have given up to the last moment is put into them first.
     async fn close_state(mut self) -> Option<Error> {
         self.preparing.shutdown().await;
-        let Self { preparer, mut keeper, failure, _identity: identity, .. } = self;
-        drop(preparer);
+        let Self { preparer, workers, mut keeper, failure, _identity: identity, .. } = self;
+        drop((preparer, workers));
         if !keeper.wait(LAST_HAND_OVER) {
             tracing::warn!(
                 "not all of the local state could be closed: the next start reads more of the changelogs"
@@ -876,7 +876,7 @@ async fn ask(
 }
 
 /// The epochs of the leaders of changelogs, as far as they can be had: what is missing is handed over another time.
-async fn leader_epochs(admin: &Admin, changelogs: Vec<TopicPartition>) -> Vec<(TopicPartition, i32)> {
+async fn leader_epochs(admin: &Admin, changelogs: Vec<TopicPartition>) -> Epochs {
     if changelogs.is_empty() {
         return Vec::new();
     }

@@ -22,6 +22,9 @@ use crate::store::engine::Engine;
 use crate::task_id::TaskId;
 use crate::topology::AutoOffsetReset;
 
+/// Partitions, each with the epoch of its leader.
+pub(super) type Epochs = Vec<(TopicPartition, i32)>;
+
 /// To a worker.
 pub(super) enum ToWorker {
     /// Build a task, restore its stores, run it.
@@ -43,7 +46,7 @@ pub(super) enum ToWorker {
     /// News of a restore.
     Restore(RestoreEvent),
     /// The answer to [`ToCoordinator::Commit`], with the epochs of the leaders that it asks for, as far as they could be had.
-    Committed { commit: u64, outcome: Result<Vec<(TopicPartition, i32)>> },
+    Committed { commit: u64, outcome: Result<Epochs> },
     /// Topics have other partition counts than before, by the topics' names in the cluster.
     Counts(HashMap<String, i32>),
     /// Look again: the application is paused no more, or the cache is shared by another number of workers.

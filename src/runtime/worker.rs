@@ -36,7 +36,7 @@ use super::app::AppShared;
 use super::fetches::SharedFetcher;
 use super::figures::{Activity, Reach, TaskFigures, WorkerFigures};
 use super::idle::Idle;
-use super::message::{ChangelogStart, InputStart, TaskStart, ToCoordinator, ToWorker, UnloggedStart};
+use super::message::{ChangelogStart, Epochs, InputStart, TaskStart, ToCoordinator, ToWorker, UnloggedStart};
 use super::metadata::WorkerState;
 use super::output::{Output, TaskOutput};
 use super::pulse::Pulse;
@@ -143,7 +143,7 @@ pub(super) struct Worker {
     gate: Option<i32>,
     control: VecDeque<Control>,
     /// The commit whose answer is awaited.
-    awaited: Option<(u64, Option<Result<Vec<(TopicPartition, i32)>>>)>,
+    awaited: Option<(u64, Option<Result<Epochs>>)>,
     last_commit: u64,
     next_commit: Instant,
     /// A commit was refused, or not possible: it follows as soon as the gate opens.

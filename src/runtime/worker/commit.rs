@@ -17,7 +17,7 @@ use crate::error::{BoxError, Error, ErrorClass, ErrorKind, Result};
 use crate::group::OffsetMetadata;
 use crate::record::TopicPartition;
 use crate::runtime::figures::Activity;
-use crate::runtime::message::ToCoordinator;
+use crate::runtime::message::{Epochs, ToCoordinator};
 use crate::runtime::task_timeout::TaskTimeout;
 use crate::task::Partition;
 use crate::task::errors::{
@@ -27,9 +27,6 @@ use crate::task_id::TaskId;
 
 /// How long the last commit waits for a generation that it can be made in.
 const LAST_COMMIT: Duration = Duration::from_secs(5);
-
-/// Partitions, each with the epoch of its leader.
-type Epochs = Vec<(TopicPartition, i32)>;
 
 /// How a commit ended.
 #[derive(Debug, PartialEq, Eq)]

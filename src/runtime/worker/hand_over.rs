@@ -37,7 +37,8 @@ impl Worker {
                     changelog.leader_epoch = changelog.leader_epoch.max(*epoch);
                 }
             }
-            let position = owned.inputs.iter().filter_map(|i| Some((i.at.clone(), i.committed?))).collect();
+            let position: Vec<_> =
+                owned.inputs.iter().filter_map(|i| Some((i.at.clone(), i.committed?))).collect();
             for (store, changelog) in owned.due(closing.contains(&owned.lease.task)) {
                 match changelog {
                     // Nothing that cannot be checked: it is due again at the next commit.
@@ -58,14 +59,9 @@ impl Worker {
 }
 
 impl Changelog {
-    fn mark(
-        &self,
-        next_offset: i64,
-        wall_ms: Timestamp,
-        position: &Vec<(TopicPartition, i64)>,
-    ) -> bytes::Bytes {
+    fn mark(&self, next_offset: i64, wall_ms: Timestamp, position: &[(TopicPartition, i64)]) -> bytes::Bytes {
         let Self { origin, leader_epoch } = self;
-        let (origin, leader_epoch, position) = (origin.clone(), *leader_epoch, position.clone());
+        let (origin, leader_epoch, position) = (origin.clone(), *leader_epoch, position.to_vec());
         Checkpoint { origin, next_offset, leader_epoch, wall_ms, position }.encode()
     }
 }
