@@ -144,9 +144,15 @@ pub(crate) struct TopicConfig {
     pub(crate) timestamp_after_max: i64,
     /// `segment.bytes`.
     pub(crate) segment_bytes: usize,
+    /// A segment is not larger than that either, so that `retention.bytes` bounds the memory, to its one and a quarter: an
+    /// eighth of it, but not less than the least `segment.bytes`.
+    pub(crate) roll_bytes: usize,
     /// `segment.ms`.
     pub(crate) segment_ms: i64,
 }
+
+/// The least that `segment.bytes` may be, since KIP-1030.
+const LEAST_SEGMENT: usize = 1 << 20;
 
 impl Default for TopicConfig {
     fn default() -> Self {
@@ -159,9 +165,14 @@ impl TopicConfig {
         let get = |name: &str| lookup(&set, name);
         let number = |name: &str| get(name).parse::<i64>().unwrap_or(0);
         let size = |name: &str| usize::try_from(number(name)).unwrap_or(usize::MAX);
+        let deleted = get("cleanup.policy").contains("delete");
         Self {
             compacted: get("cleanup.policy").contains("compact"),
-            deleted: get("cleanup.policy").contains("delete"),
+            deleted,
+            roll_bytes: match deleted {
+                true => (size("retention.bytes") / 8).max(LEAST_SEGMENT),
+                false => usize::MAX,
+            },
             max_message_bytes: size("max.message.bytes"),
             append_time: get("message.timestamp.type") == "LogAppendTime",
             timestamp_before_max: number("message.timestamp.before.max.ms"),

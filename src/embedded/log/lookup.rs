@@ -96,12 +96,17 @@ impl Log {
         }
         self.start = offset;
         let gone = self.position(offset);
-        self.batches.drain(..gone);
+        for batch in self.batches.drain(..gone) {
+            self.size -= batch.bytes.len();
+            while self.segments.get(1).is_some_and(|second| second.base <= batch.base) {
+                self.segments.pop_front();
+            }
+            if let Some(first) = self.segments.front_mut() {
+                first.size -= batch.bytes.len();
+            }
+        }
         while self.segments.get(1).is_some_and(|second| second.base <= offset) {
             self.segments.pop_front();
-        }
-        if gone > 0 {
-            self.recount();
         }
         // The epoch that covers the start begins there (`truncateFromStartAsyncFlush`).
         let covering = self.epochs.partition_point(|(_, from)| *from <= offset);

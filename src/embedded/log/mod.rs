@@ -190,29 +190,36 @@ impl Log {
             return Err(Refused::new(ResponseError::CorruptMessage, "The batch would pass the last offset"));
         };
         self.begin_epoch(leader_epoch);
-        self.roll(&batch, config);
+        let rolled = self.roll(&batch, config);
         self.size += batch.size();
         self.end = batch.next_offset();
         self.producers.written(&batch);
         self.batches.push_back(Stored::of(&batch));
         self.advance();
+        if rolled {
+            // Memory is all that there is: what is too much does not wait for the next check.
+            self.delete_segments(config, None);
+        }
         Ok(())
     }
 
-    /// Begins a segment if the batch does not belong to the active one (`LogSegment.shouldRoll`).
-    fn roll(&mut self, batch: &Batch, config: &TopicConfig) {
+    /// Begins a segment if the batch does not belong to the active one (`LogSegment.shouldRoll`); says whether it did.
+    fn roll(&mut self, batch: &Batch, config: &TopicConfig) -> bool {
         let timestamp = batch.max_timestamp();
         let fits = |active: &Segment| {
-            active.size + batch.size() <= config.segment_bytes
+            active.size + batch.size() <= config.segment_bytes.min(config.roll_bytes)
                 && timestamp.saturating_sub(active.first_timestamp) <= config.segment_ms
         };
         match self.segments.back_mut() {
-            Some(active) if fits(active) => active.size += batch.size(),
-            _ => self.segments.push_back(Segment {
-                base: batch.base_offset(),
-                size: batch.size(),
-                first_timestamp: timestamp,
-            }),
+            Some(active) if fits(active) => {
+                active.size += batch.size();
+                false
+            }
+            _ => {
+                let (base, size) = (batch.base_offset(), batch.size());
+                self.segments.push_back(Segment { base, size, first_timestamp: timestamp });
+                true
+            }
         }
     }
 
