@@ -51,7 +51,12 @@ macro_rules! apis {
                 $(Api::$name => {
                     let request: m::$request = decode::request(stringify!($name), caller.version, body)?;
                     let response: Option<<m::$request as Refuse>::Response> = match refusal {
-                        Some(code) => Some(request.refuse(code)),
+                        Some(code) if request.wants_answer() => Some(request.refuse(code)),
+                        // As in Kafka, the only way to say that something is wrong.
+                        Some(_) => {
+                            caller.session().hang_up = true;
+                            None
+                        }
                         None => $handler(broker, caller, request).await.into(),
                     };
                     response.map(|response| encode(stringify!($name), caller.version, &response)).transpose()
