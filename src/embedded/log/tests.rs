@@ -4,7 +4,7 @@ use bytes::Bytes;
 use kafka_protocol::error::ResponseError as E;
 
 use super::lookup::Spec;
-use super::{Appended, Log, Refused};
+use super::{Appended, Log, Refused, only_batch};
 use crate::Headers;
 use crate::client::batch::{BatchBuilder, Batches, ProducerStamp, patch};
 use crate::client::compression::Compression;
@@ -47,7 +47,7 @@ impl Rig {
     }
 
     fn put(&mut self, batch: Bytes) -> Result<Appended, Refused> {
-        self.log.append(batch, &self.config, 0, NOW)
+        self.log.append(only_batch(batch)?, &self.config, 0, NOW)
     }
 
     /// Appends a batch of a producer and says where, or why not.
