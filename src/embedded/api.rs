@@ -75,7 +75,7 @@ apis! {
     SyncGroup SyncGroupRequest 0..=5 group::sync_group;
     DescribeGroups DescribeGroupsRequest 0..=5 group::describe_groups;
     ListGroups ListGroupsRequest 0..=4 group::list_groups;
-    SaslHandshake SaslHandshakeRequest 0..=1 sasl::sasl_handshake;
+    SaslHandshake SaslHandshakeRequest 1..=1 sasl::sasl_handshake;
     ApiVersions ApiVersionsRequest 0..=4 cluster::api_versions;
     CreateTopics CreateTopicsRequest 2..=7 topics::create_topics;
     DeleteTopics DeleteTopicsRequest 1..=6 topics::delete_topics;
