@@ -83,7 +83,7 @@ const TOPIC: &[(&str, &str, Kind)] = &[
     ("remote.log.copy.disable", "false", Kind::Boolean),
     ("remote.log.delete.on.disable", "false", Kind::Boolean),
     ("remote.storage.enable", "false", Kind::Boolean),
-    ("retention.bytes", "-1", Kind::Long(-2)),
+    ("retention.bytes", "-1", Kind::Long(i64::MIN)),
     ("retention.ms", "604800000", Kind::Long(-1)),
     // At least a mebibyte since KIP-1030.
     ("segment.bytes", "1073741824", Kind::Int(1 << 20)),

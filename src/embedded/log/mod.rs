@@ -114,9 +114,13 @@ impl Log {
 
     /// Readers of committed records get what is below.
     pub(crate) fn last_stable_offset(&self) -> i64 {
-        let unstable = self.producers.first_unstable();
-        // A transaction may have begun before the log does (`UnifiedLog.maybeIncrementFirstUnstableOffset`).
-        unstable.map_or(self.high_watermark, |first| first.max(self.start).min(self.high_watermark))
+        // A transaction may have begun before the log does: then it is the batch that the log begins in
+        // (`UnifiedLog.maybeIncrementFirstUnstableOffset`), which may itself begin before.
+        let unstable = self.producers.first_unstable().map(|first| match first < self.start {
+            true => self.batches.get(self.position(self.start)).map_or(self.end, |batch| batch.base),
+            false => first,
+        });
+        unstable.map_or(self.high_watermark, |first| first.min(self.high_watermark))
     }
 
     fn readable(&self, committed: bool) -> i64 {
