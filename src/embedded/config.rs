@@ -297,3 +297,44 @@ fn fits(kind: Kind, value: &str) -> bool {
         Kind::Double => value.parse::<f64>().is_ok_and(|number| (0.0..=1.0).contains(&number)),
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::{BrokerConfig, TopicConfig};
+
+    #[test]
+    fn what_has_no_effect_or_is_out_of_bounds_is_refused() {
+        let mut config = BrokerConfig::default();
+        for (name, value) in [
+            ("offsets.retention.minutes", "1"),
+            ("offsets.retention.check.interval.ms", "1000"),
+            ("transactional.id.expiration.ms", "1000"),
+            ("transaction.abort.timed.out.transaction.cleanup.interval.ms", "1000"),
+            ("num.partitions", "-3"),
+            ("num.partitions", "0"),
+            ("num.partitions", "many"),
+            ("default.replication.factor", "0"),
+            ("fetch.max.bytes", "5"),
+            ("socket.request.max.bytes", "4294967296"),
+            ("producer.id.expiration.ms", "0"),
+            ("auto.create.topics.enable", "1"),
+        ] {
+            let refused = config.set(name, value).unwrap_err().to_string();
+            assert!(refused.contains(name), "{refused}");
+        }
+        config.set("num.partitions", " 7 ").unwrap();
+        config.set("auto.create.topics.enable", "FALSE").unwrap();
+        assert_eq!(config.number("num.partitions"), 7);
+        assert!(!config.flag("auto.create.topics.enable"));
+    }
+
+    #[test]
+    fn segments_of_a_test_may_be_small() {
+        let with = |name, value: &str| TopicConfig::default().with([(name, Some(value.to_owned()))]);
+        assert!(with("segment.bytes", "1000").is_err());
+        let config = with("internal.segment.bytes", "1000").unwrap();
+        assert_eq!(config.segment_bytes, 1000);
+        assert!(config.all().all(|(name, ..)| name != "internal.segment.bytes"));
+        assert_eq!(TopicConfig::default().segment_bytes, 1 << 30);
+    }
+}

@@ -292,16 +292,17 @@ impl State {
         self.topics.remove(name).is_some()
     }
 
-    /// Adds partitions to a topic until it has `count`; whether there are nodes for `replication` the caller has checked.
+    /// Adds partitions to a topic until it has `count`; whether there are nodes enough the caller has checked.
     pub(crate) fn add_partitions(&mut self, name: &str, count: usize, replication: usize) {
         let alive: Vec<i32> = self.alive().collect();
+        let away: Vec<i32> = self.nodes.keys().copied().filter(|id| !alive.contains(id)).collect();
         let Some(topic) = self.topics.get_mut(name) else { return };
         while topic.partitions.len() < count {
             let first = self.next_leader;
             self.next_leader += 1;
-            // A node is a replica once, however many are asked for.
-            let in_turn = alive.iter().cycle().skip(first % alive.len().max(1));
-            let replicas: Vec<i32> = in_turn.take(replication.min(alive.len())).copied().collect();
+            // Each node once, those that are away last (`StripedReplicaPlacer`).
+            let in_turn = alive.iter().cycle().skip(first % alive.len().max(1)).take(alive.len());
+            let replicas: Vec<i32> = in_turn.chain(&away).take(replication).copied().collect();
             topic.partitions.push(Partition::of(replicas, &alive));
         }
     }

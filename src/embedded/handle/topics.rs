@@ -155,13 +155,13 @@ fn all_assigned(state: &State, topic: &CreatableTopic) -> Result<Vec<Vec<i32>>, 
     }
 }
 
-/// Whether there are nodes for as many replicas (`StripedReplicaPlacer`).
+/// Whether there are nodes for as many replicas; one that is away is there, too (`StripedReplicaPlacer`).
 fn enough_nodes(state: &State, replication: i64) -> Result<usize, Refusal> {
-    let alive = state.alive().count();
-    usize::try_from(replication).ok().filter(|replicas| (1..=alive).contains(replicas)).ok_or_else(|| {
+    let nodes = state.nodes.len();
+    usize::try_from(replication).ok().filter(|replicas| (1..=nodes).contains(replicas)).ok_or_else(|| {
         let why = format!(
             "Unable to replicate the partition {replication} time(s): The target replication factor must be larger than \
-             0, and {alive} broker(s) are registered."
+             0, and {nodes} broker(s) are registered."
         );
         (ResponseError::InvalidReplicationFactor, why)
     })

@@ -3,6 +3,7 @@
 //! Everything that is wanted here a Kafka 4.3.1 has said. The embedded broker is asked always, and a real Kafka as well
 //! where `MAINSTEM_KAFKA` names one.
 
+mod alone;
 mod groups;
 mod logs;
 mod topics;
