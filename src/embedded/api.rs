@@ -2,7 +2,8 @@
 //!
 //! What is not in it is not announced by ApiVersions, and a connection that says it all the same is closed, as Kafka does
 //! (`RequestHeader.parse`). Versions end where they would begin to name topics by id (Produce 13, Fetch 13,
-//! OffsetCommit and OffsetFetch 10), or to speak of the groups of KIP-848 and KIP-932.
+//! OffsetCommit and OffsetFetch 10), or to speak of the groups of KIP-848 and KIP-932. All that is missing or otherwise
+//! than in Kafka is listed in docs/DESIGN.md, *embedded*.
 
 use bytes::{Bytes, BytesMut};
 use kafka_protocol::messages as m;

@@ -8,7 +8,7 @@ use kafka_protocol::ResponseError as Code;
 use super::{NO_EPOCH, NO_PRODUCER_ID, Participant, Producer};
 
 /// What a transactional id is doing. Kafka's `PrepareEpochFence` and `Dead` have no place here: no transition waits for
-/// a log, and no id expires.
+/// a log, and no id expires (docs/DESIGN.md, "embedded").
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum TransactionState {
     /// A producer has initialised, and nothing has been added since.
