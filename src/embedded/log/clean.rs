@@ -179,6 +179,8 @@ fn clean(
         && let Ok(bytes) = patch::retain(batch, &records)
     {
         stored.bytes = bytes;
+        // Look-ups by time and retention go by what is left.
+        stored.max_timestamp = stored.batch().map_or(stored.max_timestamp, |left| left.max_timestamp());
     }
     true
 }

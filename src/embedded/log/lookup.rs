@@ -75,7 +75,7 @@ impl Log {
 
     /// The largest epoch up to `leader_epoch` and where it ends (`LeaderEpochFileCache.endOffsetFor`); -1 if unknown.
     pub(crate) fn end_of_epoch(&self, leader_epoch: i32) -> (i32, i64) {
-        let Some((latest, _)) = self.epochs.last() else { return (-1, -1) };
+        let Some((latest, _)) = self.epochs.last().filter(|_| leader_epoch != -1) else { return (-1, -1) };
         if leader_epoch == *latest {
             return (leader_epoch, self.end);
         }

@@ -18,7 +18,7 @@ use kafka_protocol::error::ResponseError;
 
 pub(crate) use lookup::Spec;
 pub(crate) use producers::Aborted;
-pub(crate) use validate::Refused;
+pub(crate) use validate::{Refused, only_batch};
 
 use crate::client::batch::{Batch, Batches, patch};
 use crate::embedded::config::TopicConfig;
@@ -83,7 +83,7 @@ pub(crate) struct Appended {
     pub(crate) base_offset: i64,
     /// What follows the log's last record.
     pub(crate) end: i64,
-    /// The broker's time, where the topic goes by it; else -1.
+    /// The broker's time, where the topic goes by it; else -1, but for a duplicate the time of its records.
     pub(crate) append_time: i64,
     /// Whether it was there before.
     pub(crate) duplicate: bool,
@@ -114,7 +114,13 @@ impl Log {
 
     /// Readers of committed records get what is below.
     pub(crate) fn last_stable_offset(&self) -> i64 {
-        self.producers.first_unstable().map_or(self.high_watermark, |first| first.min(self.high_watermark))
+        // A transaction may have begun before the log does: then it is the batch that the log begins in
+        // (`UnifiedLog.maybeIncrementFirstUnstableOffset`), which may itself begin before.
+        let unstable = self.producers.first_unstable().map(|first| match first < self.start {
+            true => self.batches.get(self.position(self.start)).map_or(self.end, |batch| batch.base),
+            false => first,
+        });
+        unstable.map_or(self.high_watermark, |first| first.min(self.high_watermark))
     }
 
     fn readable(&self, committed: bool) -> i64 {
@@ -139,18 +145,18 @@ impl Log {
     /// Takes a client's batch.
     pub(crate) fn append(
         &mut self,
-        records: Bytes,
+        batch: Batch,
         config: &TopicConfig,
         leader_epoch: i32,
         now: i64,
     ) -> Result<Appended, Refused> {
-        let (batch, max_timestamp) = validate::validate(records, config, now)?;
+        let max_timestamp = validate::validate(&batch, config, now)?;
         let append_time = if config.append_time { now } else { -1 };
         if batch.producer_id() >= 0
             && let Some(before) = self.producers.check(&batch)?
         {
-            let append_time = if config.append_time { before.timestamp } else { -1 };
-            let base_offset = before.base_offset;
+            // Set for either kind of timestamp, as in `UnifiedLog.append`.
+            let (append_time, base_offset) = (before.timestamp, before.base_offset);
             return Ok(Appended { base_offset, end: self.end, append_time, duplicate: true });
         }
         // A copy, so that the log does not keep the whole request alive.

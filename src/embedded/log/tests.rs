@@ -4,7 +4,7 @@ use bytes::Bytes;
 use kafka_protocol::error::ResponseError as E;
 
 use super::lookup::Spec;
-use super::{Appended, Log, Refused};
+use super::{Appended, Log, Refused, only_batch};
 use crate::Headers;
 use crate::client::batch::{BatchBuilder, Batches, ProducerStamp, patch};
 use crate::client::compression::Compression;
@@ -47,7 +47,7 @@ impl Rig {
     }
 
     fn put(&mut self, batch: Bytes) -> Result<Appended, Refused> {
-        self.log.append(batch, &self.config, 0, NOW)
+        self.log.append(only_batch(batch)?, &self.config, 0, NOW)
     }
 
     /// Appends a batch of a producer and says where, or why not.
@@ -348,4 +348,26 @@ fn a_log_is_compacted_by_the_clock_once_enough_of_it_is_new() {
     let before = rig.log.size();
     rig.log.compact_if_dirty(&rig.config, NOW);
     assert_eq!(rig.log.size(), before, "nothing is new");
+}
+
+#[test]
+fn what_compaction_left_is_as_young_as_its_records() {
+    let mut rig = Rig::new(&[("cleanup.policy", "compact,delete"), ("retention.ms", "10")]);
+    let of = |records: &[(i64, &str)]| {
+        let records: Vec<_> = records.iter().map(|(time, key)| (*time, Some(*key), Some("v"))).collect();
+        batch(ProducerStamp::NONE, &records)
+    };
+    rig.put(of(&[(100, "a"), (300, "b"), (200, "c")])).unwrap();
+    rig.put(of(&[(50, "b")])).unwrap();
+    let youngest = |log: &Log| {
+        let found = log.find(Spec::MaxTimestamp, false);
+        (found.offset, found.timestamp)
+    };
+    assert_eq!(youngest(&rig.log), (1, 300));
+    rig.log.compact(&rig.config, NOW);
+    assert_eq!(youngest(&rig.log), (2, 200));
+    rig.log.retain(&rig.config, 210);
+    assert_eq!(rig.log.start(), 0);
+    rig.log.retain(&rig.config, 211);
+    assert_eq!(rig.log.start(), 4, "retention goes by what is left, too");
 }
