@@ -7,12 +7,17 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Duration;
 
 use bytes::Bytes;
+use kafka_protocol::messages as m;
+use kafka_protocol::protocol::StrBytes;
 use mainstem::client::{
     Admin, ClientConfig, Cluster, Isolation, LogRecord, NewTopic, OffsetSpec, Producer, ProducerOptions,
     ReadFrom, ReadOptions, Reader,
 };
 use mainstem::embedded::{Api, EmbeddedKafka, Fault};
 use mainstem::{ErrorKind, Record, TopicPartition};
+
+#[path = "embedded_peers/raw.rs"]
+mod raw;
 
 /// What must happen happens within this.
 const PATIENCE: Duration = Duration::from_secs(30);
@@ -291,4 +296,157 @@ fn a_setting_that_is_not_known_is_refused_by_name() {
     assert_eq!(EmbeddedKafka::builder().nodes(0).start().unwrap_err().kind(), ErrorKind::Config);
     let error = EmbeddedKafka::start().unwrap().advance(Duration::from_secs(1)).unwrap_err();
     assert_eq!(error.kind(), ErrorKind::IllegalState);
+    let kafka = EmbeddedKafka::builder().manual_clock().start().unwrap();
+    assert_eq!(kafka.advance(Duration::MAX).unwrap_err().kind(), ErrorKind::Config);
+    kafka.advance(Duration::from_secs(1)).unwrap();
+}
+
+fn named(name: impl Into<String>) -> StrBytes {
+    StrBytes::from_string(name.into())
+}
+
+/// A group of one member: its id and generation.
+fn member(raw: &mut raw::Raw, group: &str) -> (StrBytes, i32) {
+    let join = |member: &StrBytes| {
+        m::JoinGroupRequest::default()
+            .with_group_id(m::GroupId(named(group)))
+            .with_member_id(member.clone())
+            .with_protocol_type(named("test"))
+            .with_session_timeout_ms(10_000)
+            .with_rebalance_timeout_ms(10_000)
+            .with_protocols(vec![
+                m::join_group_request::JoinGroupRequestProtocol::default().with_name(named("range")),
+            ])
+    };
+    let id = raw.ask(5, &join(&StrBytes::default())).member_id;
+    let joined = raw.ask(5, &join(&id));
+    let sync = m::SyncGroupRequest::default()
+        .with_group_id(m::GroupId(named(group)))
+        .with_generation_id(joined.generation_id)
+        .with_member_id(id.clone());
+    assert_eq!((joined.error_code, raw.ask(3, &sync).error_code), (0, 0));
+    (id, joined.generation_id)
+}
+
+#[test]
+fn what_the_moved_clock_makes_due_is_done_at_once() {
+    let kafka = EmbeddedKafka::builder().manual_clock().start().unwrap();
+    let mut raw = raw::Raw::connect(kafka.bootstrap());
+    for at in 0..300 {
+        let group = format!("group-{at}");
+        let (id, generation) = member(&mut raw, &group);
+        let beat = m::HeartbeatRequest::default()
+            .with_group_id(m::GroupId(named(group)))
+            .with_generation_id(generation)
+            .with_member_id(id);
+        kafka.advance(Duration::from_secs(9)).unwrap();
+        let before = raw.ask(3, &beat).error_code;
+        kafka.advance(Duration::from_secs(11)).unwrap();
+        assert_eq!((before, raw.ask(3, &beat).error_code), (0, 25), "UNKNOWN_MEMBER_ID, of group {at}");
+    }
+}
+
+#[test]
+fn a_member_may_want_any_rebalance_timeout() {
+    let kafka = EmbeddedKafka::start().unwrap();
+    let mut raw = raw::Raw::connect(kafka.bootstrap());
+    for timeout in [1_800_000, 86_400_000, i32::MAX] {
+        let join = m::JoinGroupRequest::default()
+            .with_group_id(m::GroupId(named(format!("group-{timeout}"))))
+            .with_protocol_type(named("test"))
+            .with_session_timeout_ms(1_800_000)
+            .with_rebalance_timeout_ms(timeout)
+            .with_protocols(vec![
+                m::join_group_request::JoinGroupRequestProtocol::default().with_name(named("range")),
+            ]);
+        assert_eq!(raw.ask(3, &join).error_code, 0, "{timeout}");
+    }
+}
+
+#[test]
+fn a_produce_that_wants_no_answer_gets_none_from_a_hook_either() {
+    let kafka = EmbeddedKafka::start().unwrap();
+    kafka.on(Api::Produce, |_| Fault::Fail(6));
+    let produce = |acks| {
+        let records = raw::batch((-1, -1), -1, false, "x");
+        let data = m::produce_request::PartitionProduceData::default().with_records(Some(records));
+        let topic = m::produce_request::TopicProduceData::default()
+            .with_name(m::TopicName(named("t")))
+            .with_partition_data(vec![data]);
+        m::ProduceRequest::default().with_acks(acks).with_timeout_ms(1_000).with_topic_data(vec![topic])
+    };
+    let mut raw = raw::Raw::connect(kafka.bootstrap());
+    assert_eq!(raw.ask(9, &produce(1)).responses[0].partition_responses[0].error_code, 6);
+    assert_eq!(raw.try_ask(9, &produce(0)), None, "the connection ends");
+}
+
+#[test]
+fn a_hook_is_removed_alone() {
+    let kafka = EmbeddedKafka::start().unwrap();
+    let counts = [(); 3].map(|()| Arc::new(AtomicUsize::new(0)));
+    let hooks = counts.each_ref().map(|count| {
+        let count = Arc::clone(count);
+        kafka.on(Api::Metadata, move |_| {
+            count.fetch_add(1, Ordering::SeqCst);
+            Fault::Pass
+        })
+    });
+    let mut raw = raw::Raw::connect(kafka.bootstrap());
+    let mut asked = || {
+        raw.ask(9, &m::MetadataRequest::default());
+        counts.each_ref().map(|count| count.load(Ordering::SeqCst))
+    };
+    assert_eq!(asked(), [1, 1, 1]);
+    kafka.remove_hook(hooks[1]);
+    kafka.remove_hook(hooks[1]);
+    assert_eq!(asked(), [2, 1, 2]);
+    kafka.remove_hook(hooks[0]);
+    assert_eq!(asked(), [2, 1, 3]);
+    assert_eq!(Arc::strong_count(&counts[0]), 1, "it is dropped");
+}
+
+#[test]
+fn a_hook_that_panics_fails_the_test() {
+    let panics = |taken: bool| {
+        let kafka = EmbeddedKafka::start().unwrap();
+        kafka.on(Api::Metadata, |call| panic!("nobody asks {:?}", call.api));
+        let mut raw = raw::Raw::connect(kafka.bootstrap());
+        let topic =
+            m::metadata_request::MetadataRequestTopic::default().with_name(Some(m::TopicName(named("t"))));
+        let answer = raw.ask(9, &m::MetadataRequest::default().with_topics(Some(vec![topic])));
+        assert_eq!(answer.topics[0].error_code, -1, "UNKNOWN_SERVER_ERROR");
+        assert_eq!(raw.ask(2, &m::ApiVersionsRequest::default()).error_code, 0, "the rest goes on");
+        if taken {
+            let said = kafka.take_hook_panic().unwrap();
+            assert_eq!(said, "a hook of Metadata panicked: nobody asks Metadata");
+            assert_eq!(kafka.take_hook_panic(), None);
+        }
+    };
+    panics(true);
+    let panic = std::panic::catch_unwind(|| panics(false)).unwrap_err();
+    assert_eq!(panic.downcast_ref::<String>().unwrap(), "a hook of Metadata panicked: nobody asks Metadata");
+}
+
+#[test]
+fn a_hook_may_have_the_last_handle() {
+    let kafka = Arc::new(EmbeddedKafka::start().unwrap());
+    let bootstrap = kafka.bootstrap().to_owned();
+    let (in_hook, of_hook) = std::sync::mpsc::channel();
+    let (go_on, gone_on) = std::sync::mpsc::channel();
+    let (weak, gone_on) = (Arc::downgrade(&kafka), std::sync::Mutex::new(gone_on));
+    kafka.on(Api::Metadata, move |_| {
+        let kafka = weak.upgrade().unwrap();
+        in_hook.send(()).unwrap();
+        gone_on.lock().unwrap().recv_timeout(PATIENCE).unwrap();
+        // A panic in here would be an answer.
+        drop(kafka);
+        Fault::DropBefore
+    });
+    let asking = std::thread::spawn(move || {
+        raw::Raw::connect(&bootstrap).try_ask(9, &m::MetadataRequest::default()).is_some()
+    });
+    of_hook.recv_timeout(PATIENCE).unwrap();
+    drop(kafka);
+    go_on.send(()).unwrap();
+    assert!(!asking.join().unwrap());
 }

@@ -1,5 +1,6 @@
 //! The test kit: typed topics of an embedded Kafka, and what they say when a test is wrong.
 #![allow(clippy::unwrap_used, reason = "that is how a test fails")]
+#![allow(clippy::disallowed_methods, reason = "a test ends by its deadline")]
 
 use std::collections::BTreeMap;
 use std::time::Duration;
@@ -75,4 +76,44 @@ async fn a_test_that_says_something_else_than_the_topic_is_told_so() {
     let numbers = kafka.topic::<String, i64>("t", 2).await.unwrap();
     let error = numbers.read().await.unwrap_err();
     assert_eq!((error.kind(), error.topic(), error.offset()), (ErrorKind::Serde, Some("t"), Some(0)));
+}
+
+#[tokio::test]
+async fn nothing_takes_longer_than_its_deadline_whatever_becomes_of_the_brokers() {
+    let short = Duration::from_millis(300);
+    let kafka = EmbeddedKafka::builder().nodes(2).start().unwrap();
+    let topic = kafka.topic::<String, i64>("t", 1).await.unwrap().patience(LONG);
+    topic.send(pair("a", 1)).await.unwrap();
+    let topic = topic.patience(short);
+    // Without the deadlines these would take a minute each.
+    let all_are_late = async |what: &str| {
+        let (waited, read) = (topic.wait_for(short, |_| false), topic.read());
+        let late = tokio::time::timeout(Duration::from_secs(20), async {
+            [waited.await.unwrap_err(), read.await.unwrap_err(), topic.send(pair("b", 2)).await.unwrap_err()]
+        });
+        for error in late.await.unwrap_or_else(|_| panic!("{what}: it takes too long")) {
+            assert_eq!((error.kind(), error.topic()), (ErrorKind::Timeout, Some("t")), "{what}: {error:?}");
+        }
+    };
+    let leader = kafka.leader("t", 0).unwrap();
+    kafka.stop_node(leader).unwrap();
+    all_are_late("the leader is stopped").await;
+    kafka.start_node(leader).unwrap();
+    kafka.freeze_node(1).unwrap();
+    kafka.freeze_node(2).unwrap();
+    all_are_late("all are frozen").await;
+    kafka.thaw_node(1).unwrap();
+    kafka.thaw_node(2).unwrap();
+    // What was late is written in the end.
+    topic.wait_for(LONG, |records| records.len() == 3).await.unwrap();
+    drop(kafka);
+    all_are_late("all are gone").await;
+}
+
+#[tokio::test]
+async fn a_cluster_with_users_says_why_it_has_no_test_topics() {
+    let kafka = EmbeddedKafka::builder().user("u", "p").start().unwrap();
+    let error = kafka.topic::<String, i64>("t", 1).await.unwrap_err();
+    assert_eq!(error.kind(), ErrorKind::Config);
+    assert!(error.to_string().contains("does not authenticate"), "{error}");
 }

@@ -47,13 +47,12 @@ async fn write(cluster: &Cluster, topic: &str, records: u64) -> Result<()> {
 }
 
 pub(crate) async fn run(options: Options) -> Result<()> {
-    let kafka = EmbeddedKafka::builder().config("log.retention.check.interval.ms", "100").start()?;
+    let kafka = EmbeddedKafka::start()?;
     let cluster = Cluster::connect(ClientConfig::new(kafka.bootstrap())).await?;
     let admin = Admin::new(&cluster);
     let few = NewTopic::new("few", PARTITIONS)
         .config("retention.ms", "-1")
-        .config("retention.bytes", (64 << 20).to_string())
-        .config("segment.bytes", (8 << 20).to_string());
+        .config("retention.bytes", (64 << 20).to_string());
     admin.create_topic(few).await?;
     admin.create_topic(NewTopic::new("all", PARTITIONS).config("retention.ms", "-1")).await?;
 

@@ -102,11 +102,31 @@ async fn settled(instances: &mut [Instance], tasks: i64) -> Result<()> {
     }
 }
 
+/// Words and their counts, the most frequent first.
+fn frequent(counts: &BTreeMap<String, i64>) -> Vec<(&String, &i64)> {
+    let mut words: Vec<(&String, &i64)> = counts.iter().collect();
+    words.sort_by_key(|(word, count)| (std::cmp::Reverse(**count), (*word).clone()));
+    words
+}
+
+/// Asks the instances for the most frequent word while they count: nobody may have more of it than there are.
+async fn query_meanwhile(instances: &mut [Instance], truth: &BTreeMap<String, i64>) -> Result<()> {
+    let Some((word, count)) = frequent(truth).first().copied() else { return Ok(()) };
+    for instance in instances {
+        let said = instance.ask(&format!("get {word}")).await?;
+        // It may be with the other one, or on its way.
+        let Some(found) = said.strip_prefix("count ") else { continue };
+        if found.parse::<i64>().is_ok_and(|found| found > *count) {
+            return Err(failed(format!("instance {} says {word}: {found} of {count}", instance.name)));
+        }
+        println!("  get {word:?}: {found} so far, says instance {}", instance.name);
+    }
+    Ok(())
+}
+
 /// Asks the instances for words until one answers each, and compares with the truth.
 async fn query(instances: &mut [Instance], truth: &BTreeMap<String, i64>) -> Result<()> {
-    let mut words: Vec<(&String, &i64)> = truth.iter().collect();
-    words.sort_by_key(|(word, count)| (std::cmp::Reverse(**count), (*word).clone()));
-    for (word, count) in words.into_iter().take(3) {
+    for (word, count) in frequent(truth).into_iter().take(3) {
         let until = Instant::now() + PATIENCE;
         'asking: loop {
             let mut said = String::new();
@@ -132,8 +152,14 @@ async fn query(instances: &mut [Instance], truth: &BTreeMap<String, i64>) -> Res
     Ok(())
 }
 
-/// Waits until so many tokens are counted.
-async fn counted(cluster: &Cluster, options: &Options, tokens: i64) -> Result<()> {
+/// Waits until everything is counted, and asks the instances meanwhile.
+async fn counted(
+    cluster: &Cluster,
+    options: &Options,
+    instances: &mut [Instance],
+    truth: &BTreeMap<String, i64>,
+) -> Result<()> {
+    let tokens: i64 = truth.values().sum();
     let (mut before, mut until) = (-1, Instant::now() + PATIENCE);
     loop {
         let (table, updates) = table(cluster, options).await?;
@@ -145,6 +171,7 @@ async fn counted(cluster: &Cluster, options: &Options, tokens: i64) -> Result<()
         if counted >= tokens {
             return Ok(());
         }
+        query_meanwhile(instances, truth).await?;
         if Instant::now() > until {
             return Err(failed(format!("the counts have stood still at {counted} for {PATIENCE:?}")));
         }
@@ -191,7 +218,7 @@ pub(crate) async fn demonstrate(mut options: Options) -> Result<()> {
     let all = options.words().lines * options.repeat;
     let half = truth::counts(options.words().iter().take((all / 2) as usize).map(|(_, line)| line));
     println!("{} lines written", generate(&cluster, &options, 0..all / 2).await?);
-    counted(&cluster, &options, half.values().sum()).await?;
+    counted(&cluster, &options, &mut instances, &half).await?;
     query(&mut instances, &half).await?;
 
     // At least once: what a killed instance had done and not committed is done again, and counts twice. So it is killed
@@ -202,8 +229,7 @@ pub(crate) async fn demonstrate(mut options: Options) -> Result<()> {
     println!("instance one is killed (SIGKILL); two takes over when the group misses it, in 6 s");
     println!("{} lines written meanwhile", generate(&cluster, &options, all / 2..all).await?);
     let truth = true_counts(&options);
-    let tokens: i64 = truth.values().sum();
-    counted(&cluster, &options, tokens).await?;
+    counted(&cluster, &options, &mut instances, &truth).await?;
     query(&mut instances, &truth).await?;
     for instance in instances {
         instance.stop().await?;
@@ -213,11 +239,10 @@ pub(crate) async fn demonstrate(mut options: Options) -> Result<()> {
     if let Some(wrong) = compare(&table, &truth, 0) {
         return Err(failed(format!("the counts are wrong: {wrong}")));
     }
-    let mut top: Vec<(&String, &i64)> = table.iter().collect();
-    top.sort_by_key(|(word, count)| (std::cmp::Reverse(**count), (*word).clone()));
-    for (word, count) in top.iter().take(10) {
+    for (word, count) in frequent(&table).into_iter().take(10) {
         println!("{count:>8}  {word}");
     }
+    let tokens: i64 = truth.values().sum();
     println!("the table equals the truth: {} words, {tokens} tokens, {updates} updates", table.len());
     Ok(())
 }

@@ -8,6 +8,10 @@ use std::time::{Duration, Instant};
 use tokio::sync::watch;
 
 use crate::clock::{self, Clock, SystemClock};
+use crate::{Error, ErrorKind, Result};
+
+/// How far a manual clock may be moved in all, a hundred years: every deadline can still be said from there on.
+const FARTHEST: Duration = Duration::from_secs(100 * 365 * 24 * 3600);
 
 /// A source of time for everything that the broker does by deadline or stamps with a time.
 #[derive(Debug)]
@@ -44,15 +48,19 @@ impl BrokerClock {
         }
     }
 
-    /// Moves a manual clock; says whether it is one.
-    pub(crate) fn advance(&self, by: Duration) -> bool {
-        match &self.moved {
-            Some(moved) => {
-                moved.send_modify(|moved| *moved += by);
-                true
-            }
-            None => false,
-        }
+    /// Moves a manual clock.
+    pub(crate) fn advance(&self, by: Duration) -> Result<()> {
+        let Some(moved) = &self.moved else {
+            let what = "the clock of this cluster cannot be moved: build it with manual_clock()";
+            return Err(Error::new(ErrorKind::IllegalState, what));
+        };
+        let until = moved.borrow().checked_add(by).filter(|until| *until <= FARTHEST);
+        let Some(until) = until else {
+            let what = format!("the clock of an embedded Kafka goes no farther than {FARTHEST:?} in all");
+            return Err(Error::new(ErrorKind::Config, what));
+        };
+        moved.send_replace(until);
+        Ok(())
     }
 
     /// Waits until [`now`](Self::now) has reached `deadline`.

@@ -39,9 +39,9 @@ impl Frames {
 
     /// After how many bytes of the frame its connection ends, at most all of them. `frame` is made only if there is a
     /// cut.
-    pub(crate) fn ask(&self, frame: impl FnOnce() -> Option<Frame>) -> Option<usize> {
+    pub(crate) fn ask(&self, frame: impl FnOnce() -> Frame) -> Option<usize> {
         let cut = self.0.lock().unwrap_or_else(PoisonError::into_inner).clone()?;
-        let frame = frame()?;
+        let frame = frame();
         cut(&frame).map(|at| at.min(frame.length))
     }
 }

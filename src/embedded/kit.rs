@@ -19,7 +19,8 @@ use crate::{Error, ErrorKind, Result, clock};
 /// A topic whose keys are `K` and whose values are `V`, for tests.
 ///
 /// Waiting goes by what is in the topic, never by the time that passed: it ends as soon as the condition holds, and the
-/// deadline is there for the day when it never does. Only committed records count.
+/// deadline is there for the day when it never does. Only committed records count. Nothing here takes longer than its
+/// deadline, whatever has become of the brokers: [`patience`](TestTopic::patience) is that of writing and reading.
 ///
 /// ```
 /// use std::time::Duration;
@@ -61,6 +62,21 @@ pub struct TestTopic<K, V> {
     producer: Producer,
     keys: SerdeRef<K>,
     values: SerdeRef<V>,
+    patience: Duration,
+}
+
+/// How long writing and reading may take, unless a test says something else.
+const PATIENCE: Duration = Duration::from_secs(30);
+
+/// What `doing` gives, if that is within the time.
+async fn within<T>(
+    limit: Duration,
+    topic: &str,
+    what: &str,
+    doing: impl Future<Output = Result<T>>,
+) -> Result<T> {
+    let late = || Error::new(ErrorKind::Timeout, format!("not {what} within {limit:?}")).at_topic(topic);
+    clock::timeout(limit, doing).await.unwrap_or_else(|| Err(late()))
 }
 
 impl EmbeddedKafka {
@@ -68,14 +84,15 @@ impl EmbeddedKafka {
     /// there. What is returned lives on the tokio runtime that this is called on.
     ///
     /// # Errors
-    /// [`ErrorKind::Config`] when it is there with another number of partitions; otherwise as
-    /// [`Admin::create_topic`].
+    /// [`ErrorKind::Config`] when it is there with another number of partitions, or when the cluster has
+    /// [users](super::EmbeddedKafkaBuilder::user), because the client of these topics does not authenticate;
+    /// [`ErrorKind::Timeout`] after 30 s; otherwise as [`Admin::create_topic`].
     pub async fn topic<K, V>(&self, name: &str, partitions: i32) -> Result<TestTopic<K, V>>
     where
         K: DefaultSerde + 'static,
         V: DefaultSerde + 'static,
     {
-        self.test_topic(name, partitions, SerdeRef::of(), SerdeRef::of()).await
+        self.test_topic(name, partitions, (SerdeRef::of(), SerdeRef::of())).await
     }
 
     /// The same with these serdes.
@@ -89,16 +106,24 @@ impl EmbeddedKafka {
         keys: impl Serde<K>,
         values: impl Serde<V>,
     ) -> Result<TestTopic<K, V>> {
-        self.test_topic(name, partitions, SerdeRef::new(keys), SerdeRef::new(values)).await
+        self.test_topic(name, partitions, (SerdeRef::new(keys), SerdeRef::new(values))).await
     }
 
     async fn test_topic<K, V>(
         &self,
         name: &str,
         partitions: i32,
-        keys: SerdeRef<K>,
-        values: SerdeRef<V>,
+        (keys, values): (SerdeRef<K>, SerdeRef<V>),
     ) -> Result<TestTopic<K, V>> {
+        if !self.broker.users.is_empty() {
+            let text = "a TestTopic does not authenticate: start the cluster without user() to use one";
+            return Err(Error::new(ErrorKind::Config, text).at_topic(name));
+        }
+        let (cluster, producer) = within(PATIENCE, name, "made", self.connect(name, partitions)).await?;
+        Ok(TestTopic { name: name.to_owned(), cluster, producer, keys, values, patience: PATIENCE })
+    }
+
+    async fn connect(&self, name: &str, partitions: i32) -> Result<(Cluster, Producer)> {
         let cluster = Cluster::connect(ClientConfig::new(self.bootstrap())).await?;
         let topic = NewTopic::new(name, partitions).config("retention.ms", "-1");
         match Admin::new(&cluster).create_topic(topic).await {
@@ -112,7 +137,7 @@ impl EmbeddedKafka {
             made => made?,
         }
         let producer = Producer::new(&cluster, ProducerOptions::default().linger(Duration::ZERO))?;
-        Ok(TestTopic { name: name.to_owned(), cluster, producer, keys, values })
+        Ok((cluster, producer))
     }
 }
 
@@ -122,11 +147,20 @@ impl<K: 'static, V: 'static> TestTopic<K, V> {
         &self.name
     }
 
+    /// How long [`send`](Self::send), [`send_all`](Self::send_all) and [`read`](Self::read) may take each; 30 s by
+    /// default.
+    #[must_use]
+    pub fn patience(mut self, patience: Duration) -> Self {
+        self.patience = patience;
+        self
+    }
+
     /// Writes a record, to the partition of its key as everybody's producers place it. It is in the topic when this
     /// returns.
     ///
     /// # Errors
-    /// [`ErrorKind::Serde`] when the serdes refuse it; otherwise as [`Producer::send`].
+    /// [`ErrorKind::Serde`] when the serdes refuse it; [`ErrorKind::Timeout`] when the [patience](Self::patience) is over
+    /// (it may be written all the same, also later); otherwise as [`Producer::send`].
     pub async fn send(&self, record: Record<K, V>) -> Result<()> {
         self.send_all([record]).await
     }
@@ -136,6 +170,10 @@ impl<K: 'static, V: 'static> TestTopic<K, V> {
     /// # Errors
     /// As [`send`](Self::send).
     pub async fn send_all(&self, records: impl IntoIterator<Item = Record<K, V>>) -> Result<()> {
+        within(self.patience, &self.name, "written", self.write(records)).await
+    }
+
+    async fn write(&self, records: impl IntoIterator<Item = Record<K, V>>) -> Result<()> {
         for record in records {
             let headers = record.headers;
             let write = |bytes: std::result::Result<BytesMut, _>| {
@@ -163,8 +201,13 @@ impl<K: 'static, V: 'static> TestTopic<K, V> {
     /// All records that are in the topic now, those of each partition in their order.
     ///
     /// # Errors
-    /// [`ErrorKind::Serde`] when a record is no `K` and `V`; otherwise as [`Reader::next`].
+    /// [`ErrorKind::Serde`] when a record is no `K` and `V`; [`ErrorKind::Timeout`] when the
+    /// [patience](Self::patience) is over; otherwise as [`Reader::next`].
     pub async fn read(&self) -> Result<Vec<Record<K, V>>> {
+        within(self.patience, &self.name, "read to the end", self.read_all()).await
+    }
+
+    async fn read_all(&self) -> Result<Vec<Record<K, V>>> {
         let mut reader = self.reader(ReadOptions::until_end).await?;
         let mut records = Vec::new();
         while let Some(record) = reader.next().await? {
@@ -229,20 +272,28 @@ impl<K: 'static, V: 'static> TestTopic<K, V> {
         mut done: impl FnMut(&S) -> bool,
         said: impl Fn(&S) -> String,
     ) -> Result<S> {
-        let until = clock::monotonic() + within;
-        let mut reader = self.reader(|options| options).await?;
-        let mut count = 0;
-        while !done(&state) {
-            let left = until.saturating_duration_since(clock::monotonic());
-            let Some(next) = clock::timeout(left, reader.next()).await else {
-                let text = format!("not within {within:?}: of {count} records {}", said(&state));
-                return Err(Error::new(ErrorKind::Timeout, text).at_topic(&*self.name));
-            };
-            let ended = || Error::new(ErrorKind::Closed, "the reader has ended").at_topic(&*self.name);
-            take(&mut state, self.typed(next?.ok_or_else(ended)?)?);
-            count += 1;
+        if done(&state) {
+            return Ok(state);
         }
-        Ok(state)
+        let mut count = 0;
+        let reading = async {
+            let mut reader = self.reader(|options| options).await?;
+            let ended = || Error::new(ErrorKind::Closed, "the reader has ended").at_topic(&*self.name);
+            loop {
+                take(&mut state, self.typed(reader.next().await?.ok_or_else(ended)?)?);
+                count += 1;
+                if done(&state) {
+                    return Ok(());
+                }
+            }
+        };
+        match clock::timeout(within, reading).await {
+            Some(read) => read.map(|()| state),
+            None => {
+                let text = format!("not within {within:?}: of {count} records {}", said(&state));
+                Err(Error::new(ErrorKind::Timeout, text).at_topic(&*self.name))
+            }
+        }
     }
 
     async fn reader(&self, options: impl FnOnce(ReadOptions) -> ReadOptions) -> Result<Reader> {

@@ -47,7 +47,7 @@ use std::time::Duration;
 use tokio::sync::{oneshot, watch};
 
 pub use api::Api;
-pub use faults::{Call, Fault};
+pub use faults::{Call, Fault, HookId};
 pub use frames::Frame;
 pub use kit::TestTopic;
 
@@ -167,7 +167,7 @@ impl EmbeddedKafkaBuilder {
     }
 }
 
-/// A running cluster; it stops when this is dropped.
+/// A running cluster; it stops when this is dropped, which panics if a [hook](EmbeddedKafka::on) has.
 #[derive(Debug)]
 pub struct EmbeddedKafka {
     bootstrap: String,
@@ -199,8 +199,22 @@ impl EmbeddedKafka {
 
     /// Has `hook` asked about each request of this kind, before the broker takes it up. The hooks of a kind are asked
     /// in the order in which they came, until one does not pass. A hook runs on the broker's thread and must not wait.
-    pub fn on(&self, api: Api, hook: impl Fn(&Call) -> Fault + Send + Sync + 'static) {
-        self.broker.faults.on(api, hook);
+    ///
+    /// A hook may assert: what it says when it panics is what this cluster panics with when it is dropped, unless
+    /// [`take_hook_panic`](Self::take_hook_panic) has taken it. The request is answered with UNKNOWN_SERVER_ERROR.
+    pub fn on(&self, api: Api, hook: impl Fn(&Call) -> Fault + Send + Sync + 'static) -> HookId {
+        self.broker.faults.on(api, hook)
+    }
+
+    /// Removes one hook, if it is there; a request that has met it already is not called back.
+    pub fn remove_hook(&self, hook: HookId) {
+        self.broker.faults.remove(hook);
+    }
+
+    /// What was said by the first hook, or cut, that has panicked since the last time that this was asked. Who asks
+    /// decides what comes of it: dropping the cluster does not panic with it any more.
+    pub fn take_hook_panic(&self) -> Option<String> {
+        self.broker.faults.take_panic()
     }
 
     /// Has `cut` asked about each request and answer: after how many of its bytes its connection ends, if it does. A
@@ -239,19 +253,21 @@ impl EmbeddedKafka {
         self.broker.cuts.plan(None);
     }
 
-    /// Moves the clock of a cluster with a [manual clock](EmbeddedKafkaBuilder::manual_clock).
+    /// Moves the clock of a cluster with a [manual clock](EmbeddedKafkaBuilder::manual_clock). What is due by then has
+    /// been done when this returns: members are expired, transactions aborted, old records deleted.
     ///
     /// # Errors
     ///
-    /// `IllegalState` if the cluster goes by the machine's clock.
+    /// `IllegalState` if the cluster goes by the machine's clock; `Config` if the clock would be moved by more than a
+    /// hundred years in all. Nothing is moved then.
     pub fn advance(&self, by: Duration) -> Result<()> {
-        match self.broker.clock.advance(by) {
-            true => Ok(()),
-            false => {
-                let what = "the clock of this cluster cannot be moved: build it with manual_clock()";
-                Err(Error::new(ErrorKind::IllegalState, what))
-            }
-        }
+        let mut state = self.broker.lock();
+        // ORDER: under the lock, so that no request sees the new time before what it has made due.
+        self.broker.clock.advance(by)?;
+        state.tick(self.broker.clock.now(), self.broker.clock.wall_ms());
+        drop(state);
+        self.changed();
+        Ok(())
     }
 
     /// Makes `node` the coordinator of a consumer group, and of those that share its slot.
@@ -433,9 +449,17 @@ impl EmbeddedKafka {
 impl Drop for EmbeddedKafka {
     fn drop(&mut self) {
         self.stop.take();
-        if let Some(thread) = self.thread.take() {
-            // A panic over there has been said already.
-            let _ = thread.join();
+        let Some(thread) = self.thread.take() else { return };
+        // A hook may have the last handle. Its thread ends behind it.
+        if thread.thread().id() == std::thread::current().id() {
+            return;
+        }
+        // A panic over there has been said already.
+        let _ = thread.join();
+        if let Some(said) = self.take_hook_panic()
+            && !std::thread::panicking()
+        {
+            panic!("{said}");
         }
     }
 }

@@ -11,6 +11,11 @@ pub(crate) trait Refuse {
 
     /// The answer with `code` in all places.
     fn refuse(&self, code: i16) -> Self::Response;
+
+    /// Whether it wants an answer at all.
+    fn wants_answer(&self) -> bool {
+        true
+    }
 }
 
 macro_rules! at_top {
@@ -65,8 +70,10 @@ use m::offset_for_leader_epoch_response::{EpochEndOffset, OffsetForLeaderTopicRe
 use m::produce_response::{PartitionProduceResponse, TopicProduceResponse};
 use m::txn_offset_commit_response::{TxnOffsetCommitResponsePartition, TxnOffsetCommitResponseTopic};
 
-each! {
-    ProduceRequest.topic_data -> ProduceResponse.with_responses, |topic, code| {
+impl Refuse for m::ProduceRequest {
+    type Response = m::ProduceResponse;
+
+    fn refuse(&self, code: i16) -> Self::Response {
         let partition = |p: &m::produce_request::PartitionProduceData| {
             PartitionProduceResponse::default()
                 .with_index(p.index)
@@ -75,10 +82,20 @@ each! {
                 .with_log_append_time_ms(-1)
                 .with_log_start_offset(-1)
         };
-        TopicProduceResponse::default()
-            .with_name(topic.name.clone())
-            .with_partition_responses(topic.partition_data.iter().map(partition).collect())
-    };
+        let topic = |topic: &m::produce_request::TopicProduceData| {
+            TopicProduceResponse::default()
+                .with_name(topic.name.clone())
+                .with_partition_responses(topic.partition_data.iter().map(partition).collect())
+        };
+        m::ProduceResponse::default().with_responses(self.topic_data.iter().map(topic).collect())
+    }
+
+    fn wants_answer(&self) -> bool {
+        self.acks != 0
+    }
+}
+
+each! {
     ListOffsetsRequest.topics -> ListOffsetsResponse.with_topics, |topic, code| {
         let partition = |p: &m::list_offsets_request::ListOffsetsPartition| {
             ListOffsetsPartitionResponse::default().with_partition_index(p.partition_index).with_error_code(code)

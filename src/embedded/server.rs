@@ -265,10 +265,10 @@ fn key_of(frame: &[u8]) -> Option<i16> {
 impl Requests {
     /// After how many bytes a request or an answer shall end, and its connection.
     fn frame_end(&self, key: Option<i16>, answer: bool, length: usize) -> Option<usize> {
-        self.broker.frames.ask(|| {
-            let (api, ..) = Api::of(key?)?;
-            Some(Frame { api, node: self.node, answer, length })
-        })
+        let (api, ..) = Api::of(key?)?;
+        let ask = || self.broker.frames.ask(|| Frame { api, node: self.node, answer, length });
+        // A cut that panics cuts nothing.
+        self.broker.faults.watch(format_args!("the cut, at {api:?},"), ask).flatten()
     }
 
     pub(super) fn new(broker: Arc<Broker>, node: i32, host: String) -> Self {

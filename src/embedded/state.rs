@@ -31,6 +31,15 @@ pub(crate) struct Partition {
 }
 
 impl Partition {
+    /// A new one, led by the first replica that is alive.
+    fn of(replicas: Vec<i32>, alive: &[i32]) -> Self {
+        let leader = replicas.iter().copied().find(|id| alive.contains(id));
+        // A leader notes its epoch before anything is written in it (`Partition.makeLeader`).
+        let mut log = Log::default();
+        log.lead(0);
+        Self { replicas, leader, leader_epoch: 0, log }
+    }
+
     /// Another leader, or none.
     fn lead(&mut self, leader: Option<i32>) {
         self.leader = leader;
@@ -246,8 +255,13 @@ impl State {
     fn elect(&mut self, gone: Option<i32>, now: Instant) {
         let alive: Vec<i32> = self.alive().collect();
         for partition in self.topics.values_mut().flat_map(|topic| &mut topic.partitions) {
-            if partition.leader == gone {
-                partition.lead(partition.replicas.iter().copied().find(|id| alive.contains(id)));
+            if partition.leader != gone {
+                continue;
+            }
+            let next = partition.replicas.iter().copied().find(|id| alive.contains(id));
+            // Who had no leader and gets none is not led anew.
+            if next != partition.leader {
+                partition.lead(next);
             }
         }
         for kind in [CoordinatorKind::Group, CoordinatorKind::Transaction] {
@@ -278,27 +292,26 @@ impl State {
         self.topics.remove(name).is_some()
     }
 
-    /// Adds partitions to a topic until it has `count`.
+    /// Adds partitions to a topic until it has `count`; whether there are nodes enough the caller has checked.
     pub(crate) fn add_partitions(&mut self, name: &str, count: usize, replication: usize) {
         let alive: Vec<i32> = self.alive().collect();
+        let away: Vec<i32> = self.nodes.keys().copied().filter(|id| !alive.contains(id)).collect();
         let Some(topic) = self.topics.get_mut(name) else { return };
         while topic.partitions.len() < count {
             let first = self.next_leader;
             self.next_leader += 1;
-            let replicas: Vec<i32> =
-                alive.iter().cycle().skip(first % alive.len().max(1)).take(replication).copied().collect();
-            // A leader notes its epoch before anything is written in it (`Partition.makeLeader`).
-            let mut log = Log::default();
-            log.lead(0);
-            let leader = replicas.first().copied();
-            topic.partitions.push(Partition { leader, replicas, leader_epoch: 0, log });
+            // Each node once, those that are away last (`StripedReplicaPlacer`).
+            let in_turn = alive.iter().cycle().skip(first % alive.len().max(1)).take(alive.len());
+            let replicas: Vec<i32> = in_turn.chain(&away).take(replication).copied().collect();
+            topic.partitions.push(Partition::of(replicas, &alive));
         }
     }
 
-    /// Whether a topic is made because somebody asked for it; if so, it is there afterwards.
-    pub(crate) fn auto_create(&mut self, name: &str, config: &BrokerConfig) {
-        let partitions = usize::try_from(config.number("num.partitions")).unwrap_or(1).max(1);
-        let replication = usize::try_from(config.number("default.replication.factor")).unwrap_or(1).max(1);
-        self.create_topic(name, partitions, replication, TopicConfig::default());
+    /// Adds a partition with these replicas to a topic.
+    pub(crate) fn add_assigned(&mut self, name: &str, replicas: Vec<i32>) {
+        let alive: Vec<i32> = self.alive().collect();
+        if let Some(topic) = self.topics.get_mut(name) {
+            topic.partitions.push(Partition::of(replicas, &alive));
+        }
     }
 }

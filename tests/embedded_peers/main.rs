@@ -12,5 +12,6 @@ mod java;
 #[path = "../common/log.rs"]
 mod log;
 mod raw;
+mod requests;
 mod streams;
 mod transactions;

@@ -53,7 +53,34 @@ impl Raw {
 
 /// A batch of one record of a producer.
 pub(crate) fn batch(producer: (i64, i16), sequence: i32, transactional: bool, value: &str) -> Bytes {
-    let record = Record {
+    encoded(&[record(producer, sequence, transactional, now(), None, value)])
+}
+
+/// A batch of records of a producer, all with the same key and time.
+pub(crate) fn records(
+    count: usize,
+    producer: (i64, i16),
+    sequence: i32,
+    transactional: bool,
+    key: Option<&str>,
+    timestamp: i64,
+) -> Bytes {
+    let at = |offset: i32| {
+        let record = record(producer, sequence + offset, transactional, timestamp, key, "value");
+        Record { offset: offset.into(), ..record }
+    };
+    encoded(&(0..i32::try_from(count).unwrap()).map(at).collect::<Vec<_>>())
+}
+
+fn record(
+    producer: (i64, i16),
+    sequence: i32,
+    transactional: bool,
+    timestamp: i64,
+    key: Option<&str>,
+    value: &str,
+) -> Record {
+    Record {
         transactional,
         control: false,
         delete_horizon: false,
@@ -63,19 +90,22 @@ pub(crate) fn batch(producer: (i64, i16), sequence: i32, transactional: bool, va
         timestamp_type: TimestampType::Creation,
         offset: 0,
         sequence,
-        timestamp: now(),
-        key: None,
+        timestamp,
+        key: key.map(|key| Bytes::copy_from_slice(key.as_bytes())),
         value: Some(Bytes::copy_from_slice(value.as_bytes())),
         headers: Default::default(),
-    };
+    }
+}
+
+fn encoded(records: &[Record]) -> Bytes {
     let mut out = BytesMut::new();
     let options = RecordEncodeOptions { version: 2, compression: Compression::None };
-    RecordBatchEncoder::encode(&mut out, [&record], &options).unwrap();
+    RecordBatchEncoder::encode(&mut out, records, &options).unwrap();
     out.freeze()
 }
 
 /// The present, in ms.
-fn now() -> i64 {
+pub(crate) fn now() -> i64 {
     use mainstem::clock::{Clock, SystemClock};
     SystemClock.wall_ms()
 }

@@ -1,5 +1,5 @@
 //! Three applications in a row whose members come, go and die: at every level each key counts from 1 to its end. After a
-//! death it may step back to what was committed, and goes on from there without a gap.
+//! death it may step back, to what was committed and no farther, and goes on from there without a gap.
 //!
 //! `MAINSTEM_CHAIN_STEPS` and `MAINSTEM_CHAIN_SEED` make it longer, and another one: scripts/soak/chain.
 
@@ -7,11 +7,13 @@ use std::collections::{BTreeMap, HashSet};
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
+use mainstem::TopicPartition;
+use mainstem::client::{Admin, Cluster, Isolation, OffsetSpec, ReadOptions, Reader};
 use mainstem::embedded::{Api, EmbeddedKafka, Fault};
 use mainstem::prelude::*;
 
 use crate::numbers::{assert_exact, connect, copy, lengths, producer, quick, read, run, send, soon, topic};
-use crate::support::{Running, eventually};
+use crate::support::{Running, eventually, offset_fetch, text};
 
 /// Every request that an application makes.
 const APIS: [Api; 16] = [
@@ -48,6 +50,70 @@ pub fn assert_no_gaps(level: &str, found: &BTreeMap<String, Vec<i64>>, last: i64
         }
         assert_eq!(values.iter().max(), Some(&last), "{level}: the end of {key}");
     }
+}
+
+const PARTITIONS: i32 = 3;
+
+/// How far a level had committed at some time, and behind it, how far it had written.
+#[derive(Debug)]
+struct Checkpoint {
+    committed: Vec<i64>,
+    written: Vec<i64>,
+}
+
+impl Checkpoint {
+    async fn of(kafka: &EmbeddedKafka, cluster: &Cluster, level: usize) -> Self {
+        let mut this = Self { committed: Vec::new(), written: Vec::new() };
+        for partition in 0..PARTITIONS {
+            let mut committed = 0;
+            // The coordinator tells; what no node tells, because its connection dies, counts as nothing.
+            for node in kafka.bootstrap().split(',') {
+                let found = offset_fetch(node, &format!("chain-{level}"), TOPICS[level], partition).await;
+                committed = found.map_or(0, |(offset, _)| offset).max(committed);
+            }
+            this.committed.push(committed);
+        }
+        for partition in 0..PARTITIONS {
+            let at = TopicPartition::new(TOPICS[level + 1], partition);
+            let admin = Admin::new(cluster);
+            let end = admin.list_offset(&at, OffsetSpec::Latest, Isolation::ReadUncommitted).await;
+            this.written.push(end.unwrap().offset.unwrap());
+        }
+        this
+    }
+}
+
+/// Partition, offset, key and value of every record.
+async fn log(cluster: &Cluster, topic: &str) -> Vec<(usize, i64, String, i64)> {
+    let mut reader = Reader::new(cluster, ReadOptions::new(topic).until_end()).await.unwrap();
+    let mut log = Vec::new();
+    while let Some(record) = reader.next().await.unwrap() {
+        let value = i64::from_be_bytes(record.value.as_deref().unwrap().try_into().unwrap());
+        log.push((record.partition as usize, record.offset, text(&record.key), value));
+    }
+    log
+}
+
+/// Nothing is done again that was committed: what a level wrote later comes from what it had not committed.
+async fn assert_no_step_behind_commits(cluster: &Cluster, level: usize, checkpoints: &[Checkpoint]) {
+    let (input, output) = (log(cluster, TOPICS[level]).await, log(cluster, TOPICS[level + 1]).await);
+    for checkpoint in checkpoints {
+        let mut open = BTreeMap::<&str, i64>::new();
+        for (_, _, key, value) in input.iter().filter(|(p, offset, ..)| *offset >= checkpoint.committed[*p]) {
+            open.entry(key).and_modify(|least| *least = *value.min(least)).or_insert(*value);
+        }
+        for (partition, offset, key, value) in &output {
+            let least = open.get(key.as_str()).copied().unwrap_or(i64::MAX);
+            assert!(
+                *offset < checkpoint.written[*partition] || *value >= least,
+                "level {level}: {value} of {key} at {partition}/{offset}, but all below {least} was committed: {checkpoint:?}"
+            );
+        }
+    }
+    assert!(
+        checkpoints.iter().any(|at| at.committed.iter().sum::<i64>() > 0),
+        "level {level}: no commit was seen"
+    );
 }
 
 /// Keeps the last value of each key, and hands it on; what is kept must never be behind what comes.
@@ -90,7 +156,7 @@ impl Chain {
         let kafka = EmbeddedKafka::builder().nodes(3).config("group.min.session.timeout.ms", "500");
         let kafka = kafka.start().unwrap();
         for name in TOPICS {
-            topic(&kafka, name, 3, 3).await;
+            topic(&kafka, name, PARTITIONS, 3).await;
         }
         let dead = Arc::<Mutex<HashSet<String>>>::default();
         for api in APIS {
@@ -165,10 +231,14 @@ async fn chain(deaths: bool, dying_connections: bool) {
     }
     (0..3).for_each(|level| chain.join(level));
     let (mut last, mut done) = (0, Vec::new());
+    let mut checkpoints: [Vec<Checkpoint>; 3] = Default::default();
     for step in 0..steps {
         send(&producer, TOPICS[0], last + 1..=last + BLOCK).await;
         last += BLOCK;
         soon("the write", producer.flush()).await.unwrap();
+        for (level, checkpoints) in checkpoints.iter_mut().enumerate() {
+            checkpoints.push(Checkpoint::of(&chain.kafka, &cluster, level).await);
+        }
         let level = draw.below(3);
         let members = chain.levels[level].len();
         let what = match members {
@@ -206,6 +276,9 @@ async fn chain(deaths: bool, dying_connections: bool) {
     chain.kafka.clear_hooks();
     chain.kafka.keep_connections();
     assert_exact(&read(&cluster, TOPICS[0]).await, last);
+    for (level, checkpoints) in checkpoints.iter().enumerate() {
+        assert_no_step_behind_commits(&cluster, level, checkpoints).await;
+    }
     for name in &TOPICS[1..] {
         let found = read(&cluster, name).await;
         match deaths {

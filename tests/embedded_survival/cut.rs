@@ -4,7 +4,7 @@ use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
-use mainstem::client::{Producer, ProducerOptions};
+use mainstem::client::{Admin, Cluster, NewTopic, Producer, ProducerOptions};
 use mainstem::embedded::{Api, EmbeddedKafka, Fault, Frame};
 
 use crate::numbers::{
@@ -175,6 +175,136 @@ async fn a_connection_may_die_at_each_byte_of_a_join() {
 #[tokio::test]
 async fn a_connection_may_die_at_each_byte_of_an_answer_to_a_join() {
     run_through_each_byte(Api::JoinGroup, true).await;
+}
+
+#[tokio::test]
+async fn a_connection_may_die_at_each_byte_of_a_sync() {
+    run_through_each_byte(Api::SyncGroup, false).await;
+}
+
+#[tokio::test]
+async fn a_connection_may_die_at_each_byte_of_an_answer_to_a_sync() {
+    run_through_each_byte(Api::SyncGroup, true).await;
+}
+
+#[tokio::test]
+async fn a_connection_may_die_at_each_byte_of_a_heartbeat() {
+    run_through_each_byte(Api::Heartbeat, false).await;
+}
+
+#[tokio::test]
+async fn a_connection_may_die_at_each_byte_of_an_answer_to_a_heartbeat() {
+    run_through_each_byte(Api::Heartbeat, true).await;
+}
+
+/// Does the same again and again under new names, until all bytes were reached.
+async fn again_through_each_byte(
+    api: Api,
+    answer: bool,
+    each: impl AsyncFn(&EmbeddedKafka, &Cluster, &str) + Clone + 'static,
+) {
+    let kafka = Arc::new(EmbeddedKafka::start().unwrap());
+    let cut = EachByte::of(&kafka, api, answer);
+    let all = (0..SIDE_BY_SIDE).map(|at| {
+        let (kafka, cut, each) = (kafka.clone(), cut.clone(), each.clone());
+        async move {
+            let cluster = connect(&kafka).await;
+            let mut done = 0;
+            while !cut.done() {
+                done += 1;
+                each(&kafka, &cluster, &format!("{at}-{done}")).await;
+            }
+        }
+    });
+    side_by_side(all).await;
+    assert!(cut.reached() > 10, "a frame of {} bytes", cut.reached());
+}
+
+/// A member that could not say that it goes is missed later; the application ends well, and all that it did is there.
+async fn leave_through_each_byte(answer: bool) {
+    again_through_each_byte(
+        Api::LeaveGroup,
+        answer,
+        async |kafka: &EmbeddedKafka, cluster: &Cluster, name: &str| {
+            let (input, output) = (format!("in-{name}"), format!("out-{name}"));
+            topic(kafka, &input, 1, 1).await;
+            topic(kafka, &output, 1, 1).await;
+            let producer = producer(cluster);
+            send(&producer, &input, 1..=2).await;
+            producer.flush().await.unwrap();
+            let state = tempfile::tempdir().unwrap();
+            let app = run(copy(&input, &output), quick(kafka, name, &state)).running().await;
+            wait_exact(cluster, &output, 2).await;
+            app.stop().await;
+            assert_exact(&read(cluster, &output).await, 2);
+        },
+    )
+    .await;
+}
+
+#[tokio::test]
+async fn a_connection_may_die_at_each_byte_of_a_leave() {
+    leave_through_each_byte(false).await;
+}
+
+#[tokio::test]
+async fn a_connection_may_die_at_each_byte_of_an_answer_to_a_leave() {
+    leave_through_each_byte(true).await;
+}
+
+/// Every producer is a new one.
+async fn init_through_each_byte(answer: bool) {
+    again_through_each_byte(
+        Api::InitProducerId,
+        answer,
+        async |kafka: &EmbeddedKafka, cluster: &Cluster, name: &str| {
+            topic(kafka, name, 1, 1).await;
+            let producer = producer(cluster);
+            send(&producer, name, 1..=1).await;
+            soon("the write", producer.flush()).await.unwrap();
+            assert_exact(&read(cluster, name).await, 1);
+        },
+    )
+    .await;
+}
+
+#[tokio::test]
+async fn a_connection_may_die_at_each_byte_of_an_init() {
+    init_through_each_byte(false).await;
+}
+
+#[tokio::test]
+async fn a_connection_may_die_at_each_byte_of_an_answer_to_an_init() {
+    init_through_each_byte(true).await;
+}
+
+/// Who lost the answer is told that the topic is there.
+async fn create_through_each_byte(answer: bool) {
+    again_through_each_byte(
+        Api::CreateTopics,
+        answer,
+        async move |_: &EmbeddedKafka, cluster: &Cluster, name: &str| {
+            let admin = Admin::new(cluster);
+            let made = soon("the topic", admin.create_topic(NewTopic::new(name, 3))).await;
+            assert!(
+                made.as_ref().err().is_none_or(|error| answer && Admin::already_exists(error)),
+                "{made:?}"
+            );
+            let described = soon("the topic", admin.describe_topics(&[name])).await.unwrap().remove(0);
+            assert_eq!(described.unwrap().partitions.len(), 3);
+        },
+    )
+    .await;
+}
+
+#[tokio::test]
+async fn a_connection_may_die_at_each_byte_of_a_creation() {
+    create_through_each_byte(false).await;
+}
+
+#[tokio::test]
+async fn a_connection_may_die_at_each_byte_of_an_answer_to_a_creation() {
+    create_through_each_byte(true).await;
 }
 
 #[tokio::test]

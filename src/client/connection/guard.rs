@@ -1,54 +1,62 @@
-//! Decoding of answers that may be hostile.
+//! Decoding of messages that may be hostile.
 //!
 //! The generated codec reserves room for an array by the length that the frame claims, so a broken frame of ten bytes
-//! could ask for hundreds of gigabytes, which ends the process. [`Guarded`] stands between the two: a length of more
-//! elements than the frame has bytes left is the end of the frame. Bytes are still sliced, never copied.
+//! could ask for hundreds of gigabytes, which ends the process. [`Guarded`] stands between the two: no length is more
+//! than the frame has bytes left. Bytes are still sliced, never copied.
 
 use bytes::{Buf, Bytes, TryGetError};
+use kafka_protocol::messages::ResponseHeader;
 use kafka_protocol::protocol::buf::ByteBuf;
 use kafka_protocol::protocol::{Decodable, HeaderVersion};
 
 use crate::{BoxError, Error, ErrorClass, ErrorKind, Result};
 
-/// Numbers up to this are let through unseen: most four-byte numbers are no lengths (a throttle time, an epoch).
-const HARMLESS: i32 = 1 << 20;
-
 /// Decodes an answer, header and all; bytes that are left over are an error.
-pub(super) fn decode<R: Decodable + HeaderVersion>(name: &str, version: i16, frame: Bytes) -> Result<R> {
+pub(super) fn decode<R: Decodable + HeaderVersion>(name: &str, version: i16, mut frame: Bytes) -> Result<R> {
     let wrong = |cause: BoxError| {
         Error::new(ErrorKind::Corrupt, format!("cannot read the answer to {name} version {version}"))
             .with_class(ErrorClass::Retriable)
             .because(cause)
     };
-    let mut frame = Guarded::new(frame, R::header_version(version) >= 1);
-    kafka_protocol::messages::ResponseHeader::decode(&mut frame, R::header_version(version))
-        .map_err(|e| wrong(e.into()))?;
-    let response = R::decode(&mut frame, version).map_err(|e| wrong(e.into()))?;
-    match frame.remaining() {
+    let header = R::header_version(version);
+    // No length of a header has four bytes.
+    read::<ResponseHeader>(&mut frame, header, true).map_err(wrong)?;
+    let response = read(&mut frame, version, header >= 1).map_err(wrong)?;
+    match frame.len() {
         0 => Ok(response),
         left => Err(wrong(format!("{left} bytes are left over").into())),
     }
 }
 
-/// Bytes whose lengths are checked as they are read.
-#[derive(Debug)]
-pub(crate) struct Guarded {
-    bytes: Bytes,
-    /// In flexible versions lengths are varints, and a plain four-byte number is never one.
+/// Takes a message from the front of a frame. `flexible` says whether the version counts in varints; a four-byte number
+/// is then never a length.
+///
+/// In other versions a number does not say whether it is a length. So the message is read twice if any number is larger
+/// than what is left of the frame. At first each of them counts as one more than that: were it a length, the frame would
+/// end too soon. If it does not, they are no lengths, and are what they say.
+pub(crate) fn read<R: Decodable>(
+    frame: &mut Bytes,
+    version: i16,
     flexible: bool,
-    varint: u64,
-    shift: u32,
+) -> std::result::Result<R, BoxError> {
+    let mut guarded = Guarded { bytes: frame.clone(), flexible, large: false, varint: 0, shift: 0 };
+    let message = R::decode(&mut guarded, version)?;
+    if guarded.large {
+        return Ok(R::decode(frame, version)?);
+    }
+    *frame = guarded.bytes;
+    Ok(message)
 }
 
-impl Guarded {
-    /// `flexible` says whether the version counts in varints.
-    pub(crate) fn new(bytes: Bytes, flexible: bool) -> Self {
-        Self { bytes, flexible, varint: 0, shift: 0 }
-    }
-
-    fn too_long(&self, claimed: u64) -> TryGetError {
-        TryGetError { requested: usize::try_from(claimed).unwrap_or(usize::MAX), available: self.bytes.len() }
-    }
+/// Bytes whose lengths are checked as they are read.
+#[derive(Debug)]
+struct Guarded {
+    bytes: Bytes,
+    flexible: bool,
+    /// Whether a number was taken for less than it is.
+    large: bool,
+    varint: u64,
+    shift: u32,
 }
 
 impl Buf for Guarded {
@@ -74,7 +82,8 @@ impl Buf for Guarded {
             self.shift = 0;
             // One byte alone may be a tag number or a flag; lengths are stored plus one.
             if value > 0x7f && value > self.bytes.len() as u64 + 1 {
-                return Err(self.too_long(value));
+                let requested = usize::try_from(value).unwrap_or(usize::MAX);
+                return Err(TryGetError { requested, available: self.bytes.len() });
             }
         }
         Ok(byte)
@@ -82,10 +91,13 @@ impl Buf for Guarded {
 
     fn try_get_i32(&mut self) -> std::result::Result<i32, TryGetError> {
         let value = self.bytes.try_get_i32()?;
-        if !self.flexible && value > HARMLESS && value as usize > self.bytes.len() {
-            return Err(self.too_long(value as u64));
+        // More than that is no length either, even if it fits into four bytes.
+        let most = i32::try_from(self.bytes.len() + 1).unwrap_or(i32::MAX);
+        if self.flexible || value <= most {
+            return Ok(value);
         }
-        Ok(value)
+        self.large = true;
+        Ok(most)
     }
 }
 

@@ -30,7 +30,7 @@ pub(crate) use api::decode_answer;
 pub(crate) use api::{Api, choose};
 use frame::FrameReader;
 #[cfg(feature = "embedded")]
-pub(crate) use guard::Guarded;
+pub(crate) use guard::read;
 
 use crate::{Error, ErrorClass, ErrorKind, Result, clock};
 

@@ -13,6 +13,7 @@ use uuid::Uuid;
 use crate::embedded::api::Api;
 use crate::embedded::broker::{Broker, Caller};
 use crate::embedded::coordinators::CoordinatorKind;
+use crate::embedded::refuse::Refuse;
 use crate::embedded::state::{State, Topic};
 
 /// Where all nodes are.
@@ -20,10 +21,21 @@ pub(crate) const HOST: &str = "127.0.0.1";
 
 pub(crate) async fn api_versions(
     _broker: &Broker,
-    _caller: &Caller,
-    _request: m::ApiVersionsRequest,
+    caller: &Caller,
+    request: m::ApiVersionsRequest,
 ) -> m::ApiVersionsResponse {
+    let named = [&request.client_software_name, &request.client_software_version];
+    if caller.version >= 3 && !named.into_iter().all(|name| is_software_name(name)) {
+        return request.refuse(ResponseError::InvalidRequest.code());
+    }
     versions()
+}
+
+/// `ApiVersionsRequest.isValid` (KIP-511).
+fn is_software_name(name: &str) -> bool {
+    let inner = |c: char| c.is_ascii_alphanumeric() || matches!(c, '.' | '-');
+    let ends = |c: Option<char>| c.is_some_and(|c| c.is_ascii_alphanumeric());
+    name.chars().all(inner) && ends(name.chars().next()) && ends(name.chars().next_back())
 }
 
 /// What is understood. Version 0 of it is also the answer to an ApiVersions of an unknown version (KIP-511).
@@ -83,11 +95,11 @@ fn asked_for(
     }
     let error = if !is_legal_name(&name) {
         ResponseError::InvalidTopicException
-    } else if create {
-        // As in Kafka, whoever asked first asks again: leaders are not there yet.
-        state.auto_create(&name, &broker.config);
-        ResponseError::LeaderNotAvailable
     } else {
+        if create {
+            super::topics::auto_create(state, &name, &broker.config);
+        }
+        // Made or not, whoever asked first asks again (`AutoTopicCreationManager`).
         ResponseError::UnknownTopicOrPartition
     };
     missing(Some(name), Uuid::nil(), error)
@@ -162,11 +174,23 @@ pub(crate) async fn find_coordinator(
         .with_port(found.port)
 }
 
+/// `EndpointType`: whom DescribeCluster is meant for.
+const BROKERS: i8 = 1;
+const CONTROLLERS: i8 = 2;
+
 pub(crate) async fn describe_cluster(
     broker: &Broker,
     _caller: &Caller,
     request: m::DescribeClusterRequest,
 ) -> m::DescribeClusterResponse {
+    let wrong = match request.endpoint_type {
+        BROKERS => None,
+        CONTROLLERS => Some(ResponseError::MismatchedEndpointType),
+        _ => Some(ResponseError::UnsupportedEndpointType),
+    };
+    if let Some(error) = wrong {
+        return request.refuse(error.code());
+    }
     let state = broker.lock();
     let brokers = state.nodes.iter().filter(|(_, node)| node.alive).map(|(id, node)| {
         m::describe_cluster_response::DescribeClusterBroker::default()

@@ -6,11 +6,13 @@ use kafka_protocol::messages::describe_configs_request::DescribeConfigsResource;
 use kafka_protocol::messages::describe_configs_response::{
     DescribeConfigsResourceResult, DescribeConfigsResult, DescribeConfigsSynonym,
 };
-use kafka_protocol::messages::{alter_configs_response, incremental_alter_configs_response};
+use kafka_protocol::messages::{alter_configs_request, alter_configs_response};
+use kafka_protocol::messages::{incremental_alter_configs_request, incremental_alter_configs_response};
 use kafka_protocol::protocol::StrBytes;
 
 use crate::embedded::broker::{Broker, Caller};
 use crate::embedded::config::{Kind, TopicConfig};
+use crate::embedded::handle::cluster::is_legal_name;
 
 /// `ConfigResource.Type`.
 const TOPIC: i8 = 2;
@@ -26,10 +28,10 @@ fn kind(kind: Kind) -> i8 {
     match kind {
         Kind::Boolean => 1,
         Kind::Choice(_) => 2,
-        Kind::Int(_) => 3,
+        Kind::Int(_) | Kind::Level { .. } => 3,
         Kind::Long(_) => 5,
         Kind::Double => 6,
-        Kind::List(_) => 7,
+        Kind::List(_) | Kind::Replicas => 7,
     }
 }
 
@@ -74,8 +76,15 @@ pub(crate) async fn describe_configs(
                         .map(|(name, value, set, of)| entry(name, value, source(set), kind(of)))
                         .collect(),
                 ),
+                None if !is_legal_name(&asked.resource_name) => {
+                    refused(ResponseError::InvalidTopicException, "There can be no such topic.")
+                }
                 None => refused(ResponseError::UnknownTopicOrPartition, "There is no such topic."),
             },
+            // No name means what all brokers have.
+            BROKER if !["", &caller.node.to_string()].contains(&asked.resource_name.as_str()) => {
+                refused(ResponseError::InvalidRequest, "A broker is asked for the settings of another.")
+            }
             BROKER => answer.with_configs(
                 broker
                     .config
@@ -97,6 +106,14 @@ pub(crate) async fn describe_configs(
 
 /// What an alteration comes to: nothing, or an error and what is said about it.
 type Altered = Result<(), (ResponseError, String)>;
+
+/// `ConfigAdminManager.preprocess`.
+fn said_once<T: PartialEq>(all: &[T], one: &T, why: &str) -> Altered {
+    match all.iter().filter(|other| *other == one).count() {
+        1 => Ok(()),
+        _ => Err((ResponseError::InvalidRequest, why.to_owned())),
+    }
+}
 
 /// Applies `change` to a topic's settings.
 fn alter(
@@ -133,9 +150,14 @@ pub(crate) async fn alter_configs(
     _caller: &Caller,
     request: m::AlterConfigsRequest,
 ) -> m::AlterConfigsResponse {
+    let names = |r: &alter_configs_request::AlterConfigsResource| (r.resource_type, r.resource_name.clone());
+    let all: Vec<_> = request.resources.iter().map(names).collect();
     let responses = request.resources.iter().map(|asked| {
         let at = (asked.resource_type, asked.resource_name.as_str());
         let (code, why) = outcome(alter(broker, at, request.validate_only, |_| {
+            said_once(&all, &names(asked), "Each resource must appear at most once.")?;
+            let keys: Vec<_> = asked.configs.iter().map(|config| &config.name).collect();
+            keys.iter().try_for_each(|key| said_once(&keys, key, "Error due to duplicate config keys"))?;
             // All of them anew: what is not named goes back to its default.
             let all =
                 asked.configs.iter().map(|c| (c.name.as_str(), c.value.as_ref().map(|v| v.to_string())));
@@ -155,9 +177,16 @@ pub(crate) async fn incremental_alter_configs(
     _caller: &Caller,
     request: m::IncrementalAlterConfigsRequest,
 ) -> m::IncrementalAlterConfigsResponse {
+    let names = |r: &incremental_alter_configs_request::AlterConfigsResource| {
+        (r.resource_type, r.resource_name.clone())
+    };
+    let all: Vec<_> = request.resources.iter().map(names).collect();
     let responses = request.resources.iter().map(|asked| {
         let at = (asked.resource_type, asked.resource_name.as_str());
         let (code, why) = outcome(alter(broker, at, request.validate_only, |config| {
+            said_once(&all, &names(asked), "Each resource must appear at most once.")?;
+            let keys: Vec<_> = asked.configs.iter().map(|config| &config.name).collect();
+            keys.iter().try_for_each(|key| said_once(&keys, key, "Error due to duplicate config keys"))?;
             let mut changes = Vec::new();
             for change in &asked.configs {
                 let (name, given) = (change.name.as_str(), change.value.as_ref().map(|v| v.to_string()));
@@ -205,6 +234,6 @@ fn changed(
             Ok(Some(left.join(",")))
         }
         (0 | 2 | 3, None) => refused(ResponseError::InvalidRequest, "Null value not supported for"),
-        _ => refused(ResponseError::InvalidRequest, "Unknown operation on"),
+        _ => refused(ResponseError::UnknownServerError, "Unknown operation on"),
     }
 }

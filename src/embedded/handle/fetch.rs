@@ -12,12 +12,17 @@ use kafka_protocol::messages::fetch_response::{
 
 use crate::clock;
 use crate::embedded::broker::{Broker, Caller};
+use crate::embedded::refuse::Refuse;
 use crate::embedded::state::State;
 
 /// Sessions (KIP-227) are never opened, as by a broker whose cache of them is full: every fetch names all partitions.
 pub(crate) async fn fetch(broker: &Broker, caller: &Caller, request: m::FetchRequest) -> m::FetchResponse {
-    if request.session_id != 0 {
+    // A fetch that opens or closes a session names everything, too; others lean on one.
+    if !matches!(request.session_epoch, 0 | -1) {
         return m::FetchResponse::default().with_error_code(ResponseError::FetchSessionIdNotFound.code());
+    }
+    if !matches!(request.isolation_level, 0 | 1) {
+        return request.refuse(ResponseError::UnknownServerError.code());
     }
     let min_bytes = usize::try_from(request.min_bytes).unwrap_or(0);
     let wait = Duration::from_millis(u64::try_from(request.max_wait_ms).unwrap_or(0));
@@ -110,6 +115,7 @@ fn read(
     let failed = |answer: PartitionData, error: ResponseError| {
         answer
             .with_error_code(error.code())
+            .with_aborted_transactions(None)
             .with_high_watermark(-1)
             .with_last_stable_offset(-1)
             .with_log_start_offset(-1)

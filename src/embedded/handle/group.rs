@@ -58,6 +58,10 @@ pub(crate) async fn sync_group(
     caller: &Caller,
     request: m::SyncGroupRequest,
 ) -> m::SyncGroupResponse {
+    // KIP-559.
+    if caller.version >= 5 && (request.protocol_type.is_none() || request.protocol_name.is_none()) {
+        return request.refuse(ResponseError::InconsistentGroupProtocol.code());
+    }
     let lost = request.refuse(ResponseError::NotCoordinator.code());
     let (reply, answer) = oneshot::channel();
     {

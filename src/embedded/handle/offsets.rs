@@ -14,6 +14,7 @@ use kafka_protocol::messages::offset_for_leader_epoch_response::{
 
 use crate::embedded::broker::{Broker, Caller};
 use crate::embedded::log::{Found, Spec};
+use crate::embedded::refuse::Refuse;
 use crate::embedded::state::State;
 
 pub(crate) async fn list_offsets(
@@ -21,12 +22,15 @@ pub(crate) async fn list_offsets(
     caller: &Caller,
     request: m::ListOffsetsRequest,
 ) -> m::ListOffsetsResponse {
+    if !matches!(request.isolation_level, 0 | 1) {
+        return request.refuse(ResponseError::UnknownServerError.code());
+    }
     let committed = request.isolation_level == 1;
     let mut state = broker.lock();
     let topics = request.topics.into_iter().map(|topic| {
         let partitions = topic.partitions.iter().map(|asked| {
             let answer = ListOffsetsPartitionResponse::default().with_partition_index(asked.partition_index);
-            let found = spec(asked.timestamp).and_then(|spec| {
+            let found = spec(asked.timestamp, caller.version).and_then(|spec| {
                 let epoch = asked.current_leader_epoch;
                 let (led, _) = state.led(caller.node, &topic.name, asked.partition_index, epoch)?;
                 let found = led.log.find(spec, committed);
@@ -48,12 +52,13 @@ pub(crate) async fn list_offsets(
     m::ListOffsetsResponse::default().with_topics(topics.collect())
 }
 
-fn spec(timestamp: i64) -> Result<Spec, ResponseError> {
+fn spec(timestamp: i64, version: i16) -> Result<Spec, ResponseError> {
     match timestamp {
         -1 => Ok(Spec::Latest),
         // Without tiers, all of a log is local.
-        -2 | -4 => Ok(Spec::Earliest),
-        -3 => Ok(Spec::MaxTimestamp),
+        -2 => Ok(Spec::Earliest),
+        -4 if version >= 8 => Ok(Spec::Earliest),
+        -3 if version >= 7 => Ok(Spec::MaxTimestamp),
         0.. => Ok(Spec::Time(timestamp)),
         _ => Err(ResponseError::UnsupportedVersion),
     }

@@ -5,15 +5,17 @@ use std::time::Duration;
 use bytes::Bytes;
 use kafka_protocol::error::ResponseError;
 use kafka_protocol::messages as m;
+use kafka_protocol::messages::produce_request::TopicProduceData;
 use kafka_protocol::messages::produce_response::{
     BatchIndexAndErrorMessage, PartitionProduceResponse, TopicProduceResponse,
 };
 use kafka_protocol::protocol::StrBytes;
 
-use crate::client::batch::{Batch, Batches};
+use crate::client::batch::Batch;
 use crate::clock;
 use crate::embedded::broker::{Broker, Caller};
-use crate::embedded::log::{Appended, Refused};
+use crate::embedded::handle::group::exists;
+use crate::embedded::log::{Appended, Refused, only_batch};
 use crate::embedded::refuse::Refuse;
 use crate::embedded::state::State;
 
@@ -27,8 +29,15 @@ pub(crate) async fn produce(
     if !matches!(acks, -1..=1) {
         return Some(request.refuse(ResponseError::InvalidRequiredAcks.code()));
     }
+    if request.transactional_id.is_none() && request.topic_data.iter().any(has_transactional) {
+        // Kafka asks whether the id may be used before it looks at anything else, and none may not.
+        caller.session().hang_up |= acks == 0;
+        let refused = request.refuse(ResponseError::TransactionalIdAuthorizationFailed.code());
+        return (acks != 0).then_some(refused);
+    }
     let timeout = Duration::from_millis(u64::try_from(request.timeout_ms).unwrap_or(0));
     let transactional_id = request.transactional_id.as_ref().map(|id| id.as_str());
+    let transactional_id = transactional_id.unwrap_or_default();
     let mut responses = Vec::with_capacity(request.topic_data.len());
     // What must be replicated before it is acknowledged: place in the response, and the end of the log.
     let mut awaited = Vec::new();
@@ -75,23 +84,55 @@ fn append(
     (topic, partition): (&str, i32),
     records: Option<Bytes>,
     acks: i16,
-    transactional_id: Option<&str>,
-) -> Result<Appended, Refused> {
-    let records = records.unwrap_or_default();
-    let alive: Vec<i32> = state.alive().collect();
-    let (led, config) = state.led(caller.node, topic, partition, -1)?;
-    let in_sync = led.replicas.iter().filter(|id| alive.contains(id)).count();
-    if acks == -1 && i64::try_from(in_sync).unwrap_or(i64::MAX) < config.number("min.insync.replicas") {
-        return Err(ResponseError::NotEnoughReplicas.into());
+    transactional_id: &str,
+) -> Result<Appended, Unwritten> {
+    if !exists(&state.topics)(topic, partition) {
+        return Err(ResponseError::UnknownTopicOrPartition.into());
     }
-    if let Some(Ok(batch)) = Batches::new(records.clone()).next()
-        && batch.is_transactional()
-        && !led.log.has_transaction(batch.producer_id(), batch.producer_epoch())
-    {
+    // ORDER: what the request itself gives away before who leads, as in `KafkaApis.handleProduceRequest`.
+    let batch = only_batch(records.unwrap_or_default())?;
+    let alive: Vec<i32> = state.alive().collect();
+    let (led, _) = state.led(caller.node, topic, partition, -1)?;
+    if batch.is_transactional() && !led.log.has_transaction(batch.producer_id(), batch.producer_epoch()) {
         may_begin(broker, caller, state, (topic, partition), &batch, transactional_id)?;
     }
     let (led, config) = state.led(caller.node, topic, partition, -1)?;
-    led.log.append(records, config, led.leader_epoch, broker.clock.wall_ms())
+    let start = led.log.start();
+    let in_sync = led.replicas.iter().filter(|id| alive.contains(id)).count();
+    let appended = match i64::try_from(in_sync).unwrap_or(i64::MAX) < config.number("min.insync.replicas") {
+        true if acks == -1 => Err(ResponseError::NotEnoughReplicas.into()),
+        _ => led.log.append(batch, config, led.leader_epoch, broker.clock.wall_ms()),
+    };
+    appended.map_err(|refused| match refused.error {
+        ResponseError::MessageTooLarge
+        | ResponseError::RecordListTooLarge
+        | ResponseError::CorruptMessage => refused.into(),
+        _ => Unwritten { refused, start },
+    })
+}
+
+/// Why nothing was written, and where the log starts, if it was the log that refused (`ReplicaManager.appendToLocalLog`);
+/// else -1.
+struct Unwritten {
+    refused: Refused,
+    start: i64,
+}
+
+impl From<Refused> for Unwritten {
+    fn from(refused: Refused) -> Self {
+        Self { refused, start: -1 }
+    }
+}
+
+impl From<ResponseError> for Unwritten {
+    fn from(error: ResponseError) -> Self {
+        Refused::from(error).into()
+    }
+}
+
+fn has_transactional(topic: &TopicProduceData) -> bool {
+    let batches = topic.partition_data.iter().filter_map(|data| only_batch(data.records.clone()?).ok());
+    batches.into_iter().any(|batch| batch.is_transactional())
 }
 
 /// Asks the coordinator whether the partition belongs to the producer's transaction (KIP-890).
@@ -101,23 +142,19 @@ fn may_begin(
     state: &mut State,
     at: (&str, i32),
     batch: &Batch,
-    transactional_id: Option<&str>,
+    transactional_id: &str,
 ) -> Result<(), Refused> {
     if !broker.config.flag("transaction.partition.verification.enable") {
         return Ok(());
     }
-    let id = transactional_id.ok_or_else(|| {
-        let what = "A transactional batch came in a request without a transactional id";
-        Refused::new(ResponseError::InvalidTxnState, what)
-    })?;
     let producer = (batch.producer_id(), batch.producer_epoch());
-    Ok(state.txn.verify(id, producer, at, caller.version)?)
+    Ok(state.txn.verify(transactional_id, producer, at, caller.version)?)
 }
 
 fn answer(
     state: &mut State,
     (topic, partition): (&str, i32),
-    appended: Result<Appended, Refused>,
+    appended: Result<Appended, Unwritten>,
 ) -> PartitionProduceResponse {
     let answer = PartitionProduceResponse::default().with_index(partition);
     match appended {
@@ -129,7 +166,7 @@ fn answer(
                 .with_log_append_time_ms(appended.append_time)
                 .with_log_start_offset(start.unwrap_or(-1))
         }
-        Err(refused) => {
+        Err(Unwritten { refused, start }) => {
             let records = refused.records.into_iter().map(|(at, why)| {
                 BatchIndexAndErrorMessage::default()
                     .with_batch_index(at)
@@ -139,7 +176,7 @@ fn answer(
                 .with_record_errors(records.collect())
                 .with_error_message(Some(StrBytes::from_string(refused.message)));
             fail(&mut answer, refused.error);
-            answer
+            answer.with_log_start_offset(start)
         }
     }
 }

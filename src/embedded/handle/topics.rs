@@ -27,13 +27,9 @@ pub(crate) async fn create_topics(
     request: m::CreateTopicsRequest,
 ) -> m::CreateTopicsResponse {
     let mut state = broker.lock();
-    let twice = |topic: &CreatableTopic| request.topics.iter().filter(|t| t.name == topic.name).count() > 1;
-    let topics = request.topics.iter().map(|topic| {
+    let topics = once(&request.topics, |topic| topic.name.clone()).into_iter().map(|(topic, once)| {
         let answer = CreatableTopicResult::default().with_name(topic.name.clone());
-        let planned = match twice(topic) {
-            true => Err((ResponseError::InvalidRequest, "Duplicate topic name.".to_owned())),
-            false => plan(&state, topic, &broker.config),
-        };
+        let planned = once.and_then(|()| plan(&state, topic, &broker.config));
         match planned {
             Ok(plan) => {
                 let configs = plan.config.all().map(|(name, value, set, _)| {
@@ -45,12 +41,13 @@ pub(crate) async fn create_topics(
                 let configs = configs.collect();
                 let id = match request.validate_only {
                     true => Uuid::nil(),
-                    false => make(&mut state, topic, &plan),
+                    false => plan.make(&mut state, &topic.name),
                 };
+                let replication = plan.assigned.first().map_or(plan.replication, Vec::len);
                 answer
                     .with_topic_id(id)
                     .with_num_partitions(i32::try_from(plan.partitions).unwrap_or(i32::MAX))
-                    .with_replication_factor(i16::try_from(plan.replication).unwrap_or(i16::MAX))
+                    .with_replication_factor(i16::try_from(replication).unwrap_or(i16::MAX))
                     .with_configs(Some(configs))
             }
             Err((error, why)) => answer
@@ -69,10 +66,105 @@ pub(crate) async fn create_topics(
 const MOST_PARTITIONS: i64 = 10_000;
 const TOO_MANY: &str = "Excessively large number of partitions per request.";
 
+/// What a request names, each name once, and whether it was named once only.
+fn once<T, N: PartialEq>(all: &[T], name: impl Fn(&T) -> N) -> Vec<(&T, Result<(), Refusal>)> {
+    let mut named: Vec<(N, &T, usize)> = Vec::new();
+    for one in all {
+        match named.iter_mut().find(|(known, ..)| *known == name(one)) {
+            Some((_, _, times)) => *times += 1,
+            None => named.push((name(one), one, 1)),
+        }
+    }
+    let outcome = |times| match times {
+        1 => Ok(()),
+        _ => Err((ResponseError::InvalidRequest, "Duplicate topic name.".to_owned())),
+    };
+    named.into_iter().map(|(_, one, times)| (one, outcome(times))).collect()
+}
+
 struct Plan {
     partitions: usize,
     replication: usize,
+    /// Partition by partition, if the request says so.
+    assigned: Vec<Vec<i32>>,
     config: TopicConfig,
+}
+
+impl Plan {
+    fn make(&self, state: &mut State, name: &str) -> Uuid {
+        if self.assigned.is_empty() {
+            return state.create_topic(name, self.partitions, self.replication, self.config.clone());
+        }
+        let id = state.create_topic(name, 0, 0, self.config.clone());
+        for replicas in &self.assigned {
+            state.add_assigned(name, replicas.clone());
+        }
+        id
+    }
+}
+
+/// Makes a topic that somebody asked for, as the broker's settings have it, if that can be.
+pub(crate) fn auto_create(state: &mut State, name: &str, defaults: &BrokerConfig) {
+    let name = m::TopicName(StrBytes::from_string(name.to_owned()));
+    let topic = CreatableTopic::default().with_name(name).with_num_partitions(-1).with_replication_factor(-1);
+    match plan(state, &topic, defaults) {
+        Ok(plan) => _ = plan.make(state, &topic.name),
+        Err((error, why)) => tracing::warn!(topic = &**topic.name, %error, why, "a topic is not made"),
+    }
+}
+
+/// Replicas that a request assigns to a partition (`validateManualPartitionAssignment`); all have as many as the first.
+fn assigned(state: &State, replicas: &[m::BrokerId], factor: usize) -> Result<Vec<i32>, Refusal> {
+    let refused = |why: String| {
+        Err((ResponseError::InvalidReplicaAssignment, format!("The manual partition assignment {why}")))
+    };
+    let ids: Vec<i32> = replicas.iter().map(|id| id.0).collect();
+    if ids.is_empty() {
+        return refused("includes an empty replica list.".to_owned());
+    }
+    if let Some(unknown) = ids.iter().find(|id| !state.nodes.contains_key(id)) {
+        return refused(format!("includes broker {unknown}, but no such broker is registered."));
+    }
+    if let Some((_, twice)) = ids.iter().enumerate().find(|(at, id)| ids[..*at].contains(id)) {
+        return refused(format!("includes the broker {twice} more than once."));
+    }
+    if ids.len() != factor {
+        let has = ids.len();
+        return refused(format!("includes a partition with {has} replica(s), where others have {factor}."));
+    }
+    if !state.alive().any(|alive| ids.contains(&alive)) {
+        return refused("names only brokers that are stopped.".to_owned());
+    }
+    Ok(ids)
+}
+
+/// The replicas of the partitions of a new topic, in order (`ReplicationControlManager.createTopic`).
+fn all_assigned(state: &State, topic: &CreatableTopic) -> Result<Vec<Vec<i32>>, Refusal> {
+    let refused = |why: &str| Err((ResponseError::InvalidReplicaAssignment, why.to_owned()));
+    let factor = topic.assignments.first().map_or(0, |first| first.broker_ids.len());
+    let mut partitions = std::collections::BTreeMap::new();
+    for one in &topic.assignments {
+        if partitions.contains_key(&one.partition_index) {
+            return refused("Found multiple manual partition assignments for one partition.");
+        }
+        partitions.insert(one.partition_index, assigned(state, &one.broker_ids, factor)?);
+    }
+    match partitions.keys().copied().eq((0..).take(partitions.len())) {
+        true => Ok(partitions.into_values().collect()),
+        false => refused("partitions should be a consecutive 0-based integer sequence"),
+    }
+}
+
+/// Whether there are nodes for as many replicas; one that is away is there, too (`StripedReplicaPlacer`).
+fn enough_nodes(state: &State, replication: i64) -> Result<usize, Refusal> {
+    let nodes = state.nodes.len();
+    usize::try_from(replication).ok().filter(|replicas| (1..=nodes).contains(replicas)).ok_or_else(|| {
+        let why = format!(
+            "Unable to replicate the partition {replication} time(s): The target replication factor must be larger than \
+             0, and {nodes} broker(s) are registered."
+        );
+        (ResponseError::InvalidReplicationFactor, why)
+    })
 }
 
 /// `ReplicationControlManager.createTopic`: what is to be made, or why not.
@@ -91,21 +183,18 @@ fn plan(state: &State, topic: &CreatableTopic, defaults: &BrokerConfig) -> Resul
         return Err((E::InvalidTopicException, why));
     }
     let or_default = |value: i32, setting| if value == -1 { defaults.number(setting) } else { value.into() };
-    let mut partitions = or_default(topic.num_partitions, "num.partitions");
-    let mut replication = or_default(topic.replication_factor.into(), "default.replication.factor");
-    if let Some(first) = topic.assignments.first() {
-        partitions = i64::try_from(topic.assignments.len()).unwrap_or(i64::MAX);
-        replication = i64::try_from(first.broker_ids.len()).unwrap_or(i64::MAX);
-        let known = |id: &m::BrokerId| state.nodes.contains_key(&id.0);
+    let partitions = or_default(topic.num_partitions, "num.partitions");
+    let replication = or_default(topic.replication_factor.into(), "default.replication.factor");
+    // ORDER: settings before partitions, as there.
+    let changes = topic.configs.iter().map(|c| (c.name.as_str(), c.value.as_ref().map(|v| v.to_string())));
+    let config = TopicConfig::default().with(changes).map_err(|why| (E::InvalidConfig, why))?;
+    if !topic.assignments.is_empty() {
         if topic.num_partitions != -1 || topic.replication_factor != -1 {
             let why = "A manual partition assignment was specified, but numPartitions or replicationFactor was not set to -1.";
             return Err((E::InvalidRequest, why.to_owned()));
         }
-        if !topic.assignments.iter().flat_map(|assigned| &assigned.broker_ids).all(known) || replication == 0
-        {
-            let why = "The manual partition assignment names nodes that are not there.";
-            return Err((E::InvalidReplicaAssignment, why.to_owned()));
-        }
+        let assigned = all_assigned(state, topic)?;
+        return Ok(Plan { partitions: assigned.len(), replication: 0, assigned, config });
     }
     if partitions > MOST_PARTITIONS {
         return Err((E::PolicyViolation, TOO_MANY.to_owned()));
@@ -113,43 +202,35 @@ fn plan(state: &State, topic: &CreatableTopic, defaults: &BrokerConfig) -> Resul
     if partitions < 1 {
         return Err((E::InvalidPartitions, "Number of partitions must be larger than 0.".to_owned()));
     }
-    let alive = state.alive().count();
-    let usable = usize::try_from(replication).ok().filter(|replicas| (1..=alive).contains(replicas));
-    let Some(replication) = usable else {
-        let why = format!(
-            "Unable to replicate the partition {replication} time(s): The target replication factor must be larger than \
-             0, and {alive} broker(s) are registered."
-        );
-        return Err((E::InvalidReplicationFactor, why));
-    };
-    let changes = topic.configs.iter().map(|c| (c.name.as_str(), c.value.as_ref().map(|v| v.to_string())));
-    let config = TopicConfig::default().with(changes).map_err(|why| (E::InvalidConfig, why))?;
-    Ok(Plan { partitions: usize::try_from(partitions).unwrap_or(1), replication, config })
-}
-
-fn make(state: &mut State, topic: &CreatableTopic, plan: &Plan) -> Uuid {
-    let id = state.create_topic(&topic.name, plan.partitions, plan.replication, plan.config.clone());
-    for assigned in &topic.assignments {
-        let at = usize::try_from(assigned.partition_index).unwrap_or(usize::MAX);
-        let partition =
-            state.topics.get_mut(topic.name.as_str()).and_then(|topic| topic.partitions.get_mut(at));
-        if let Some(partition) = partition {
-            partition.replicas = assigned.broker_ids.iter().map(|id| id.0).collect();
-            partition.leader = partition.replicas.first().copied();
-        }
-    }
-    id
+    let replication = enough_nodes(state, replication)?;
+    let partitions = usize::try_from(partitions).unwrap_or(1);
+    Ok(Plan { partitions, replication, assigned: Vec::new(), config })
 }
 
 pub(crate) async fn delete_topics(
     broker: &Broker,
-    _caller: &Caller,
+    caller: &Caller,
     request: m::DeleteTopicsRequest,
 ) -> m::DeleteTopicsResponse {
     let mut state = broker.lock();
     let by_name = request.topic_names.into_iter().map(|name| (Some(name), Uuid::nil()));
     let wanted: Vec<_> = by_name.chain(request.topics.into_iter().map(|t| (t.name, t.topic_id))).collect();
-    let responses = wanted.into_iter().map(|(name, id)| {
+    let named = once(&wanted, |(name, id)| (name.clone(), *id));
+    let responses = named.into_iter().map(|((name, id), once)| {
+        let (name, id) = (name.clone(), *id);
+        let answer = DeletableTopicResult::default().with_name(name.clone()).with_topic_id(id);
+        let refused = |why: String| {
+            answer
+                .clone()
+                .with_error_code(ResponseError::InvalidRequest.code())
+                .with_error_message((caller.version >= 5).then(|| StrBytes::from_string(why)))
+        };
+        if let Err((_, why)) = once {
+            return refused(why);
+        }
+        if name.is_some() != id.is_nil() {
+            return refused("A topic is named by its name, or by its id.".to_owned());
+        }
         let known = match &name {
             Some(name) => Some(name.to_string()),
             None => state.topics.iter().find(|(_, topic)| topic.id == id).map(|(name, _)| name.clone()),
@@ -176,11 +257,14 @@ pub(crate) async fn create_partitions(
 ) -> m::CreatePartitionsResponse {
     use ResponseError as E;
     let mut state = broker.lock();
-    let results = request.topics.into_iter().map(|asked| {
+    let results = once(&request.topics, |topic| topic.name.clone()).into_iter().map(|(asked, once)| {
         let answer = CreatePartitionsTopicResult::default().with_name(asked.name.clone());
         let refused = |error: E, why: String| {
             answer.clone().with_error_code(error.code()).with_error_message(said(why))
         };
+        if let Err((error, why)) = once {
+            return refused(error, why);
+        }
         let Some(topic) = state.topics.get(asked.name.as_str()) else {
             return refused(E::UnknownTopicOrPartition, "There is no such topic.".to_owned());
         };
@@ -205,7 +289,19 @@ pub(crate) async fn create_partitions(
             );
         }
         let replication = topic.partitions.first().map_or(1, |first| first.replicas.len());
+        let planned = match &asked.assignments {
+            Some(all) => all.iter().map(|one| assigned(&state, &one.broker_ids, replication)).collect(),
+            None => enough_nodes(&state, i64::try_from(replication).unwrap_or(i64::MAX)).map(|_| Vec::new()),
+        };
+        let planned: Vec<Vec<i32>> = match planned {
+            Ok(planned) => planned,
+            Err((error, why)) => return refused(error, why),
+        };
         if !request.validate_only {
+            for replicas in planned {
+                state.add_assigned(&asked.name, replicas);
+            }
+            // What nobody has assigned.
             state.add_partitions(&asked.name, wanted, replication);
         }
         answer

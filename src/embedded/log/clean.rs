@@ -12,22 +12,39 @@ use crate::record::RawRecord;
 impl Log {
     /// Deletes old segments, if that is the topic's policy.
     pub(crate) fn retain(&mut self, config: &TopicConfig, now: i64) {
+        self.delete_segments(config, Some(now));
+    }
+
+    /// Deletes what is too much, and what is too old `now`, if that is asked.
+    pub(super) fn delete_segments(&mut self, config: &TopicConfig, now: Option<i64>) {
         if !config.deleted {
             return;
         }
-        let (oldest, most) = (config.number("retention.ms"), config.number("retention.bytes"));
-        while let Some(segment) = self.segments.front().filter(|_| !self.batches.is_empty()) {
-            let next = self.segments.get(1).map_or(self.end, |next| next.base);
-            let within = self.batches.iter().take_while(|batch| batch.base < next);
-            let newest = within.map(|batch| batch.max_timestamp).max().unwrap_or(-1);
-            let late = oldest >= 0 && newest >= 0 && now.saturating_sub(newest) > oldest;
-            let left = i64::try_from(self.size - segment.size.min(self.size)).unwrap_or(i64::MAX);
-            let large = most >= 0 && left >= most;
+        let oldest = now.map(|now| (now, config.number("retention.ms"))).filter(|(_, oldest)| *oldest >= 0);
+        let most = config.number("retention.bytes");
+        let (mut left, mut start) = (self.size, self.start);
+        let mut batches = self.batches.iter().peekable();
+        for (at, segment) in self.segments.iter().enumerate() {
+            let next = self.segments.get(at + 1).map_or(self.end, |next| next.base);
+            // Without any batch at all, there is nothing to delete; the active segment is for the clock alone.
+            if batches.peek().is_none() || (now.is_none() && at + 1 == self.segments.len()) {
+                break;
+            }
+            left -= segment.size.min(left);
+            let large = most >= 0 && i64::try_from(left).unwrap_or(i64::MAX) >= most;
+            let late = oldest.is_some_and(|(now, oldest)| {
+                let within = std::iter::from_fn(|| batches.next_if(|batch| batch.base < next));
+                let newest = within.map(|batch| batch.max_timestamp).max().unwrap_or(-1);
+                newest >= 0 && now.saturating_sub(newest) > oldest
+            });
             // ORDER: what readers have not been shown is never deleted.
             if !(late || large) || next > self.high_watermark {
-                return;
+                break;
             }
-            self.start_at(next);
+            start = next;
+        }
+        if start > self.start {
+            self.start_at(start);
         }
     }
 
@@ -121,12 +138,12 @@ impl Log {
         self.recount();
     }
 
-    pub(super) fn recount(&mut self) {
+    fn recount(&mut self) {
         self.size = self.batches.iter().map(|batch| batch.bytes.len()).sum();
+        let mut batches = self.batches.iter().peekable();
         for at in 0..self.segments.len() {
-            let (base, next) =
-                (self.segments[at].base, self.segments.get(at + 1).map_or(i64::MAX, |next| next.base));
-            let within = self.batches.iter().filter(|batch| (base..next).contains(&batch.base));
+            let next = self.segments.get(at + 1).map_or(i64::MAX, |next| next.base);
+            let within = std::iter::from_fn(|| batches.next_if(|batch| batch.base < next));
             self.segments[at].size = within.map(|batch| batch.bytes.len()).sum();
         }
     }
@@ -162,6 +179,8 @@ fn clean(
         && let Ok(bytes) = patch::retain(batch, &records)
     {
         stored.bytes = bytes;
+        // Look-ups by time and retention go by what is left.
+        stored.max_timestamp = stored.batch().map_or(stored.max_timestamp, |left| left.max_timestamp());
     }
     true
 }

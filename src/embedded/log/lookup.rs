@@ -75,7 +75,7 @@ impl Log {
 
     /// The largest epoch up to `leader_epoch` and where it ends (`LeaderEpochFileCache.endOffsetFor`); -1 if unknown.
     pub(crate) fn end_of_epoch(&self, leader_epoch: i32) -> (i32, i64) {
-        let Some((latest, _)) = self.epochs.last() else { return (-1, -1) };
+        let Some((latest, _)) = self.epochs.last().filter(|_| leader_epoch != -1) else { return (-1, -1) };
         if leader_epoch == *latest {
             return (leader_epoch, self.end);
         }
@@ -96,12 +96,17 @@ impl Log {
         }
         self.start = offset;
         let gone = self.position(offset);
-        self.batches.drain(..gone);
+        for batch in self.batches.drain(..gone) {
+            self.size -= batch.bytes.len();
+            while self.segments.get(1).is_some_and(|second| second.base <= batch.base) {
+                self.segments.pop_front();
+            }
+            if let Some(first) = self.segments.front_mut() {
+                first.size -= batch.bytes.len();
+            }
+        }
         while self.segments.get(1).is_some_and(|second| second.base <= offset) {
             self.segments.pop_front();
-        }
-        if gone > 0 {
-            self.recount();
         }
         // The epoch that covers the start begins there (`truncateFromStartAsyncFlush`).
         let covering = self.epochs.partition_point(|(_, from)| *from <= offset);

@@ -18,7 +18,7 @@ use kafka_protocol::error::ResponseError;
 
 pub(crate) use lookup::{Found, Spec};
 pub(crate) use producers::Aborted;
-pub(crate) use validate::Refused;
+pub(crate) use validate::{Refused, only_batch};
 
 use crate::client::batch::{Batch, Batches, patch};
 use crate::embedded::config::TopicConfig;
@@ -83,7 +83,7 @@ pub(crate) struct Appended {
     pub(crate) base_offset: i64,
     /// What follows the log's last record.
     pub(crate) end: i64,
-    /// The broker's time, where the topic goes by it; else -1.
+    /// The broker's time, where the topic goes by it; else -1, but for a duplicate the time of its records.
     pub(crate) append_time: i64,
     /// Whether it was there before.
     pub(crate) duplicate: bool,
@@ -114,7 +114,13 @@ impl Log {
 
     /// Readers of committed records get what is below.
     pub(crate) fn last_stable_offset(&self) -> i64 {
-        self.producers.first_unstable().map_or(self.high_watermark, |first| first.min(self.high_watermark))
+        // A transaction may have begun before the log does: then it is the batch that the log begins in
+        // (`UnifiedLog.maybeIncrementFirstUnstableOffset`), which may itself begin before.
+        let unstable = self.producers.first_unstable().map(|first| match first < self.start {
+            true => self.batches.get(self.position(self.start)).map_or(self.end, |batch| batch.base),
+            false => first,
+        });
+        unstable.map_or(self.high_watermark, |first| first.min(self.high_watermark))
     }
 
     fn readable(&self, committed: bool) -> i64 {
@@ -139,18 +145,18 @@ impl Log {
     /// Takes a client's batch.
     pub(crate) fn append(
         &mut self,
-        records: Bytes,
+        batch: Batch,
         config: &TopicConfig,
         leader_epoch: i32,
         now: i64,
     ) -> Result<Appended, Refused> {
-        let (batch, max_timestamp) = validate::validate(records, config, now)?;
+        let max_timestamp = validate::validate(&batch, config, now)?;
         let append_time = if config.append_time { now } else { -1 };
         if batch.producer_id() >= 0
             && let Some(before) = self.producers.check(&batch)?
         {
-            let append_time = if config.append_time { before.timestamp } else { -1 };
-            let base_offset = before.base_offset;
+            // Set for either kind of timestamp, as in `UnifiedLog.append`.
+            let (append_time, base_offset) = (before.timestamp, before.base_offset);
             return Ok(Appended { base_offset, end: self.end, append_time, duplicate: true });
         }
         // A copy, so that the log does not keep the whole request alive.
@@ -190,29 +196,36 @@ impl Log {
             return Err(Refused::new(ResponseError::CorruptMessage, "The batch would pass the last offset"));
         };
         self.begin_epoch(leader_epoch);
-        self.roll(&batch, config);
+        let rolled = self.roll(&batch, config);
         self.size += batch.size();
         self.end = batch.next_offset();
         self.producers.written(&batch);
         self.batches.push_back(Stored::of(&batch));
         self.advance();
+        if rolled {
+            // Memory is all that there is: what is too much does not wait for the next check.
+            self.delete_segments(config, None);
+        }
         Ok(())
     }
 
-    /// Begins a segment if the batch does not belong to the active one (`LogSegment.shouldRoll`).
-    fn roll(&mut self, batch: &Batch, config: &TopicConfig) {
+    /// Begins a segment if the batch does not belong to the active one (`LogSegment.shouldRoll`); says whether it did.
+    fn roll(&mut self, batch: &Batch, config: &TopicConfig) -> bool {
         let timestamp = batch.max_timestamp();
         let fits = |active: &Segment| {
-            active.size + batch.size() <= config.segment_bytes
+            active.size + batch.size() <= config.segment_bytes.min(config.roll_bytes)
                 && timestamp.saturating_sub(active.first_timestamp) <= config.segment_ms
         };
         match self.segments.back_mut() {
-            Some(active) if fits(active) => active.size += batch.size(),
-            _ => self.segments.push_back(Segment {
-                base: batch.base_offset(),
-                size: batch.size(),
-                first_timestamp: timestamp,
-            }),
+            Some(active) if fits(active) => {
+                active.size += batch.size();
+                false
+            }
+            _ => {
+                let (base, size) = (batch.base_offset(), batch.size());
+                self.segments.push_back(Segment { base, size, first_timestamp: timestamp });
+                true
+            }
         }
     }
 

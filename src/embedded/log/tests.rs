@@ -4,7 +4,7 @@ use bytes::Bytes;
 use kafka_protocol::error::ResponseError as E;
 
 use super::lookup::Spec;
-use super::{Appended, Log, Refused};
+use super::{Appended, Log, Refused, only_batch};
 use crate::Headers;
 use crate::client::batch::{BatchBuilder, Batches, ProducerStamp, patch};
 use crate::client::compression::Compression;
@@ -47,7 +47,7 @@ impl Rig {
     }
 
     fn put(&mut self, batch: Bytes) -> Result<Appended, Refused> {
-        self.log.append(batch, &self.config, 0, NOW)
+        self.log.append(only_batch(batch)?, &self.config, 0, NOW)
     }
 
     /// Appends a batch of a producer and says where, or why not.
@@ -263,6 +263,78 @@ fn old_segments_go_by_time_and_by_size() {
     assert_eq!(rig.log.start(), 2, "200 bytes are left without the first segment, not without the second");
 }
 
+fn assert_counted(log: &Log) {
+    let bytes = |from, to| -> usize {
+        let within = log.batches.iter().filter(|batch| (from..to).contains(&batch.base));
+        within.map(|batch| batch.bytes.len()).sum()
+    };
+    assert_eq!(log.size(), bytes(0, i64::MAX));
+    for (at, segment) in log.segments.iter().enumerate() {
+        let next = log.segments.get(at + 1).map_or(i64::MAX, |next| next.base);
+        assert_eq!(segment.size, bytes(segment.base, next), "segment {at}");
+    }
+}
+
+#[test]
+fn sizes_are_right_whatever_goes() {
+    let mut rig = Rig::new(&[("cleanup.policy", "compact,delete"), ("retention.ms", "-1")]);
+    rig.config.segment_bytes = 300;
+    for at in 0..40 {
+        rig.put(keyed(ProducerStamp::NONE, &["a", "b", &format!("k{}", at % 9)])).unwrap();
+    }
+    assert!(rig.log.segments.len() > 9);
+    assert_counted(&rig.log);
+    for start in [1, 2, 3, 4, 16, 17, 40, 61] {
+        rig.log.start_at(start);
+        assert_counted(&rig.log);
+    }
+    rig.log.compact(&rig.config, NOW);
+    assert_counted(&rig.log);
+    for start in [62, 90, 113, 120] {
+        rig.log.start_at(start);
+        assert_counted(&rig.log);
+    }
+    assert_eq!((rig.log.size(), rig.log.end()), (0, 120));
+}
+
+/// With work that grows by the cube of the segments, as it once did, this would take most of an hour.
+#[test]
+fn many_segments_go_at_once() {
+    let (done, ended) = std::sync::mpsc::channel();
+    std::thread::spawn(move || {
+        let mut rig = Rig::new(&[("retention.ms", "100")]);
+        rig.config.segment_bytes = 1 << 10;
+        rig.config.segment_ms = 0;
+        for time in 0..5_000 {
+            rig.put(batch(ProducerStamp::NONE, &[(time, None, Some("v"))])).unwrap();
+        }
+        assert_eq!(rig.log.segments.len(), 5_000);
+        rig.log.retain(&rig.config, 4_600);
+        done.send((rig.log.start(), rig.log.segments.len())).unwrap();
+    });
+    assert_eq!(ended.recv_timeout(std::time::Duration::from_secs(60)), Ok((4_500, 500)));
+}
+
+#[test]
+fn retention_by_size_bounds_the_memory_between_two_checks() {
+    let mut rig = Rig::new(&[("retention.bytes", "8388608")]);
+    let value = "v".repeat(100_000);
+    for at in 0..200 {
+        rig.put(batch(ProducerStamp::NONE, &[(NOW, None, Some(&value))])).unwrap();
+        // Two segments of an eighth are on their way, and a batch.
+        assert!(rig.log.size() < (10 << 20) + 100_500, "{} bytes after {at}", rig.log.size());
+        assert!(rig.log.size() >= (8 << 20).min(at * 100_000), "{} bytes after {at}", rig.log.size());
+    }
+    assert!(rig.log.start() > 90);
+    // What is not replicated stays.
+    rig.log.hold(true);
+    let start = rig.log.end();
+    for _ in 0..150 {
+        rig.put(batch(ProducerStamp::NONE, &[(NOW, None, Some(&value))])).unwrap();
+    }
+    assert!(rig.log.start() <= start);
+}
+
 #[test]
 fn a_log_is_compacted_by_the_clock_once_enough_of_it_is_new() {
     let mut rig = Rig::new(&[("cleanup.policy", "compact")]);
@@ -276,4 +348,26 @@ fn a_log_is_compacted_by_the_clock_once_enough_of_it_is_new() {
     let before = rig.log.size();
     rig.log.compact_if_dirty(&rig.config, NOW);
     assert_eq!(rig.log.size(), before, "nothing is new");
+}
+
+#[test]
+fn what_compaction_left_is_as_young_as_its_records() {
+    let mut rig = Rig::new(&[("cleanup.policy", "compact,delete"), ("retention.ms", "10")]);
+    let of = |records: &[(i64, &str)]| {
+        let records: Vec<_> = records.iter().map(|(time, key)| (*time, Some(*key), Some("v"))).collect();
+        batch(ProducerStamp::NONE, &records)
+    };
+    rig.put(of(&[(100, "a"), (300, "b"), (200, "c")])).unwrap();
+    rig.put(of(&[(50, "b")])).unwrap();
+    let youngest = |log: &Log| {
+        let found = log.find(Spec::MaxTimestamp, false);
+        (found.offset, found.timestamp)
+    };
+    assert_eq!(youngest(&rig.log), (1, 300));
+    rig.log.compact(&rig.config, NOW);
+    assert_eq!(youngest(&rig.log), (2, 200));
+    rig.log.retain(&rig.config, 210);
+    assert_eq!(rig.log.start(), 0);
+    rig.log.retain(&rig.config, 211);
+    assert_eq!(rig.log.start(), 4, "retention goes by what is left, too");
 }

@@ -12,7 +12,7 @@ use crate::embedded::config::TopicConfig;
 pub(crate) struct Refused {
     pub(crate) error: ResponseError,
     pub(crate) message: String,
-    /// Which records are at fault, by their place in the batch, and why; the first ten at most.
+    /// Which records are at fault, by their place in the batch, and why.
     pub(crate) records: Vec<(i32, String)>,
 }
 
@@ -32,22 +32,42 @@ fn invalid(message: impl Into<String>) -> Refused {
     Refused::new(ResponseError::InvalidRecord, message)
 }
 
-/// The one batch of `records`, and the largest timestamp in it.
-pub(crate) fn validate(records: Bytes, config: &TopicConfig, now: i64) -> Result<(Batch, i64), Refused> {
-    let corrupt = |error: crate::Error| {
-        Refused::new(ResponseError::CorruptMessage, format!("Record is corrupt: {error}"))
-    };
-    let size = records.len();
-    let mut batches = Batches::new(records);
-    let none = || invalid("Produce requests must contain exactly one record batch, and this one has none");
-    let batch = match batches.next().ok_or_else(none)? {
-        Ok(batch) => batch,
+fn corrupt(why: impl std::fmt::Display) -> Refused {
+    Refused::new(ResponseError::CorruptMessage, format!("Record is corrupt: {why}"))
+}
+
+/// The one batch of `records`. What is cut off behind it is ignored (`ByteBufferLogInputStream`).
+pub(crate) fn only_batch(records: Bytes) -> Result<Batch, Refused> {
+    let refused = |header: &[u8], error: crate::Error| match is_older_format(header) {
+        Some(false) => corrupt(error),
         // Our own words for what the header alone gives away.
-        Err(error) => return Err(invalid(error.to_string())),
+        _ => invalid(error.to_string()),
     };
-    if batch.size() != size {
-        return Err(invalid("Produce requests are only allowed to contain exactly one record batch"));
+    let none = || invalid("Produce requests must contain exactly one record batch, and this one has none");
+    let mut batches = Batches::new(records.clone());
+    let batch = batches.next().ok_or_else(none)?.map_err(|error| refused(&records, error))?;
+    match batches.next() {
+        None => Ok(batch),
+        Some(Ok(_)) => Err(invalid("Produce requests are only allowed to contain exactly one record batch")),
+        Some(Err(error)) => Err(refused(&records[batch.size()..], error)),
     }
+}
+
+/// Of a header that cannot be read: whether it is of an older format, or none of any; `None` if neither is so.
+fn is_older_format(header: &[u8]) -> Option<bool> {
+    let length = header.get(8..12)?.first_chunk().copied().map(i32::from_be_bytes)?;
+    let magic = *header.get(16)?;
+    match magic {
+        _ if length < 14 => Some(false),
+        0 | 1 => Some(true),
+        2 if length >= 49 => None,
+        _ => Some(false),
+    }
+}
+
+/// The largest timestamp in a batch that may be taken.
+pub(crate) fn validate(batch: &Batch, config: &TopicConfig, now: i64) -> Result<i64, Refused> {
+    let size = batch.size();
     if batch.base_offset() != 0 {
         return Err(invalid(format!("The baseOffset of the record batch is {}, not 0", batch.base_offset())));
     }
@@ -74,8 +94,7 @@ pub(crate) fn validate(records: Bytes, config: &TopicConfig, now: i64) -> Result
     if batch.producer_id() >= 0 && (batch.base_sequence() < 0 || batch.producer_epoch() < 0) {
         return Err(invalid(format!("Invalid sequence number {}", batch.base_sequence())));
     }
-    let max_timestamp = check_records(&batch, config, now)?;
-    Ok((batch, max_timestamp))
+    check_records(batch, config, now)
 }
 
 fn check_records(batch: &Batch, config: &TopicConfig, now: i64) -> Result<i64, Refused> {
@@ -108,14 +127,9 @@ fn check_records(batch: &Batch, config: &TopicConfig, now: i64) -> Result<i64, R
     Err(Refused {
         error,
         message: format!(
-            "One or more records have been rejected due to {} record errors in total, and only showing the first ten \
-             errors at most",
+            "One or more records have been rejected due to {} record errors in total",
             at_fault.len()
         ),
-        records: at_fault
-            .into_iter()
-            .take(10)
-            .map(|(at, why)| (i32::try_from(at).unwrap_or(i32::MAX), why))
-            .collect(),
+        records: at_fault.into_iter().map(|(at, why)| (i32::try_from(at).unwrap_or(i32::MAX), why)).collect(),
     })
 }

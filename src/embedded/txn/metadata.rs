@@ -8,7 +8,7 @@ use kafka_protocol::ResponseError as Code;
 use super::{NO_EPOCH, NO_PRODUCER_ID, Participant, Producer};
 
 /// What a transactional id is doing. Kafka's `PrepareEpochFence` and `Dead` have no place here: no transition waits for
-/// a log, and no id expires.
+/// a log, and no id expires (docs/DESIGN.md, "embedded").
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum TransactionState {
     /// A producer has initialised, and nothing has been added since.
@@ -143,6 +143,7 @@ impl Transaction {
         self.producer.epoch = self.producer.epoch.saturating_add(1);
         self.last_epoch = NO_EPOCH;
         self.state = TransactionState::PrepareAbort;
+        self.complete_if_told();
     }
 
     fn check(&self, producer: Producer) -> Result<(), Code> {
@@ -166,8 +167,8 @@ impl Transaction {
         if self.state.ending().is_some() {
             return Err(Code::ConcurrentTransactions);
         }
-        let mut participants = participants.into_iter().peekable();
-        if self.state != TransactionState::Ongoing && participants.peek().is_some() {
+        // Nothing at all begins a transaction, too (`prepareAddPartitions`).
+        if self.state != TransactionState::Ongoing {
             self.state = TransactionState::Ongoing;
             self.participants.clear();
             self.started = Some(now);
@@ -199,6 +200,7 @@ impl Transaction {
             TransactionState::Ongoing => {
                 self.state = prepare;
                 self.last_epoch = NO_EPOCH;
+                self.complete_if_told();
                 Ok(())
             }
             state if state == complete => Ok(()),
@@ -209,11 +211,16 @@ impl Transaction {
 
     /// A participant knows how the transaction ended. Gives whether it was the last one.
     pub(super) fn told(&mut self, participant: &Participant) -> bool {
-        let Some(commit) = self.state.ending() else { return false };
-        self.participants.remove(participant);
-        if !self.participants.is_empty() {
+        if self.state.ending().is_none() {
             return false;
         }
+        self.participants.remove(participant);
+        self.complete_if_told()
+    }
+
+    /// Completes what is ending and has nobody left to tell. Gives whether it did.
+    fn complete_if_told(&mut self) -> bool {
+        let Some(commit) = self.state.ending().filter(|_| self.participants.is_empty()) else { return false };
         self.state = match commit {
             true => TransactionState::CompleteCommit,
             false => TransactionState::CompleteAbort,

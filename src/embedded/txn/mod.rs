@@ -104,7 +104,7 @@ impl Transactions {
         match self.transaction(transactional_id)?.init(timeout_ms, expected)? {
             Initialised::With(producer) => Ok(producer),
             Initialised::Aborting => {
-                self.ending.insert(transactional_id.to_owned());
+                self.note_ending(transactional_id);
                 Err(Code::ConcurrentTransactions)
             }
             Initialised::NeedsProducerId => {
@@ -170,12 +170,17 @@ impl Transactions {
         producer: Producer,
         commit: bool,
     ) -> Result<(), Code> {
-        let transaction = self.transaction(transactional_id)?;
-        transaction.end(producer, commit)?;
-        if transaction.state.ending().is_some() {
+        self.transaction(transactional_id)?.end(producer, commit)?;
+        self.note_ending(transactional_id);
+        Ok(())
+    }
+
+    /// Whoever has participants to tell is ending from now on; one with none has ended already.
+    fn note_ending(&mut self, transactional_id: &str) {
+        let transaction = self.ids.get(transactional_id);
+        if transaction.is_some_and(|transaction| transaction.state.ending().is_some()) {
             self.ending.insert(transactional_id.to_owned());
         }
-        Ok(())
     }
 
     /// Aborts the transactions that are open for too long.
@@ -183,7 +188,9 @@ impl Transactions {
         for (id, transaction) in &mut self.ids {
             if transaction.deadline().is_some_and(|deadline| deadline <= now) {
                 transaction.fence();
-                self.ending.insert(id.clone());
+                if transaction.state.ending().is_some() {
+                    self.ending.insert(id.clone());
+                }
             }
         }
     }

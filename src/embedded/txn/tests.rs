@@ -120,13 +120,19 @@ fn a_commit_sends_each_participant_one_marker_and_may_be_repeated() {
 }
 
 #[test]
-fn a_transaction_that_nothing_was_added_to_cannot_end() {
+fn a_transaction_that_has_not_begun_cannot_end_and_one_without_participants_ends_at_once() {
     let mut c = coordinator();
     let producer = init(&mut c).unwrap();
     assert_eq!(c.end("id", producer, true), Err(Code::InvalidTxnState));
     assert_eq!(c.end("id", producer, false), Err(Code::InvalidTxnState));
     c.add(at(0), "id", producer, []).unwrap();
-    assert_eq!(state(&c), TransactionState::Empty);
+    assert_eq!(state(&c), TransactionState::Ongoing);
+    c.end("id", producer, true).unwrap();
+    assert_eq!((state(&c), c.markers()), (TransactionState::CompleteCommit, vec![]));
+    c.add(at(0), "id", producer, []).unwrap();
+    assert_eq!(init(&mut c), Err(Code::ConcurrentTransactions));
+    assert_eq!(state(&c), TransactionState::CompleteAbort);
+    assert!(init(&mut c).is_ok());
 }
 
 #[test]
