@@ -386,6 +386,12 @@ impl Coordinator {
                 let _ = own.send(ToCoordinator::Purged);
             });
         }
+        if let Some(unused_for) = self.housekeeping.cleanup_due(now) {
+            // While the group decides nobody knows what comes back in a moment.
+            let settled = self.assigned && self.rebalance.is_none();
+            let in_use = self.placed.keys().copied().collect();
+            self.preparer.state.look_after(in_use, unused_for.filter(|_| settled));
+        }
         if self.housekeeping.look_due(now) {
             let (cluster, shared, own) = (self.cluster.clone(), self.shared.clone(), self.own.clone());
             let (known, trouble) = (self.plan.counts.clone(), self.housekeeping.trouble.clone());
