@@ -99,6 +99,20 @@ impl LocalState {
         .await
     }
 
+    /// Deletes what was found damaged, so that the next start restores it instead of failing over it again.
+    pub(super) fn close(self) {
+        let Some(database) = self.database.clone() else { return };
+        let keeper = self.keeper.clone();
+        // ORDER: behind the last hand-overs. The job holds no hand on the keeper, which would wait for itself.
+        let Self { shared, .. } = self;
+        let job = move || {
+            if let Err(error) = drop_damaged(&database, &shared, |_, _| true) {
+                tracing::warn!(?error, "a damaged store could not be deleted");
+            }
+        };
+        let _ = keeper.run(job);
+    }
+
     /// Notes which tasks are this instance's, and deletes the stores of others that nobody has used for longer than this
     /// (`StateDirectory.cleanRemovedTasks`). Only what the topology names: what it does not may be wanted by the next one.
     pub(super) fn look_after(&self, in_use: HashSet<TaskId>, unused_for: Option<Duration>) {
@@ -178,6 +192,8 @@ impl LocalState {
         let Some(database) = self.database_of(&*store) else {
             return Ok(Opened { store, engine: Box::new(MemoryEngine::default()), mark: None });
         };
+        // Whoever had it before has failed over it.
+        drop_damaged(database, &self.shared, |of, name| of == task && **store.name() == *name)?;
         let open = || {
             let engine = database.open_store(task, store.name(), tenure)?;
             let mark = engine.mark()?;
@@ -203,6 +219,15 @@ impl LocalState {
     fn is_on_disk(&self, store: &dyn StoreBlueprint) -> bool {
         store.store_kind().unwrap_or(self.shared.config.default_store()) == StoreKind::Persistent
     }
+}
+
+/// Deletes what was found damaged since it was opened.
+fn drop_damaged(database: &Database, shared: &AppShared, which: impl Fn(TaskId, &str) -> bool) -> Result<()> {
+    for (task, store) in database.drop_damaged(which)? {
+        shared.figures().state_wiped("damaged");
+        tracing::warn!(%task, %store, "the store on disk is damaged: it is deleted, and restored from its changelog");
+    }
+    Ok(())
 }
 
 /// Whether rows are in an engine.

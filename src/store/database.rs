@@ -179,6 +179,20 @@ impl Database {
         self.sweep()
     }
 
+    /// Deletes those of some stores that were found damaged, and names them.
+    pub(crate) fn drop_damaged(&self, which: impl Fn(TaskId, &str) -> bool) -> Result<Vec<(TaskId, String)>> {
+        let Some(disk) = &self.disk else { return Ok(Vec::new()) };
+        let damaged: Vec<_> = {
+            let stores = disk.stores();
+            let is_damaged = |id: u32| stores.open.get(&id).is_some_and(|open| open.is_damaged());
+            let entries = stores.catalog.entries.iter();
+            let damaged = entries.filter(|entry| is_damaged(entry.id) && which(entry.task, &entry.store));
+            damaged.map(|entry| (entry.task, entry.store.clone())).collect()
+        };
+        damaged.iter().try_for_each(|(task, store)| self.drop_store(*task, store))?;
+        Ok(damaged)
+    }
+
     /// Deletes the files of dropped stores that nobody reads any more.
     pub(crate) fn sweep(&self) -> Result<()> {
         let Some(disk) = &self.disk else { return Ok(()) };

@@ -80,6 +80,11 @@ impl Keeper {
 }
 
 impl KeeperThread {
+    /// Whether a wait has seen the end.
+    pub(crate) fn has_ended(&self) -> bool {
+        self.thread.is_none()
+    }
+
     /// Waits until everything that was given is done and all hands are gone, but not longer than this. Whether it is.
     pub(crate) fn wait(&mut self, patience: Duration) -> bool {
         if let Err(mpsc::RecvTimeoutError::Timeout) = self.done.recv_timeout(patience) {

@@ -280,6 +280,115 @@ async fn damaged_tables_are_a_reason_to_begin_anew() {
     damaged("tables", |path| path.parent().is_some_and(|parent| parent.ends_with("tables"))).await;
 }
 
+/// Damage that is met only when a row is read ends the application with an error that names the folder, once: the store is
+/// restored by the next start.
+#[tokio::test]
+async fn a_damaged_row_ends_the_application_once() {
+    let mut counting = Counting::new("row", 1).await;
+    let key = |i: usize| format!("{i:0>6}-{}", i.wrapping_mul(0x9e37_79b9_7f4a_7c15));
+    let send = async |counting: &mut Counting| {
+        for i in 0..4_000 {
+            counting.rig.send(&counting.input, 0, &key(i), "v", 0).await;
+            *counting.sent.entry(key(i)).or_default() += 1;
+        }
+        counting.rig.flush().await;
+        counting.per_partition += 4_000;
+    };
+    let app = counting.run().await;
+    send(&mut counting).await;
+    counting.rig.wait_committed(&counting.input, 0, 4_000).await;
+    app.stop().await;
+    for path in files(&counting.folder()).into_iter().filter(|p| p.parent().unwrap().ends_with("tables")) {
+        let mut bytes = std::fs::read(&path).unwrap();
+        let quarter = bytes.len() / 4;
+        bytes.iter_mut().skip(quarter).take(64).for_each(|byte| *byte ^= 0x5a);
+        std::fs::write(&path, bytes).unwrap();
+    }
+    let (code, said) = counting.state(&["verify"]);
+    assert!(code == 1 && said.contains("store counts of task 0_0"), "{said}");
+    let app = start(counting.app(|config| config)).running().await;
+    send(&mut counting).await;
+    let handle = app.handle.clone();
+    let error = format!("{:?}", app.ended().await.expect_err("a row is damaged"));
+    assert!(error.contains(&*counting.folder().to_string_lossy()) && error.contains("damaged"), "{error}");
+    let count = handle.metrics().into_iter().find(|m| m.name == "mainstem_state_wiped_total");
+    assert_eq!(count.map(|m| m.value), Some(MetricValue::Counter(1)));
+    let app = counting.run().await;
+    counting.rig.wait_committed(&counting.input, 0, counting.per_partition).await;
+    app.stop().await;
+    counting.is_right().await;
+}
+
+/// No file may be larger than this in a process that is started so: an engine takes it for a full disk.
+#[cfg(unix)]
+const SMALL_FILES: &str = "trap '' XFSZ; ulimit -f 512; exec \"$0\" \"$@\"";
+
+/// Set for the process whose files stay small.
+const FULL: &str = "MAINSTEM_TEST_FULL_DISK";
+
+/// The disk is full at the start (fjall makes its journal), or while a store is handed over at the end (sled).
+#[cfg(unix)]
+#[tokio::test]
+async fn a_full_disk_is_named_and_nothing_is_lost() {
+    if let Ok(child) = std::env::var(FULL) {
+        let [broker, app_id, input, output, state_dir, engine] = child.split(' ').collect::<Vec<_>>()[..]
+        else {
+            panic!("{child}")
+        };
+        let config = mainstem::Config::builder(app_id, broker)
+            .state_dir(state_dir)
+            .set("state.engine", engine)
+            .set("commit.interval.ms", "100");
+        let app = start(App::new(counting(input, output), config.build().unwrap()).unwrap());
+        let (handle, mut line) = (app.handle.clone(), String::new());
+        let told = std::thread::spawn(move || {
+            let _ = std::io::stdin().read_line(&mut line);
+            handle.stop();
+        });
+        println!("\nit ended: {:?}", app.task.await.unwrap());
+        drop(told);
+        return;
+    }
+    for engine in ["fjall", "sled"] {
+        let mut counting = Counting::new("full", 1).await;
+        let Counting { rig, input, output, .. } = &counting;
+        let dir = rig.state_dir.path().display();
+        let told = format!("{} {} {input} {output} {dir} {engine}", rig.broker, rig.app_id);
+        let mut child = Command::new("sh")
+            .args(["-c", SMALL_FILES])
+            .arg(std::env::current_exe().unwrap())
+            .args(["--exact", "local_state::a_full_disk_is_named_and_nothing_is_lost", "--nocapture"])
+            .env(FULL, told)
+            .env("RUST_LOG", "mainstem=warn")
+            .stdin(Stdio::piped())
+            .stdout(Stdio::piped())
+            .stderr(Stdio::piped())
+            .spawn()
+            .unwrap();
+        let records = if engine == "sled" { 3_000 } else { 0 };
+        for i in 0..records {
+            let key = format!("{i:0>400}-{}", 0x9e37_79b9_7f4a_7c15_u64.wrapping_mul(i + 1));
+            counting.rig.send(&counting.input, 0, &key, "v", 0).await;
+            *counting.sent.entry(key).or_default() += 1;
+        }
+        counting.rig.flush().await;
+        counting.per_partition = records as i64;
+        if records > 0 {
+            counting.rig.wait_committed(&counting.input, 0, records as i64).await;
+            drop(child.stdin.take());
+        }
+        let output = tokio::task::spawn_blocking(move || child.wait_with_output().unwrap()).await.unwrap();
+        let said = String::from_utf8([output.stdout, output.stderr].concat()).unwrap();
+        assert!(said.contains("it ended") && said.contains("the disk is full"), "{engine}: {said}");
+        let folder = counting.home().join("0/state").join(engine);
+        assert!(said.contains(&*folder.to_string_lossy()), "{engine}: {said}");
+        let app = start(counting.app(|config| config.set("state.engine", engine))).running().await;
+        counting.send(50).await;
+        app.stop().await;
+        counting.is_right().await;
+    }
+}
+
 #[tokio::test]
 async fn the_command_line_shows_and_deletes_what_nobody_holds() {
     let mut counting = Counting::new("cli", 2).await;
