@@ -73,6 +73,13 @@ impl Keeper {
         let unfinished = Unfinished(hand_over.clone());
         self.run(move || {
             let outcome = engine.apply(&merged(&runs), mark.as_deref());
+            // A store that is closed does not ask what became of it.
+            if let Err(error) = &outcome {
+                tracing::warn!(
+                    ?error,
+                    "what was committed is not in the store's engine: it is read from the changelog again"
+                );
+            }
             unfinished.0.end(outcome);
         })?;
         Ok(hand_over)

@@ -388,8 +388,8 @@ async fn a_full_disk_is_named_and_nothing_is_lost() {
         let output = tokio::task::spawn_blocking(move || child.wait_with_output().unwrap()).await.unwrap();
         drop(stdin);
         let said = String::from_utf8([output.stdout, output.stderr].concat()).unwrap();
-        assert!(said.contains("it ended") && said.contains("the disk is full"), "{engine}: {said}");
         let folder = counting.home().join("0/state").join(engine);
+        assert!(said.contains("it ended") && said.contains("the disk is full"), "{engine}: {said}");
         assert!(said.contains(&*folder.to_string_lossy()), "{engine}: {said}");
         let app = start(counting.app(|config| config.set("state.engine", engine))).running().await;
         counting.send(50).await;
