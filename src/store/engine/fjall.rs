@@ -12,7 +12,7 @@ use std::sync::{Arc, Mutex, OnceLock, PoisonError};
 use std::time::Duration;
 
 use bytes::Bytes;
-use fjall::config::PinningPolicy;
+use fjall::config::{PartitioningPolicy, PinningPolicy};
 use fjall::{Keyspace, KeyspaceCreateOptions, LsmError, PersistMode, Readable, Snapshot};
 
 use super::disk::{Backend, OpenStore, Store, Tree};
@@ -112,12 +112,15 @@ fn fault(folder: &Path, doing: &str, error: fjall::Error) -> Error {
 
 impl Backend for FjallDatabase {
     fn open(&self, id: u32, title: String) -> Result<Arc<dyn OpenStore>> {
-        // Nothing is pinned: filters and indexes live in the cache, whose size is what was said.
+        // Nothing is pinned: filters and indexes live in the cache, whose size is what was said. They are cut into blocks, or
+        // a cache that is smaller than a filter would read it anew for every row.
         let options = || {
-            let none = PinningPolicy::all(false);
+            let (pinned, cut) = (PinningPolicy::all(false), PartitioningPolicy::all(true));
             KeyspaceCreateOptions::default()
-                .index_block_pinning_policy(none.clone())
-                .filter_block_pinning_policy(none)
+                .index_block_pinning_policy(pinned.clone())
+                .filter_block_pinning_policy(pinned)
+                .index_block_partitioning_policy(cut.clone())
+                .filter_block_partitioning_policy(cut)
         };
         let opened = self.database.keyspace(&id.to_string(), options);
         let keyspace = opened.map_err(|error| fault(&self.folder, &format!("open {title}"), error))?;
