@@ -87,6 +87,9 @@ pub mod topology;
 pub use config::Config;
 pub use error::{BoxError, Error, ErrorClass, ErrorKind, Result};
 pub use record::{Header, Headers, Record, Timestamp, TopicPartition, murmur2, partition_for_key};
+#[cfg(feature = "cli")]
+#[doc(hidden)]
+pub use runtime::state_tools;
 pub use runtime::{
     App, AppBuilder, AppHandle, AppState, CloseOptions, Metric, MetricValue, Run, UncaughtErrorResponse,
 };

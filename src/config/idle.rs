@@ -42,8 +42,6 @@ pub(super) static IDLE: &[Idle] = &[
             "probing.rebalance.interval.ms",
             "processing.exception.handler.global.enabled",
             "rack.aware.assignment.tags",
-            "state.cleanup.delay.ms",
-            "state.cleanup.dir.max.age.ms",
             "transaction.timeout.ms",
             "windowstore.changelog.additional.retention.ms",
             "__emit.interval.ms.kstreams.outer.join.spurious.results.fix__",

@@ -248,14 +248,24 @@ impl Coordinator {
     async fn close_state(mut self) -> Option<Error> {
         self.preparing.shutdown().await;
         let Self { preparer, workers, mut keeper, failure, _identity: identity, .. } = self;
+        preparer.state.clone().close();
         drop((preparer, workers));
         if !keeper.wait(LAST_HAND_OVER) {
             tracing::warn!(
                 "not all of the local state could be closed: the next start reads more of the changelogs"
             );
         }
-        // ORDER: the folder is free when nothing in it is open any more.
-        drop(identity);
+        // ORDER: the folder is free when nothing in it is open any more. A worker that is stuck in user code has its stores
+        // open: whoever starts meanwhile in this process takes another slot.
+        if keeper.has_ended() {
+            drop(identity);
+        } else {
+            let later = move || {
+                keeper.wait(Duration::MAX);
+                drop(identity);
+            };
+            let _ = std::thread::Builder::new().name("mainstem-slot".to_owned()).spawn(later);
+        }
         failure
     }
 
@@ -385,6 +395,12 @@ impl Coordinator {
                 }
                 let _ = own.send(ToCoordinator::Purged);
             });
+        }
+        if let Some(unused_for) = self.housekeeping.cleanup_due(now) {
+            // While the group decides nobody knows what comes back in a moment.
+            let settled = self.assigned && self.rebalance.is_none();
+            let in_use = self.placed.keys().copied().collect();
+            self.preparer.state.look_after(in_use, unused_for.filter(|_| settled));
         }
         if self.housekeeping.look_due(now) {
             let (cluster, shared, own) = (self.cluster.clone(), self.shared.clone(), self.own.clone());

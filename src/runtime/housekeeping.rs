@@ -49,6 +49,11 @@ pub(super) struct Housekeeping {
     next_look: Instant,
     looking: bool,
     pub(super) trouble: TopicTrouble,
+    cleanup_delay: Duration,
+    cleanup_interval: Duration,
+    next_cleanup: Instant,
+    /// Nothing is cleaned up before: tasks may be about to come back.
+    cleanup_from: Instant,
 }
 
 impl Housekeeping {
@@ -56,6 +61,9 @@ impl Housekeeping {
         let purge_interval = config.repartition_purge_interval();
         let look_interval =
             config.consumer(Role::Main).connection().metadata_max_age().max(Duration::from_millis(100));
+        let cleanup_delay = config.state_cleanup_delay();
+        // What is in use is noted at each look, so that a process that is killed knows it to the minute.
+        let cleanup_interval = cleanup_delay.clamp(Duration::from_millis(100), Duration::from_secs(60));
         Self {
             repartition_topics: Arc::new(repartition_topics),
             purge_interval,
@@ -66,6 +74,10 @@ impl Housekeeping {
             next_look: now + look_interval,
             looking: false,
             trouble: TopicTrouble::default(),
+            cleanup_delay,
+            cleanup_interval,
+            next_cleanup: now + cleanup_interval,
+            cleanup_from: now + cleanup_delay,
         }
     }
 
@@ -74,7 +86,7 @@ impl Housekeeping {
         let far = self.next_look.max(self.next_purge) + Duration::from_secs(60);
         let purge = if self.purging || self.purgeable.is_empty() { far } else { self.next_purge };
         let look = if self.looking { far } else { self.next_look };
-        purge.min(look)
+        purge.min(look).min(self.next_cleanup)
     }
 
     /// Records of a repartition topic before a committed offset are of no more use: nobody else reads them, and the
@@ -105,6 +117,15 @@ impl Housekeeping {
         let due = !self.looking && now >= self.next_look;
         self.looking |= due;
         due
+    }
+
+    /// Whether the local state is to be looked at now, and whether what nobody has used for so long may go.
+    pub(super) fn cleanup_due(&mut self, now: Instant) -> Option<Option<Duration>> {
+        if now < self.next_cleanup {
+            return None;
+        }
+        self.next_cleanup = now + self.cleanup_interval;
+        Some((now >= self.cleanup_from).then_some(self.cleanup_delay))
     }
 
     pub(super) fn looked(&mut self, now: Instant) {

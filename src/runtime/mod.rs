@@ -25,6 +25,8 @@ mod prepare;
 mod pulse;
 mod settings;
 mod state_dir;
+#[cfg(feature = "cli")]
+pub mod state_tools;
 mod task_timeout;
 mod topics;
 mod uncaught;

@@ -150,7 +150,7 @@ fn static_slot(id: &str) -> String {
 }
 
 /// Whether a folder is one of ours: nothing else is ever deleted.
-fn is_slot(name: &str) -> bool {
+pub(super) fn is_slot(name: &str) -> bool {
     name.starts_with("instance-") || (!name.is_empty() && name.bytes().all(|c| c.is_ascii_digit()))
 }
 
@@ -177,7 +177,7 @@ fn first_free(base: &Path, home: &Path) -> Result<(String, File)> {
 }
 
 /// The lock of a slot; `None` if somebody holds it.
-fn lock(base: &Path, home: &Path, slot: &str) -> Result<Option<File>> {
+pub(super) fn lock(base: &Path, home: &Path, slot: &str) -> Result<Option<File>> {
     let path = home.join(format!("{slot}.lock"));
     let file = File::options()
         .create(true)

@@ -10,7 +10,7 @@
 
 mod catalog;
 
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 use std::fmt;
 use std::fs;
 use std::io;
@@ -23,8 +23,9 @@ use super::engine::disk::{Backend, OpenStore};
 use super::engine::fault::{Fault, failed, io_failed};
 use super::engine::{Engine, MemoryEngine};
 use crate::error::{Error, ErrorKind, Result};
+use crate::record::Timestamp;
 use crate::task_id::TaskId;
-use catalog::{Catalog, sync_folder};
+use catalog::{Catalog, Entry, sync_folder};
 
 /// What keeps the rows of the stores.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -60,6 +61,17 @@ pub(crate) struct StoredStore {
     pub(crate) bytes: Option<u64>,
     /// Up to where the changelog is in it, encoded.
     pub(crate) mark: Option<Bytes>,
+    /// When somebody was last known to use it, in ms since the Unix epoch.
+    pub(crate) used_ms: Option<Timestamp>,
+}
+
+/// A store as the catalog has it, for whoever does not open the database.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) struct NamedStore {
+    pub(crate) task: TaskId,
+    pub(crate) store: String,
+    /// When somebody was last known to use it, in ms since the Unix epoch.
+    pub(crate) used_ms: Option<Timestamp>,
 }
 
 /// All stores of an instance. It is closed when it and all that came from it is dropped.
@@ -79,6 +91,8 @@ struct Stores {
     open: HashMap<u32, Arc<dyn OpenStore>>,
     /// Dropped, and perhaps still read by somebody.
     dropped: Vec<(u32, Arc<dyn OpenStore>)>,
+    /// Opened, or in use, since the last [look](Database::unused).
+    used: HashSet<u32>,
 }
 
 impl Database {
@@ -124,7 +138,8 @@ impl Database {
                 backend.delete(id)?;
             }
         }
-        let stores = Mutex::new(Stores { catalog, open: HashMap::new(), dropped: Vec::new() });
+        let stores =
+            Mutex::new(Stores { catalog, open: HashMap::new(), dropped: Vec::new(), used: HashSet::new() });
         Ok(Self { disk: Some(Disk { folder: folder.to_owned(), backend, stores }) })
     }
 
@@ -136,7 +151,7 @@ impl Database {
     /// opened the store.
     pub(crate) fn open_store(&self, task: TaskId, store: &str, tenure: u64) -> Result<Box<dyn Engine>> {
         let Some(disk) = &self.disk else { return Ok(Box::new(MemoryEngine::default())) };
-        let opened = disk.opened(task, store)?;
+        let opened = disk.opened(task, store, true)?;
         // Not under the lock of the database: this waits for a run that is being applied.
         opened.engine(tenure)
     }
@@ -155,12 +170,27 @@ impl Database {
             Some(open) => open,
             None => disk.backend.open(id, title(task, store))?,
         };
+        stores.used.remove(&id);
         stores.dropped.push((id, open.clone()));
         drop(stores);
         // Waits for a run that is being applied.
         open.end();
         drop(open);
         self.sweep()
+    }
+
+    /// Deletes those of some stores that were found damaged, and names them.
+    pub(crate) fn drop_damaged(&self, which: impl Fn(TaskId, &str) -> bool) -> Result<Vec<(TaskId, String)>> {
+        let Some(disk) = &self.disk else { return Ok(Vec::new()) };
+        let damaged: Vec<_> = {
+            let stores = disk.stores();
+            let is_damaged = |id: u32| stores.open.get(&id).is_some_and(|open| open.is_damaged());
+            let entries = stores.catalog.entries.iter();
+            let damaged = entries.filter(|entry| is_damaged(entry.id) && which(entry.task, &entry.store));
+            damaged.map(|entry| (entry.task, entry.store.clone())).collect()
+        };
+        damaged.iter().try_for_each(|(task, store)| self.drop_store(*task, store))?;
+        Ok(damaged)
     }
 
     /// Deletes the files of dropped stores that nobody reads any more.
@@ -181,15 +211,53 @@ impl Database {
         result
     }
 
+    /// Notes which stores are in use at a time, and gives the others. The time of the last use is in the catalog, and after a
+    /// kill as old as the look before it.
+    pub(crate) fn unused(&self, now: Timestamp, in_use: impl Fn(TaskId) -> bool) -> Result<Vec<NamedStore>> {
+        let Some(disk) = &self.disk else { return Ok(Vec::new()) };
+        let mut stores = disk.stores();
+        let Stores { catalog, used, .. } = &mut *stores;
+        let mut noted = catalog.clone();
+        let mut unused = Vec::new();
+        for entry in &mut noted.entries {
+            let is = in_use(entry.task);
+            // Whoever has opened it since, or had it then, may have let go of it only now.
+            let was = used.remove(&entry.id);
+            if is {
+                used.insert(entry.id);
+            }
+            if is || was || entry.used_ms.is_none() {
+                entry.used_ms = Some(now);
+            }
+            if !is {
+                let Entry { task, store, used_ms, .. } = entry.clone();
+                unused.push(NamedStore { task, store, used_ms });
+            }
+        }
+        if noted != *catalog {
+            noted.write(&disk.folder)?;
+            *catalog = noted;
+        }
+        Ok(unused)
+    }
+
+    /// What the catalog in a folder names; `None` if there is none. The database need not be open, and may be somebody
+    /// else's.
+    #[cfg_attr(not(feature = "cli"), allow(dead_code, reason = "for the command line"))]
+    pub(crate) fn named(kind: EngineKind, folder: &Path) -> Result<Option<Vec<NamedStore>>> {
+        let named = |Entry { task, store, used_ms, .. }| NamedStore { task, store, used_ms };
+        Ok(Catalog::read(kind, folder)?.map(|catalog| catalog.entries.into_iter().map(named).collect()))
+    }
+
     /// All stores, also those that no topology knows any more.
     pub(crate) fn stores(&self) -> Result<Vec<StoredStore>> {
         let Some(disk) = &self.disk else { return Ok(Vec::new()) };
         let entries = disk.stores().catalog.entries.clone();
         let mut found = Vec::with_capacity(entries.len());
         for entry in entries {
-            let open = disk.opened(entry.task, &entry.store)?;
-            let (task, store) = (entry.task, entry.store);
-            found.push(StoredStore { task, store, bytes: open.bytes(), mark: open.mark()? });
+            let open = disk.opened(entry.task, &entry.store, false)?;
+            let Entry { task, store, used_ms, .. } = entry;
+            found.push(StoredStore { task, store, bytes: open.bytes(), mark: open.mark()?, used_ms });
         }
         Ok(found)
     }
@@ -200,7 +268,7 @@ impl Disk {
         self.stores.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    fn opened(&self, task: TaskId, store: &str) -> Result<Arc<dyn OpenStore>> {
+    fn opened(&self, task: TaskId, store: &str, used: bool) -> Result<Arc<dyn OpenStore>> {
         let mut stores = self.stores();
         let id = match stores.catalog.id(task, store) {
             Some(id) => id,
@@ -212,6 +280,9 @@ impl Disk {
                 id
             }
         };
+        if used {
+            stores.used.insert(id);
+        }
         if let Some(open) = stores.open.get(&id) {
             return Ok(open.clone());
         }

@@ -73,6 +73,13 @@ impl Keeper {
         let unfinished = Unfinished(hand_over.clone());
         self.run(move || {
             let outcome = engine.apply(&merged(&runs), mark.as_deref());
+            // A store that is closed does not ask what became of it.
+            if let Err(error) = &outcome {
+                tracing::warn!(
+                    ?error,
+                    "what was committed is not in the store's engine: it is read from the changelog again"
+                );
+            }
             unfinished.0.end(outcome);
         })?;
         Ok(hand_over)
@@ -80,6 +87,11 @@ impl Keeper {
 }
 
 impl KeeperThread {
+    /// Whether a wait has seen the end.
+    pub(crate) fn has_ended(&self) -> bool {
+        self.thread.is_none()
+    }
+
     /// Waits until everything that was given is done and all hands are gone, but not longer than this. Whether it is.
     pub(crate) fn wait(&mut self, patience: Duration) -> bool {
         if let Err(mpsc::RecvTimeoutError::Timeout) = self.done.recv_timeout(patience) {

@@ -23,6 +23,7 @@ mod handover;
 mod input;
 mod instances_on_one_host;
 mod lifecycle;
+mod local_state;
 mod queries;
 mod refusals;
 mod state;

@@ -5,6 +5,7 @@ mod consume;
 mod copy;
 mod output;
 mod produce;
+mod state;
 mod topics;
 
 use std::error::Error as _;
@@ -43,6 +44,9 @@ enum Command {
     Consume(consume::Consume),
     /// Copy a topic: partition, order, keys, values, headers and timestamps stay
     Copy(copy::Copy),
+    /// Look at, check and delete the local state of applications on this host
+    #[command(subcommand)]
+    State(state::Command),
 }
 
 /// Which records of transactions are seen.
@@ -87,6 +91,7 @@ async fn run(cli: Cli) -> Result<()> {
         Command::Produce(produce) => produce.run(&cli.cluster.connect().await?).await,
         Command::Consume(consume) => consume.run(&cli.cluster.connect().await?).await,
         Command::Copy(copy) => copy.run(&cli.cluster).await,
+        Command::State(command) => state::run(command, &cli.cluster).await,
     }
 }
 

@@ -11,6 +11,7 @@ use serde::{Deserialize, Serialize};
 
 use super::EngineKind;
 use crate::error::{Error, Result};
+use crate::record::Timestamp;
 use crate::store::engine::fault::{Fault, failed, io_failed};
 use crate::task_id::TaskId;
 
@@ -31,6 +32,8 @@ struct StoredEntry {
     id: u32,
     task: String,
     store: String,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    used_ms: Option<i64>,
 }
 
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -38,6 +41,8 @@ pub(super) struct Entry {
     pub(super) id: u32,
     pub(super) task: TaskId,
     pub(super) store: String,
+    /// When somebody was last known to use it, in ms since the Unix epoch.
+    pub(super) used_ms: Option<Timestamp>,
 }
 
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -61,7 +66,7 @@ impl Catalog {
         let mut with = self.clone();
         let id = self.next_id;
         with.next_id += 1;
-        with.entries.push(Entry { id, task, store: store.to_owned() });
+        with.entries.push(Entry { id, task, store: store.to_owned(), used_ms: None });
         (with, id)
     }
 
@@ -99,7 +104,7 @@ impl Catalog {
             return Err(damaged(format!("it is of the engine {:?}, not {:?}", stored.engine, kind.name())));
         }
         let mut catalog = Self { kind, next_id: stored.next_id, entries: Vec::new() };
-        for StoredEntry { id, task, store } in stored.stores {
+        for StoredEntry { id, task, store, used_ms } in stored.stores {
             let task = task.parse().map_err(|error: Error| damaged(error.to_string()))?;
             if id >= catalog.next_id
                 || catalog.id(task, &store).is_some()
@@ -109,7 +114,7 @@ impl Catalog {
                     "store {id} is there twice, or has a number that was never given"
                 )));
             }
-            catalog.entries.push(Entry { id, task, store });
+            catalog.entries.push(Entry { id, task, store, used_ms });
         }
         Ok(Some(catalog))
     }
@@ -122,10 +127,11 @@ impl Catalog {
             engine: self.kind.name().to_owned(),
             next_id: self.next_id,
             stores: stores
-                .map(|Entry { id, task, store }| StoredEntry {
+                .map(|Entry { id, task, store, used_ms }| StoredEntry {
                     id: *id,
                     task: task.to_string(),
                     store: store.clone(),
+                    used_ms: *used_ms,
                 })
                 .collect(),
         };

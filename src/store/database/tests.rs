@@ -338,6 +338,25 @@ fn a_dropped_store_is_gone_and_comes_back_empty(kind: EngineKind) {
     }
 }
 
+fn whoever_uses_a_store_is_noted(kind: EngineKind) {
+    let place = Place::new(kind);
+    let database = place.open();
+    let used = |database: &Database, now, in_use: bool| -> Vec<Option<i64>> {
+        database.unused(now, |_| in_use).unwrap().into_iter().map(|named| named.used_ms).collect()
+    };
+    database.open_store(TASK, "words", 1).unwrap();
+    assert_eq!(used(&database, 100, false), [Some(100)], "opened since the look before");
+    assert_eq!(used(&database, 200, false), [Some(100)]);
+    assert_eq!(used(&database, 300, true), [], "in use");
+    assert_eq!(used(&database, 400, true), []);
+    assert_eq!(used(&database, 500, false), [Some(500)], "let go of since");
+    assert_eq!(used(&database, 600, false), [Some(500)]);
+    assert_eq!(used(&database, 700, true), []);
+    // Killed.
+    drop(database);
+    assert_eq!(used(&place.open(), 900, false), [Some(700)]);
+}
+
 fn a_later_tenure_ends_the_handles_of_earlier_ones(kind: EngineKind) {
     let place = Place::new(kind);
     let database = place.open();
@@ -385,7 +404,8 @@ for_engines! {
         stores_do_not_see_each_other
         what_was_written_is_there_after_a_reopen
         a_dropped_store_is_gone_and_comes_back_empty
-        a_later_tenure_ends_the_handles_of_earlier_ones;
+        a_later_tenure_ends_the_handles_of_earlier_ones
+        whoever_uses_a_store_is_noted;
     sled Sled:
         rows_are_read_as_they_were_written_last
         ranges_have_both_kinds_of_ends_and_both_directions
@@ -395,5 +415,6 @@ for_engines! {
         stores_do_not_see_each_other
         what_was_written_is_there_after_a_reopen
         a_dropped_store_is_gone_and_comes_back_empty
-        a_later_tenure_ends_the_handles_of_earlier_ones;
+        a_later_tenure_ends_the_handles_of_earlier_ones
+        whoever_uses_a_store_is_noted;
 }

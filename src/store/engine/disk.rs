@@ -32,6 +32,9 @@ pub(in crate::store) trait OpenStore: Send + Sync {
 
     /// What it takes on disk, in bytes; `None` if it shares its files with others.
     fn bytes(&self) -> Option<u64>;
+
+    /// Whether somebody found its files damaged since it was opened.
+    fn is_damaged(&self) -> bool;
 }
 
 /// One tree of an engine on disk.
@@ -44,6 +47,9 @@ pub(super) trait Tree: RawRead + Sized + 'static {
     fn snapshot(store: &Arc<Store<Self>>) -> Self::Snapshot;
 
     fn bytes(&self) -> Option<u64>;
+
+    /// See [`OpenStore::is_damaged`].
+    fn is_damaged(&self) -> bool;
 
     /// Waits until what was written is in order again, within limits.
     fn catch_up(&self) {}
@@ -94,6 +100,10 @@ impl<T: Tree> OpenStore for Store<T> {
 
     fn bytes(&self) -> Option<u64> {
         self.tree.bytes()
+    }
+
+    fn is_damaged(&self) -> bool {
+        self.tree.is_damaged()
     }
 }
 

@@ -2,6 +2,7 @@
 
 use std::io;
 use std::path::Path;
+use std::sync::atomic::{AtomicBool, Ordering};
 
 use crate::error::{BoxError, Error, ErrorClass, ErrorKind};
 
@@ -71,6 +72,12 @@ pub(in crate::store) fn failed(
     let text = format!("state.dir: cannot {doing} in {}: {}", folder.display(), fault.remedy());
     let class = if fault == Fault::Damaged { ErrorClass::CorruptTask } else { ErrorClass::Fatal };
     Error::new(ErrorKind::Store, text).with_class(class).because(cause)
+}
+
+/// Notes whether it is damage that an error tells of.
+pub(in crate::store) fn noted(damaged: &AtomicBool, error: Error) -> Error {
+    damaged.fetch_or(error.class() == ErrorClass::CorruptTask, Ordering::Relaxed);
+    error
 }
 
 /// The same for an error of the file system itself.

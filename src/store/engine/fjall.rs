@@ -7,6 +7,7 @@ use std::fs;
 use std::io;
 use std::ops::Bound;
 use std::path::Path;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, OnceLock, PoisonError};
 use std::time::Duration;
 
@@ -15,7 +16,7 @@ use fjall::config::{PartitioningPolicy, PinningPolicy};
 use fjall::{Keyspace, KeyspaceCreateOptions, LsmError, PersistMode, Readable, Snapshot};
 
 use super::disk::{Backend, OpenStore, Store, Tree};
-use super::fault::{Fault, failed, io_failed};
+use super::fault::{Fault, failed, io_failed, noted};
 use super::raw::{MARK, RawRead, write_rows};
 use super::{Rows, SortedRun};
 use crate::clock;
@@ -124,8 +125,13 @@ impl Backend for FjallDatabase {
         let opened = self.database.keyspace(&id.to_string(), options);
         let keyspace = opened.map_err(|error| fault(&self.folder, &format!("open {title}"), error))?;
         let folder = self.folder.clone();
-        let tree =
-            FjallTree { database: self.database.clone(), keyspace, folder, generation: Mutex::default() };
+        let tree = FjallTree {
+            database: self.database.clone(),
+            keyspace,
+            folder,
+            generation: Mutex::default(),
+            damaged: AtomicBool::default(),
+        };
         Ok(Store::new(tree, title))
     }
 
@@ -155,6 +161,7 @@ pub(super) struct FjallTree {
     keyspace: Keyspace,
     folder: Arc<Path>,
     generation: Mutex<Arc<Generation>>,
+    damaged: AtomicBool,
 }
 
 impl FjallTree {
@@ -163,7 +170,7 @@ impl FjallTree {
     }
 
     fn fault(&self, doing: &str, error: fjall::Error) -> Error {
-        fault(&self.folder, doing, error)
+        noted(&self.damaged, fault(&self.folder, doing, error))
     }
 
     fn rows<'a>(&'a self, rows: fjall::Iter, reverse: bool) -> Rows<'a> {
@@ -235,6 +242,10 @@ impl Tree for FjallTree {
 
     fn bytes(&self) -> Option<u64> {
         Some(self.keyspace.disk_space())
+    }
+
+    fn is_damaged(&self) -> bool {
+        self.damaged.load(Ordering::Relaxed)
     }
 
     fn catch_up(&self) {

@@ -7,14 +7,14 @@
 use std::collections::BTreeMap;
 use std::ops::Bound;
 use std::path::Path;
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, OnceLock, PoisonError};
 use std::time::Duration;
 
 use bytes::Bytes;
 
 use super::disk::{Backend, OpenStore, Store, Tree, step};
-use super::fault::{Fault, failed};
+use super::fault::{Fault, failed, noted};
 use super::raw::{COUNT, MARK, RawRead, write_rows};
 use super::{Rows, SortedRun};
 use crate::clock;
@@ -70,7 +70,8 @@ impl Backend for SledDatabase {
         let opened = self.database.open_tree(id.to_string());
         let tree = opened.map_err(|error| fault(&self.folder, &format!("open {title}"), error))?;
         let folder = self.folder.clone();
-        let tree = SledTree { tree, folder, generation: Mutex::default(), rows: AtomicU64::new(0) };
+        let (rows, damaged) = (AtomicU64::new(0), AtomicBool::default());
+        let tree = SledTree { tree, folder, generation: Mutex::default(), rows, damaged };
         let count =
             tree.get_row(COUNT)?.and_then(|count| Some(u64::from_be_bytes(count[..].try_into().ok()?)));
         tree.rows.store(count.unwrap_or(0), Ordering::Relaxed);
@@ -111,11 +112,12 @@ pub(super) struct SledTree {
     generation: Mutex<Arc<Generation>>,
     /// How many rows there are. It is stored with the mark, so that a crash may make it wrong by what was written since.
     rows: AtomicU64,
+    damaged: AtomicBool,
 }
 
 impl SledTree {
     fn fault(&self, doing: &str, error: sled::Error) -> Error {
-        fault(&self.folder, doing, error)
+        noted(&self.damaged, fault(&self.folder, doing, error))
     }
 
     fn generation(&self) -> Arc<Generation> {
@@ -199,6 +201,10 @@ impl Tree for SledTree {
 
     fn bytes(&self) -> Option<u64> {
         None
+    }
+
+    fn is_damaged(&self) -> bool {
+        self.damaged.load(Ordering::Relaxed)
     }
 }
 
