@@ -5,7 +5,7 @@
 //! | Variable | What it says |
 //! |---|---|
 //! | `MAINSTEM_ABORT_AT=PLACE:N` | the process ends (SIGABRT) when it comes to a place for the Nth time |
-//! | `MAINSTEM_HOLD_AT=PLACE:N:FILE` | from the Nth time on whoever comes to a place waits there until the file exists |
+//! | `MAINSTEM_HOLD_AT=PLACE:FILE` | whoever comes to a place waits there for as long as the file exists, and makes FILE.held |
 //! | `MAINSTEM_HAND_OVER_RECORDS=N` | stores are handed over after N records of the changelog |
 //!
 //! The places, in the order of a hand-over: `begin`, `before-apply`, `row` (each), `mark`, `finish` (these three belong to the
@@ -33,39 +33,43 @@ mod asked {
 
     use crate::clock;
 
-    #[derive(Debug)]
-    struct Fault {
-        place: String,
-        time: u32,
-        come: AtomicU32,
-        /// Waits for this file instead of ending the process.
-        hold: Option<PathBuf>,
+    /// What happens at a place.
+    enum Fault {
+        Abort { time: u32, come: AtomicU32 },
+        Hold { file: PathBuf },
     }
 
-    fn fault(text: &str, hold: bool) -> Option<Fault> {
-        let mut parts = text.splitn(3, ':');
-        let (place, time) = (parts.next()?.to_owned(), parts.next()?.parse().ok()?);
-        let file = parts.next().map(PathBuf::from);
-        (file.is_some() == hold).then(|| Fault { place, time, come: AtomicU32::new(0), hold: file })
-    }
-
-    fn asked_for() -> Option<&'static Fault> {
-        static FAULT: OnceLock<Option<Fault>> = OnceLock::new();
-        let read = || {
-            let abort = std::env::var("MAINSTEM_ABORT_AT").ok().and_then(|text| fault(&text, false));
-            abort.or_else(|| std::env::var("MAINSTEM_HOLD_AT").ok().and_then(|text| fault(&text, true)))
+    fn asked_for() -> Option<&'static (String, Fault)> {
+        static FAULT: OnceLock<Option<(String, Fault)>> = OnceLock::new();
+        let read = |variable: &str| {
+            let text = std::env::var(variable).ok()?;
+            text.split_once(':').map(|(place, more)| (place.to_owned(), more.to_owned()))
         };
-        FAULT.get_or_init(read).as_ref()
+        let abort = || {
+            let (place, time) = read("MAINSTEM_ABORT_AT")?;
+            Some((place, Fault::Abort { time: time.parse().ok()?, come: AtomicU32::new(0) }))
+        };
+        let hold = || {
+            let (place, file) = read("MAINSTEM_HOLD_AT")?;
+            Some((place, Fault::Hold { file: file.into() }))
+        };
+        FAULT.get_or_init(|| abort().or_else(hold)).as_ref()
     }
 
     pub(in crate::store) fn at(place: &'static str) {
-        let Some(fault) = asked_for().filter(|fault| fault.place == place) else { return };
-        let come = fault.come.fetch_add(1, Ordering::Relaxed) + 1;
-        match &fault.hold {
-            None if come == fault.time => std::process::abort(),
-            Some(file) if come >= fault.time => {
-                tracing::warn!(place, "held by a test");
-                while !file.exists() {
+        match asked_for() {
+            Some((at, Fault::Abort { time, come })) if at == place => {
+                if come.fetch_add(1, Ordering::Relaxed) + 1 == *time {
+                    std::process::abort();
+                }
+            }
+            Some((at, Fault::Hold { file })) if at == place => {
+                while file.exists() {
+                    let held = file.with_extension("held");
+                    if !held.exists() {
+                        // Only the test that asked for it waits for that.
+                        let _ = std::fs::write(held, place);
+                    }
                     clock::block(Duration::from_millis(5));
                 }
             }
