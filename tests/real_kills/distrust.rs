@@ -64,8 +64,8 @@ async fn a_deleted_key_stays_deleted(engine: &'static str) {
     assert_eq!(found, rows(&[("b", "2"), ("c", "1")]));
     let mut filler = 0;
     eventually("nothing tells of the deletion any more", async || {
-        // What is written last is in a segment that is not compacted.
-        rig.send(&topic, 0, "filler", &filler.to_string(), 3).await;
+        // What is written last is in a segment that is not compacted; a second of the records' own time begins another.
+        rig.send(&topic, 0, "filler", &filler.to_string(), 1_000 * (filler + 1)).await;
         rig.flush().await;
         filler += 1;
         nodes.compact(&topic);

@@ -124,9 +124,11 @@ async fn kill_loop(engine: &'static str, named: bool, kills: u64) {
     for kill in 0..kills {
         // Every third kill comes at any time, the others at a place.
         let place = (named && kill % 3 != 2).then(|| PLACES[(kill - kill / 3) as usize % PLACES.len()]);
-        let time = if place == Some("row") { 1 + dice.below(150) } else { 2 + dice.below(6) };
+        let time = if place == Some("row") { 1 + dice.below(150) } else { 1 + dice.below(6) };
         let fault = place.map(|place| format!("{place}:{time}"));
-        let mut environment = vec![("MAINSTEM_HAND_OVER_RECORDS", "60")];
+        // From one commit a hand-over to many.
+        let records = ["60", "1500", "300"][kill as usize % 3];
+        let mut environment = vec![("MAINSTEM_HAND_OVER_RECORDS", records)];
         environment.extend(fault.as_deref().map(|fault| ("MAINSTEM_ABORT_AT", fault)));
         let mut life = plan.start(&rig, &environment);
         match place {
