@@ -9,6 +9,7 @@ use bytes::Bytes;
 use tokio::sync::oneshot;
 
 use super::app::AppShared;
+use super::settings;
 use crate::config::{Config, StateEngine, StoreKind};
 use crate::error::{Error, ErrorClass, ErrorKind, Result};
 use crate::store::StoreBlueprint;
@@ -17,9 +18,6 @@ use crate::store::engine::{Engine, KeyRange, MemoryEngine};
 use crate::store::keeper::{Keeper, KeeperThread};
 use crate::task_id::TaskId;
 use crate::topology::Topology;
-
-/// The bytes that an engine may keep in memory of what is on the disk.
-const CACHE_BYTES: u64 = 32 << 20;
 
 /// A store as it was found.
 pub(super) struct Opened {
@@ -156,7 +154,8 @@ fn open(shared: &AppShared, slot: &Path) -> Result<Database> {
         StateEngine::Sled => EngineKind::Sled,
     };
     let folder = folder(slot, kind);
-    match Database::open(kind, &folder, CACHE_BYTES) {
+    let cache = u64::try_from(settings::state_memory(&shared.config).engines).unwrap_or(u64::MAX);
+    match Database::open(kind, &folder, cache) {
         Err(error) if is_damaged(&error) => {
             tracing::warn!(folder = %folder.display(), ?error, "the local state is damaged: it is deleted, and restored from the changelogs");
             shared.figures().state_wiped("damaged");
@@ -164,7 +163,7 @@ fn open(shared: &AppShared, slot: &Path) -> Result<Database> {
                 let text = format!("state.dir: {} is damaged and cannot be deleted", folder.display());
                 Error::new(ErrorKind::Store, text).because(io)
             })?;
-            Database::open(kind, &folder, CACHE_BYTES)
+            Database::open(kind, &folder, cache)
         }
         opened => opened,
     }

@@ -94,8 +94,20 @@ pub(super) fn bulk_fetch(config: &Config) -> FetchOptions {
     }
 }
 
-/// What restores gather before they apply it, in bytes. It is a part of neither the record buffer nor the cache.
-const RESTORE_WINDOWS: usize = 64 << 20;
+/// How the memory of stores (`state.memory.max.bytes`) is shared out, in bytes.
+pub(super) struct StateMemory {
+    /// What engines keep of their files.
+    pub(super) engines: usize,
+    /// What restores gather before they apply it.
+    pub(super) restores: usize,
+    /// Rows as values, and committed changes that are not on disk, of the stores of all workers.
+    pub(super) stores: usize,
+}
+
+pub(super) fn state_memory(config: &Config) -> StateMemory {
+    let quarter = config.state_memory() / 4;
+    StateMemory { engines: quarter, restores: quarter, stores: 2 * quarter }
+}
 
 /// The threads that restore stores, at most: fetching and the workers want processors as well.
 const RESTORE_THREADS: usize = 4;
@@ -105,7 +117,7 @@ pub(super) fn restore_pool(config: &Config) -> PoolOptions {
     PoolOptions {
         name: config.application_id().to_owned(),
         threads: cores.min(RESTORE_THREADS),
-        window_bytes: RESTORE_WINDOWS,
+        window_bytes: state_memory(config).restores,
     }
 }
 

@@ -17,7 +17,7 @@ mod records;
 mod restores;
 mod slice;
 
-use std::cell::RefCell;
+use std::cell::{Cell, RefCell};
 use std::collections::{HashMap, HashSet, VecDeque};
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::rc::Rc;
@@ -40,6 +40,7 @@ use super::message::{ChangelogStart, Epochs, InputStart, TaskStart, ToCoordinato
 use super::metadata::WorkerState;
 use super::output::{Output, TaskOutput};
 use super::pulse::Pulse;
+use super::settings;
 use super::task_timeout::TaskTimeout;
 use super::workers::{Mouth, WorkerId};
 use crate::changelog::restore::RestorePool;
@@ -388,7 +389,10 @@ impl Worker {
                 }
             }
             ToWorker::ProducerProgress | ToWorker::StoreWanted => {}
-            ToWorker::LookAgain => self.share_cache(self.owned.len()),
+            ToWorker::LookAgain => {
+                self.share_cache(self.owned.len());
+                self.share_memory();
+            }
             ToWorker::Stop => self.control.push_back(Control::Stop),
         }
     }
@@ -439,6 +443,15 @@ impl Worker {
         self.owned.iter_mut().for_each(|owned| owned.task.share_cache(share));
     }
 
+    /// Gives each store that is here its share of the memory for stores: workers share it evenly, and so do the stores of
+    /// each.
+    fn share_memory(&self) {
+        let worker = settings::state_memory(&self.config).stores / self.shared.control.workers().max(1);
+        let stores = || self.owned.iter().flat_map(|owned| owned.task.stores());
+        let share = worker / stores().count().max(1);
+        stores().for_each(|store| store.share_memory(share));
+    }
+
     fn start(&mut self, start: TaskStart) -> Result<()> {
         let TaskStart { lease, inputs, changelogs, unlogged, partitions, isolation } = start;
         let id = lease.task;
@@ -459,8 +472,14 @@ impl Worker {
         };
         let task = Task::build(&subtopology.plan, config, Box::new(collector), self.clock.clone())?;
         let changelogs_of = |c: &ChangelogStart| {
-            let leader_epoch = c.judged.verdict.start().leader_epoch;
-            (c.store.clone(), Changelog { origin: c.judged.origin.clone(), leader_epoch })
+            let (start, policy) = (c.judged.verdict.start(), &c.judged.facts.policy);
+            let changelog = Changelog {
+                origin: c.judged.origin.clone(),
+                leader_epoch: start.leader_epoch,
+                horizon_ms: policy.tombstone_horizon_ms(),
+                marked_ms: Cell::new(start.wall_ms),
+            };
+            (c.store.clone(), changelog)
         };
         let stores = changelogs.iter().map(changelogs_of).collect();
         for UnloggedStart { store, engine } in unlogged {
@@ -490,6 +509,7 @@ impl Worker {
             idle_since: None,
         };
         self.owned.push(owned);
+        self.share_memory();
         self.begin_if_restored(id)
     }
 
@@ -556,6 +576,7 @@ impl Worker {
             self.tokens.remove(&input.token);
         }
         self.share_cache(self.owned.len());
+        self.share_memory();
         self.picture.stale = true;
         self.suspend_restores(&owned);
         Some(owned)

@@ -58,10 +58,10 @@ mod asked {
 
     pub(in crate::store) fn at(place: &'static str) {
         match asked_for() {
-            Some((at, Fault::Abort { time, come })) if at == place => {
-                if come.fetch_add(1, Ordering::Relaxed) + 1 == *time {
-                    std::process::abort();
-                }
+            Some((at, Fault::Abort { time, come }))
+                if at == place && come.fetch_add(1, Ordering::Relaxed) + 1 == *time =>
+            {
+                std::process::abort()
             }
             Some((at, Fault::Hold { file })) if at == place => {
                 while file.exists() {

@@ -493,17 +493,18 @@ impl<K: Clone + 'static, V: Clone + 'static> AnyStore for KvStore<K, V> {
 
     fn share_memory(&self, bytes: usize) {
         self.share.set(bytes);
-        self.inner.borrow_mut().layers.share_memory(bytes / 2);
+        self.inner.borrow_mut().layers.share_memory(bytes / 8 * 3);
     }
 
     fn relieve(&self) -> bool {
         let inner = &mut *self.inner.borrow_mut();
-        // Half is for rows, half for what is committed and not in the engine. In steps, because each looks at all rows.
+        // Half is for rows, an eighth for the run that a commit makes of open ones, three for those before it. In steps,
+        // because each looks at all rows.
         let most = self.share.get() / 2 / inner.row_cost();
         if inner.table.len() > most {
             inner.table.shrink_to(most - most / 8);
         }
-        inner.open.len() > most / 2
+        inner.open.len() > most / 4
     }
 
     fn memory(&self) -> StoreMemory {

@@ -71,7 +71,7 @@ impl Layers {
         (self.engine, self.handed, self.next) = (engine, next, next);
     }
 
-    /// Says how many bytes the runs may take: half of it may gather while the other half is on its way.
+    /// Says how many bytes the runs may take, but for the last one: half of it may gather while the other half is on its way.
     pub(crate) fn share_memory(&mut self, bytes: usize) {
         self.most = (bytes / 2).clamp(1, HAND_OVER_BYTES);
     }
@@ -108,7 +108,7 @@ impl Layers {
         }
         self.push(run);
         // An engine that is slower than its task would fill the memory: the commit waits.
-        if self.bytes >= self.most
+        if self.bytes() >= 2 * self.most
             && let Some(Underway { ends, .. }) = &self.hand_over
         {
             // How it ended is looked at next.

@@ -22,6 +22,7 @@ pub(crate) mod visible;
 use std::any::Any;
 use std::cell::Cell;
 use std::fmt;
+use std::ops::Add;
 use std::rc::Rc;
 use std::sync::Arc;
 
@@ -131,6 +132,14 @@ pub(crate) struct StoreMemory {
     pub(crate) open: usize,
     /// What is committed and not in the engine.
     pub(crate) runs: usize,
+}
+
+impl Add for StoreMemory {
+    type Output = Self;
+
+    fn add(self, other: Self) -> Self {
+        Self { rows: self.rows + other.rows, open: self.open + other.open, runs: self.runs + other.runs }
+    }
 }
 
 #[cfg(test)]

@@ -437,3 +437,42 @@ fn a_scan_shows_changes_to_the_rows_not_yet_read() {
     assert_eq!(rest.len(), usize::from(KEYS) - 2);
     assert_eq!(rest.iter().find(|(k, _)| *k == key(600)), Some(&(key(600), 1)));
 }
+
+/// State of twenty times the memory: rows go, and commits come early.
+#[test]
+fn a_store_much_larger_than_its_share_of_memory_keeps_to_it() {
+    const SHARE: usize = 256 << 10;
+    const LONG: usize = 20 * SHARE / 160;
+    let home = Home::of(true);
+    let mut life = Life::begin(false, &home, Log::default());
+    let store = life.store.0.clone();
+    AnyStore::share_memory(&*store, SHARE);
+    let (mut commits, mut most) = (0, 0);
+    for n in 0..LONG {
+        // Half of the updates are of keys that were there long before.
+        let key = if n % 2 == 0 { n } else { n.wrapping_mul(2_654_435_761) % (n + 1) };
+        life.with().put(&format!("{key:08}"), n as i64).unwrap();
+        if n % 100 == 0 {
+            if AnyStore::relieve(&*store) {
+                life.commit();
+                commits += 1;
+                if AnyStore::is_hand_over_due(&*store, false) {
+                    AnyStore::hand_over(&*store, None).unwrap();
+                }
+                AnyStore::relieve(&*store);
+            }
+            let memory = AnyStore::memory(&*store);
+            most = most.max(memory.rows + memory.runs);
+        }
+    }
+    assert!(most <= SHARE, "{most} bytes instead of {SHARE}");
+    assert!(commits > 20, "{commits} early commits");
+    life.commit();
+    home.settle();
+    let mut model = BTreeMap::new();
+    for (key, value) in life.log.borrow().iter() {
+        model.insert(key.clone(), value.clone().unwrap());
+    }
+    let rows = AnyStore::rows(&*store).unwrap();
+    assert!(rows.into_iter().map(|row| (row.key, row.value)).eq(model));
+}

@@ -170,6 +170,15 @@ figures! {
     TASK_CACHE: Gauge "mainstem_task_cache_bytes" ["worker" "task"] "bytes" Info,
         java "stream-task-metrics: cache-size-bytes-total",
         "Bytes that the task's record caches hold back.";
+    TASK_STATE_ROWS: Gauge "mainstem_task_state_rows_bytes" ["worker" "task"] "bytes" Info,
+        java "(none)",
+        "What the rows take, about, that the task's stores have in memory as values.";
+    TASK_STATE_OPEN: Gauge "mainstem_task_state_open_bytes" ["worker" "task"] "bytes" Info,
+        java "(none)",
+        "Of these, the rows that have changed since the last commit.";
+    TASK_STATE_RUNS: Gauge "mainstem_task_state_unflushed_bytes" ["worker" "task"] "bytes" Info,
+        java "stream-state-metrics: size-all-mem-tables (of all stores)",
+        "What the changes take, about, that are committed and not yet on disk.";
     TASK_RESTORED: Counter "mainstem_task_restored_records_total" ["worker" "task"] "records" Info,
         java "stream-task-metrics: restore-total, restore-rate; stream-state-updater-metrics: restore-records-rate",
         "Changelog records applied to the task's stores.";

@@ -7,6 +7,7 @@ use super::{Counter, Gauge, Histogram, Registry, Scope, table};
 use crate::client::produce::Producer;
 use crate::config::Config;
 use crate::record::Timestamp;
+use crate::store::StoreMemory;
 use crate::task::Task;
 use crate::task_id::TaskId;
 
@@ -234,6 +235,9 @@ pub(in crate::runtime) struct TaskFigures {
     stream_time: Gauge,
     buffered: Gauge,
     cache: Gauge,
+    state_rows: Gauge,
+    state_open: Gauge,
+    state_runs: Gauge,
     restored: Counter,
     restore_remaining: Gauge,
     topics: Vec<TopicFigures>,
@@ -320,6 +324,9 @@ impl TaskFigures {
             stream_time: scope.gauge(&table::TASK_STREAM_TIME, &[]),
             buffered: scope.gauge(&table::TASK_BUFFERED, &[]),
             cache: scope.gauge(&table::TASK_CACHE, &[]),
+            state_rows: scope.gauge(&table::TASK_STATE_ROWS, &[]),
+            state_open: scope.gauge(&table::TASK_STATE_OPEN, &[]),
+            state_runs: scope.gauge(&table::TASK_STATE_RUNS, &[]),
             restored: scope.counter(&table::TASK_RESTORED, &[]),
             restore_remaining: scope.gauge(&table::TASK_RESTORE_REMAINING, &[]),
             topics,
@@ -384,6 +391,10 @@ impl TaskFigures {
         for (counter, (_, count)) in self.nodes.iter_mut().zip(task.node_counts()) {
             counter.follow(count);
         }
+        let memory = task.stores().iter().fold(StoreMemory::default(), |sum, store| sum + store.memory());
+        self.state_rows.count(memory.rows as u64);
+        self.state_open.count(memory.open as u64);
+        self.state_runs.count(memory.runs as u64);
         let mut restored = 0;
         for (figures, store) in self.stores.iter_mut().zip(task.stores()) {
             let counts = store.counts();

@@ -1,11 +1,13 @@
 //! What is committed goes into the engines of stores: when enough has gathered, and when a task is closed.
 
+use std::cell::Cell;
 use std::collections::{HashMap, HashSet};
 
 use super::{Owned, Worker};
 use crate::changelog::checkpoint::{Checkpoint, Origin};
-use crate::error::Result;
+use crate::error::{Error, ErrorClass, ErrorKind, Result};
 use crate::record::{Timestamp, TopicPartition};
+use crate::store::AnyStore;
 use crate::task_id::TaskId;
 
 /// The changelog of a store, as its next checkpoint names it.
@@ -13,14 +15,19 @@ pub(in crate::runtime) struct Changelog {
     pub(super) origin: Origin,
     /// No record in it is of a later leader epoch, as far as is known.
     pub(super) leader_epoch: i32,
+    /// How old a checkpoint may be to be believed, in ms.
+    pub(super) horizon_ms: Option<i64>,
+    /// When the last checkpoint was made, in ms since the Unix epoch.
+    pub(super) marked_ms: Cell<Timestamp>,
 }
 
 impl Worker {
     /// The changelogs of stores that will be handed over after the commit under way: their leaders are asked for their
     /// epochs once everything is written.
     pub(super) fn handed_over_next(&self) -> Vec<TopicPartition> {
+        let wall_ms = self.clock.wall_ms();
         let tasks = self.owned.iter().filter(|o| o.running);
-        let due = tasks.flat_map(|o| o.due(self.is_closing(o.lease.task)));
+        let due = tasks.flat_map(|o| o.due(self.is_closing(o.lease.task), wall_ms));
         due.filter_map(|(_, changelog)| changelog).map(|changelog| changelog.origin.at.clone()).collect()
     }
 
@@ -39,11 +46,12 @@ impl Worker {
             }
             let position: Vec<_> =
                 owned.inputs.iter().filter_map(|i| Some((i.at.clone(), i.committed?))).collect();
-            for (store, changelog) in owned.due(closing.contains(&owned.lease.task)) {
+            for (store, changelog) in owned.due(closing.contains(&owned.lease.task), wall_ms) {
                 match changelog {
                     // Nothing that cannot be checked: it is due again at the next commit.
                     Some(changelog) if changelog.leader_epoch < 0 => {}
                     Some(changelog) => {
+                        changelog.marked_ms.set(wall_ms);
                         store.hand_over(Some(&|next| changelog.mark(next, wall_ms, &position)))?;
                     }
                     None => store.hand_over(None)?,
@@ -59,8 +67,29 @@ impl Worker {
 }
 
 impl Changelog {
+    /// Whether the last checkpoint is half as old as it may be: a process that is killed now may take a while to come back.
+    fn is_old(&self, wall_ms: Timestamp) -> bool {
+        self.horizon_ms.is_some_and(|horizon| wall_ms - self.marked_ms.get() > horizon / 2)
+    }
+
+    /// Whether a restore that ends now has seen every deletion: what was deleted in its first minutes may be gone from the
+    /// log, tombstone and all, before it got there.
+    pub(super) fn is_whole(&self, wall_ms: Timestamp, at: &TopicPartition) -> Result<()> {
+        let Some(horizon) = self.horizon_ms.filter(|horizon| wall_ms - self.marked_ms.get() > 2 * horizon)
+        else {
+            return Ok(());
+        };
+        let text = format!(
+            "restoring has taken longer than the {} ms for which deletions can be read (delete.retention.ms): rows may have \
+             come back that were deleted; raise delete.retention.ms of the changelog and start again",
+            2 * horizon
+        );
+        let error = Error::new(ErrorKind::Store, text).with_class(ErrorClass::CorruptTask);
+        Err(error.at_topic(&*at.topic).at_partition(at.partition))
+    }
+
     fn mark(&self, next_offset: i64, wall_ms: Timestamp, position: &[(TopicPartition, i64)]) -> bytes::Bytes {
-        let Self { origin, leader_epoch } = self;
+        let Self { origin, leader_epoch, .. } = self;
         let (origin, leader_epoch, position) = (origin.clone(), *leader_epoch, position.to_vec());
         Checkpoint { origin, next_offset, leader_epoch, wall_ms, position }.encode()
     }
@@ -68,8 +97,15 @@ impl Changelog {
 
 impl Owned {
     /// The stores whose engines are to get what is committed, each with its changelog if it has one.
-    fn due(&self, closing: bool) -> impl Iterator<Item = (&dyn crate::store::AnyStore, Option<&Changelog>)> {
-        let stores = self.task.stores().iter().filter(move |store| store.is_hand_over_due(closing));
-        stores.map(|store| (&**store, self.changelogs.get(store.name())))
+    fn due(
+        &self,
+        closing: bool,
+        wall_ms: Timestamp,
+    ) -> impl Iterator<Item = (&dyn AnyStore, Option<&Changelog>)> {
+        let stores = self.task.stores().iter().map(|store| (&**store, self.changelogs.get(store.name())));
+        stores.filter(move |(store, changelog)| {
+            let old = changelog.is_some_and(|changelog| changelog.is_old(wall_ms));
+            store.is_hand_over_due(closing || old)
+        })
     }
 }

@@ -139,11 +139,15 @@ impl Worker {
             }
             RestoreEvent::Done { position, leader_epoch, engine, .. } => {
                 let restore = self.owned[at].restores.swap_remove(at_restore);
-                if let Some(changelog) = self.owned[at].changelogs.get_mut(restore.store.name()) {
-                    changelog.leader_epoch = changelog.leader_epoch.max(leader_epoch);
-                }
+                let sound = match self.owned[at].changelogs.get_mut(restore.store.name()) {
+                    Some(changelog) => {
+                        changelog.leader_epoch = changelog.leader_epoch.max(leader_epoch);
+                        changelog.is_whole(self.clock.wall_ms(), &restore.at)
+                    }
+                    None => Ok(()),
+                };
                 self.restored(id, restore, position, engine);
-                self.begin_if_restored(id)
+                sound.and_then(|()| self.begin_if_restored(id))
             }
         };
         if let Err(error) = outcome {

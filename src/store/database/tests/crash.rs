@@ -1,7 +1,9 @@
 //! The end of the process at any step: a copy of the folder is what it would have left.
 
 use std::cell::RefCell;
+use std::collections::BTreeMap;
 use std::rc::Rc;
+use std::time::SystemTime;
 
 use proptest::prelude::*;
 
@@ -11,22 +13,51 @@ use crate::store::engine::disk::steps;
 /// What would be on the disk if the process ended now.
 pub(super) fn image(place: &Place) -> Place {
     let image = Place::new(place.kind);
-    copy(&place.folder(), &image.folder());
+    picture(&place.folder(), &image.folder());
     image
 }
 
-fn copy(from: &Path, to: &Path) {
-    fs::create_dir_all(to).unwrap();
-    for entry in fs::read_dir(from).unwrap() {
-        let entry = entry.unwrap();
+fn copy(from: &Path, to: &Path) -> io::Result<()> {
+    fs::create_dir_all(to)?;
+    for entry in fs::read_dir(from)? {
+        let entry = entry?;
         let to = to.join(entry.file_name());
-        if entry.file_type().unwrap().is_dir() {
-            copy(&entry.path(), &to);
-        } else if let Err(error) = fs::copy(entry.path(), &to) {
-            // Engines delete files on threads of their own.
-            assert_eq!(error.kind(), io::ErrorKind::NotFound, "{error}");
+        if entry.file_type()?.is_dir() {
+            copy(&entry.path(), &to)?;
+        } else {
+            fs::copy(entry.path(), &to)?;
         }
     }
+    Ok(())
+}
+
+/// What is in a folder, and since when.
+fn listing(folder: &Path, into: &mut BTreeMap<PathBuf, (u64, SystemTime)>) -> io::Result<()> {
+    for entry in fs::read_dir(folder)? {
+        let (path, about) = entry.and_then(|entry| Ok((entry.path(), entry.metadata()?)))?;
+        if about.is_dir() {
+            listing(&path, into)?;
+        }
+        into.insert(path, (about.len(), about.modified()?));
+    }
+    Ok(())
+}
+
+/// The folder as it is at one moment. Engines write and delete files on threads of their own: a copy during which anything
+/// has changed is none.
+fn picture(from: &Path, to: &Path) {
+    for _ in 0..1000 {
+        let (mut before, mut after) = (BTreeMap::new(), BTreeMap::new());
+        let copied =
+            listing(from, &mut before).and_then(|()| copy(from, to)).and_then(|()| listing(from, &mut after));
+        match copied {
+            Ok(()) if before == after => return,
+            Err(error) => assert_eq!(error.kind(), io::ErrorKind::NotFound, "{error}"),
+            Ok(()) => {}
+        }
+        fs::remove_dir_all(to).unwrap();
+    }
+    panic!("{} never stands still", from.display());
 }
 
 #[derive(Debug, Clone)]
@@ -115,7 +146,7 @@ fn store_is_a_map(kind: EngineKind, ops: Vec<Op>) {
                     let watching = steps::watch(move |_| {
                         if step == at {
                             let image = Place::new(kind);
-                            copy(&folder, &image.folder());
+                            picture(&folder, &image.folder());
                             *left.borrow_mut() = Some(image);
                         }
                         step += 1;
@@ -179,7 +210,7 @@ fn every_step_of_a_run_may_be_the_last(kind: EngineKind) {
         let (folder, images) = (place.folder(), images.clone());
         let _watching = steps::watch(move |step| {
             let image = Place::new(kind);
-            copy(&folder, &image.folder());
+            picture(&folder, &image.folder());
             images.borrow_mut().push((step, image));
         });
         engine.apply(&second, Some(&[2])).unwrap();
