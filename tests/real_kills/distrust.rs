@@ -16,11 +16,12 @@ fn plan(input: &str, engine: &'static str) -> Plan {
     Plan { topology: "last", input: input.to_owned(), engine, instance: Some("one") }
 }
 
-/// An application with the folder of one host or another, with short retention of tombstones.
+/// An application with the folder of one host or another. Tombstones go soon, but not before a restore is done: longer ones
+/// fail.
 fn app(rig: &Rig, plan: &Plan, host: &str, restores: &Restores) -> App {
     let state_dir = rig.state_dir.path().join(host);
     let config = plan.config(&rig.broker, &rig.app_id, &state_dir);
-    let config = config.set("topic.delete.retention.ms", "100").set("topic.segment.ms", "100");
+    let config = config.set("topic.delete.retention.ms", "5000").set("topic.segment.ms", "100");
     plan.app(config.set("topic.min.cleanable.dirty.ratio", "0.0"), restores.clone())
 }
 
