@@ -65,7 +65,7 @@ pub(crate) fn monotonic() -> Instant {
 }
 
 /// Waits on a thread that has nothing else to do.
-#[cfg(any(feature = "fjall", feature = "sled"))]
+#[cfg(any(feature = "fjall", feature = "sled", feature = "testing"))]
 pub(crate) fn block(duration: Duration) {
     std::thread::sleep(duration);
 }

@@ -25,7 +25,7 @@ const ARROWS: &[(&str, &[&str])] = &[
     ("task", &["store"]),
     ("store", &["task"]),
     ("query", &["store"]),
-    ("testing", &["dsl", "query", "store", "task", "topology"]),
+    ("testing", &["changelog", "dsl", "query", "store", "task", "topology"]),
     // What joins the two sides.
     ("schema", &["client"]),
     ("changelog", &["client", "store", "task", "topology"]),

@@ -151,6 +151,7 @@ impl Database {
     /// opened the store.
     pub(crate) fn open_store(&self, task: TaskId, store: &str, tenure: u64) -> Result<Box<dyn Engine>> {
         let Some(disk) = &self.disk else { return Ok(Box::new(MemoryEngine::default())) };
+        super::faults::at("open-store");
         let opened = disk.opened(task, store, true)?;
         // Not under the lock of the database: this waits for a run that is being applied.
         opened.engine(tenure)

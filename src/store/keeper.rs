@@ -9,6 +9,7 @@ use std::time::Duration;
 use bytes::Bytes;
 
 use super::engine::{Engine, SortedRun};
+use super::faults;
 use super::visible::merge;
 use crate::error::{Error, ErrorKind, Result};
 
@@ -72,7 +73,9 @@ impl Keeper {
         let hand_over = HandOver::default();
         let unfinished = Unfinished(hand_over.clone());
         self.run(move || {
-            let outcome = engine.apply(&merged(&runs), mark.as_deref());
+            let run = merged(&runs);
+            faults::at("before-apply");
+            let outcome = engine.apply(&run, mark.as_deref());
             // A store that is closed does not ask what became of it.
             if let Err(error) = &outcome {
                 tracing::warn!(
@@ -80,6 +83,7 @@ impl Keeper {
                     "what was committed is not in the store's engine: it is read from the changelog again"
                 );
             }
+            faults::at("after-apply");
             unfinished.0.end(outcome);
         })?;
         Ok(hand_over)

@@ -8,6 +8,7 @@ use std::sync::Arc;
 use bytes::Bytes;
 
 use super::engine::{Engine, EngineRead, KeyRange, Rows, SortedRun};
+use super::faults;
 use super::keeper::{HandOver, Keeper};
 use super::visible::merge;
 use crate::error::Result;
@@ -124,7 +125,8 @@ impl Layers {
 
     /// Whether enough has gathered for a hand-over, and none is under way; or anything at all, for the `last` one.
     pub(crate) fn is_hand_over_due(&self, last: bool) -> bool {
-        let enough = self.bytes >= self.most || self.next - self.handed >= HAND_OVER_RECORDS;
+        let enough = self.bytes >= self.most
+            || self.next - self.handed >= faults::hand_over_records().unwrap_or(HAND_OVER_RECORDS);
         let due =
             (enough && self.hand_over.is_none()) || (last && (self.bytes > 0 || self.next > self.handed));
         due && self.is_on_disk()
@@ -138,6 +140,7 @@ impl Layers {
         if self.runs.is_empty() && self.next == self.handed {
             return Ok(());
         }
+        faults::at("begin");
         // ORDER: those of a hand-over under way are among them, so that the mark holds even if that one fails.
         let ends = keeper.hand_over(writer, self.runs.clone(), mark.map(|mark| mark(self.next)))?;
         self.hand_over = Some(Underway { runs: self.runs.len(), ends });
@@ -169,11 +172,13 @@ impl Layers {
             return Ok(false);
         };
         outcome?;
+        faults::at("before-drop-runs");
         // ORDER: the engine has the rows before the runs go, so that a reader finds them in one or the other.
         if let Some(under_way) = self.hand_over.take() {
             self.runs.drain(..under_way.runs);
             self.leaving = 0;
         }
+        faults::at("after-drop-runs");
         Ok(true)
     }
 

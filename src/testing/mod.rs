@@ -3,6 +3,7 @@
 mod bench;
 mod bench_store;
 mod driver;
+mod local_state;
 mod queries;
 
 #[doc(hidden)]
@@ -10,3 +11,5 @@ pub use bench::BenchTask;
 #[doc(hidden)]
 pub use bench_store::{BenchFigures, BenchStore};
 pub use driver::{ProducedRecord, TestInputTopic, TestOutputTopic, TopologyTestDriver};
+#[doc(hidden)]
+pub use local_state::{StoreOnDisk, stores_on_disk};

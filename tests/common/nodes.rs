@@ -30,6 +30,11 @@ fn script(arguments: &[&str]) -> String {
 impl Nodes {
     /// One node or three; with three, every record is on all of them, and two must be in sync.
     pub(crate) async fn start(count: usize) -> Self {
+        Self::start_with(count, &[]).await
+    }
+
+    /// With more options of scripts/kafka, which an embedded one does without.
+    pub(crate) async fn start_with(count: usize, options: &'static [&'static str]) -> Self {
         if !is_real() {
             let kafka = EmbeddedKafka::builder()
                 .nodes(count)
@@ -43,9 +48,17 @@ impl Nodes {
         let count = count.to_string();
         let path = dir.path().join("kafka");
         let bootstrap = tokio::task::spawn_blocking(move || {
-            script(&["up", "--dir", path.to_str().expect("a path"), "--nodes", &count])
+            let up = ["up", "--dir", path.to_str().expect("a path"), "--nodes", &count];
+            script(&[&up[..], options].concat())
         });
         Self { bootstrap: bootstrap.await.expect("no panic"), kind: Kind::Real(dir) }
+    }
+
+    /// Compacts what can be compacted of a topic; a real one does so by itself (`--fast-cleaner`).
+    pub(crate) fn compact(&self, topic: &str) {
+        if let Kind::Embedded(kafka) = &self.kind {
+            kafka.compact(topic).expect("it is compacted");
+        }
     }
 
     async fn tell(&self, command: &'static str, node: i32) {

@@ -174,9 +174,11 @@ impl<S: RawRead> EngineRead for Snapshot<S> {
     }
 }
 
-/// A step of an apply is about to be done: tests end the process here, as it were.
+/// A step of an apply is about to be done: tests end the process here, or take an image of what it would leave.
 #[cfg(not(test))]
-pub(super) fn step(_: &'static str) {}
+pub(super) fn step(name: &'static str) {
+    crate::store::faults::at(name);
+}
 
 #[cfg(test)]
 pub(super) use steps::step;
