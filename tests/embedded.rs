@@ -16,6 +16,7 @@ use mainstem::client::{
 use mainstem::embedded::{Api, EmbeddedKafka, Fault};
 use mainstem::{ErrorKind, Record, TopicPartition};
 
+#[allow(dead_code, reason = "the peers use more of it")]
 #[path = "embedded_peers/raw.rs"]
 mod raw;
 
