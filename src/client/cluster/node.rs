@@ -232,6 +232,10 @@ pub(super) async fn open(address: &Address, peer: String, reach: &Reach<'_>) -> 
         };
         // Requests are small and wait for their answers: Nagle's algorithm only delays them.
         let _ = stream.set_nodelay(true);
+        // A connection that is given up is reset. Closed in good order it would go on delivering what waits in it, and a
+        // broker carry it out whenever it gets there: a commit behind a slow request would set offsets back that a later
+        // connection has committed.
+        let _ = stream.set_zero_linger();
         Connection::open(stream, options).await
     });
     // A caller that gives up leaves the attempt to end by itself, within its timeouts.
