@@ -75,6 +75,7 @@ pub(in crate::store) fn failed(
 }
 
 /// Notes whether it is damage that an error tells of.
+#[cfg_attr(not(any(feature = "fjall", feature = "sled")), allow(dead_code, reason = "for engines on disk"))]
 pub(in crate::store) fn noted(damaged: &AtomicBool, error: Error) -> Error {
     damaged.fetch_or(error.class() == ErrorClass::CorruptTask, Ordering::Relaxed);
     error
