@@ -26,7 +26,7 @@ use crate::task::errors::{
 use crate::task_id::TaskId;
 
 /// How long the last commit waits for a generation that it can be made in.
-const LAST_COMMIT: Duration = Duration::from_secs(5);
+const LAST_COMMIT: Duration = Duration::from_secs(10);
 
 /// How a commit ended.
 #[derive(Debug, PartialEq, Eq)]
