@@ -248,7 +248,7 @@ impl Coordinator {
     async fn close_state(mut self) -> Option<Error> {
         self.preparing.shutdown().await;
         let Self { preparer, workers, mut keeper, failure, _identity: identity, .. } = self;
-        preparer.state.clone().close();
+        preparer.state.close();
         drop((preparer, workers));
         if !keeper.wait(LAST_HAND_OVER) {
             tracing::warn!(

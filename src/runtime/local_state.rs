@@ -3,7 +3,7 @@
 
 use std::collections::HashSet;
 use std::fs;
-use std::path::{Path, PathBuf};
+use std::path::Path;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -12,11 +12,11 @@ use tokio::sync::oneshot;
 
 use super::app::AppShared;
 use super::settings;
-use crate::config::{Config, StateEngine, StoreKind};
+use crate::config::{Config, StoreKind};
 use crate::error::{Error, ErrorClass, ErrorKind, Result};
 use crate::store::StoreBlueprint;
 use crate::store::database::{Database, EngineKind, NamedStore};
-use crate::store::engine::{Engine, KeyRange, MemoryEngine};
+use crate::store::engine::{Engine, MemoryEngine};
 use crate::store::keeper::{Keeper, KeeperThread};
 use crate::task_id::TaskId;
 use crate::topology::{Subtopology, Topology};
@@ -98,17 +98,16 @@ impl LocalState {
     }
 
     /// Deletes what was found damaged, so that the next start restores it instead of failing over it again.
-    pub(super) fn close(self) {
+    pub(super) fn close(&self) {
         let Some(database) = self.database.clone() else { return };
-        let keeper = self.keeper.clone();
+        let shared = self.shared.clone();
         // ORDER: behind the last hand-overs. The job holds no hand on the keeper, which would wait for itself.
-        let Self { shared, .. } = self;
         let job = move || {
             if let Err(error) = drop_damaged(&database, &shared, |_, _| true) {
                 tracing::warn!(?error, "a damaged store could not be deleted");
             }
         };
-        let _ = keeper.run(job);
+        let _ = self.keeper.run(job);
     }
 
     /// Notes which tasks are this instance's, and deletes the stores of others that nobody has used for longer than this
@@ -228,14 +227,6 @@ fn drop_damaged(database: &Database, shared: &AppShared, which: impl Fn(TaskId, 
     Ok(())
 }
 
-/// Whether rows are in an engine.
-pub(super) fn has_rows(engine: &dyn Engine) -> Result<bool> {
-    use std::ops::Bound::Unbounded;
-    let all = KeyRange { from: Unbounded, to: Unbounded, reverse: false };
-    let first = engine.range(&all).next();
-    Ok(first.transpose()?.is_some())
-}
-
 fn needs_disk(config: &Config, topology: &Topology) -> bool {
     let mut stores = topology.inner.subtopologies.iter().flat_map(|part| part.stores());
     stores.any(|store| store.store_kind().unwrap_or(config.default_store()) == StoreKind::Persistent)
@@ -246,11 +237,8 @@ fn is_damaged(error: &Error) -> bool {
 }
 
 fn open(shared: &AppShared, slot: &Path) -> Result<Database> {
-    let kind = match shared.config.state_engine() {
-        StateEngine::Fjall => EngineKind::Fjall,
-        StateEngine::Sled => EngineKind::Sled,
-    };
-    let folder = folder(slot, kind);
+    let kind = EngineKind::from(shared.config.state_engine());
+    let folder = kind.folder(slot);
     let cache = u64::try_from(settings::state_memory(&shared.config).engines).unwrap_or(u64::MAX);
     match Database::open(kind, &folder, cache) {
         Err(error) if is_damaged(&error) => {
@@ -264,9 +252,4 @@ fn open(shared: &AppShared, slot: &Path) -> Result<Database> {
         }
         opened => opened,
     }
-}
-
-/// Where a database of an engine is in an instance's folder.
-pub(super) fn folder(slot: &Path, kind: EngineKind) -> PathBuf {
-    slot.join("state").join(kind.name())
 }

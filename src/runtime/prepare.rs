@@ -3,7 +3,7 @@
 use std::sync::Arc;
 
 use super::app::AppShared;
-use super::local_state::{LocalState, has_rows};
+use super::local_state::LocalState;
 use super::message::{ChangelogStart, InputStart, TaskStart, UnloggedStart};
 use super::task_timeout::TaskTimeout;
 use super::topics::TopicPlan;
@@ -117,7 +117,7 @@ impl Preparer {
         let (logged, unlogged): (Vec<_>, Vec<_>) =
             opened.into_iter().partition(|opened| opened.store.changelog().is_some());
         let wanted = logged.iter().map(|opened| {
-            let topic = format!("{}-{}-changelog", self.config.application_id(), opened.store.name());
+            let topic = opened.store.changelog_topic(self.config.application_id());
             let at = TopicPartition::new(topic, task.partition);
             Wanted { at, fingerprint: opened.store.fingerprint(), mark: opened.mark.clone() }
         });
@@ -132,7 +132,7 @@ impl Preparer {
                     tracing::info!(%task, store = %name, changelog = %at, from = start.offset, "the local state is sound");
                 }
                 // A new store: there is nothing to lose.
-                Verdict::Distrust(Reason::NoCheckpoint, _) if !has_rows(&*opened.engine)? => {}
+                Verdict::Distrust(Reason::NoCheckpoint, _) if opened.engine.is_empty()? => {}
                 Verdict::Distrust(reason, _) => {
                     tracing::warn!(%task, reason = reason.label(), "{}", reason.sentence(&name, &at, facts));
                     self.shared.figures().state_wiped(reason.label());

@@ -3,14 +3,12 @@
 
 use std::fs::{self, File};
 use std::io;
-use std::ops::Bound::Unbounded;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use bytes::Bytes;
 
-use super::local_state::folder;
 use super::state_dir::{is_slot, lock};
 use crate::changelog::checkpoint::Checkpoint;
 use crate::changelog::facts::{Judge, Wanted};
@@ -148,7 +146,7 @@ impl Slot {
 
     /// The databases in it: the name of the engine, and the folder.
     pub fn databases(&self) -> Vec<(&'static str, PathBuf)> {
-        let all = ENGINES.iter().map(|kind| (kind.name(), folder(&self.path, *kind)));
+        let all = ENGINES.iter().map(|kind| (kind.name(), kind.folder(&self.path)));
         all.filter(|(_, folder)| folder.exists()).collect()
     }
 
@@ -157,7 +155,8 @@ impl Slot {
     /// # Errors
     /// [`ErrorKind::Store`] if the file is damaged or of a newer release.
     pub fn named(&self, engine: &str) -> Result<Vec<(TaskId, String, Option<Timestamp>)>> {
-        let named = Database::named(kind(engine)?, &folder(&self.path, kind(engine)?))?.unwrap_or_default();
+        let kind = kind(engine)?;
+        let named = Database::named(kind, &kind.folder(&self.path))?.unwrap_or_default();
         Ok(named.into_iter().map(|NamedStore { task, store, used_ms }| (task, store, used_ms)).collect())
     }
 }
@@ -187,7 +186,7 @@ impl HeldSlot {
     /// [`ErrorKind::Store`], with the folder and the remedy.
     pub fn open(&self, engine: &str) -> Result<OpenDatabase<'_>> {
         let kind = kind(engine)?;
-        let folder = folder(&self.slot.path, kind);
+        let folder = kind.folder(&self.slot.path);
         let database = Arc::new(Database::open(kind, &folder, CACHE_BYTES)?);
         Ok(OpenDatabase { database, folder, _held: self })
     }
@@ -283,10 +282,9 @@ fn guarded<T>(folder: &Path, work: impl FnOnce() -> Result<T>) -> Result<T> {
 }
 
 fn count_rows(engine: &dyn Engine) -> Result<u64> {
-    let all = KeyRange { from: Unbounded, to: Unbounded, reverse: false };
     let mut before: Option<Bytes> = None;
     let mut count = 0;
-    for row in engine.range(&all) {
+    for row in engine.range(&KeyRange::ALL) {
         let (key, _) = row?;
         if before.is_some_and(|before| before >= key) {
             return Err(Error::new(ErrorKind::Store, format!("row {count} is not behind the one before it")));

@@ -58,7 +58,7 @@ pub(super) fn check_names(topology: &Topology, application_id: &str) -> Result<(
     let internal =
         parts().flat_map(|s| s.plan.internal_topics.iter().map(|t| s.plan.topic_name(application_id, t)));
     let stores = parts().flat_map(|s| s.stores().iter().filter(|store| store.changelog().is_some()));
-    let changelogs = stores.map(|store| format!("{application_id}-{}-changelog", store.name()));
+    let changelogs = stores.map(|store| store.changelog_topic(application_id));
     match internal.chain(changelogs).find(|name| name.len() > MOST_TOPIC_NAME) {
         None => Ok(()),
         Some(name) => Err(Error::new(
@@ -157,8 +157,8 @@ pub(super) async fn plan(cluster: &Cluster, topology: &Topology, application_id:
             }
         }
         for store in s.stores().iter().filter(|store| store.changelog().is_some()) {
-            let name = format!("{application_id}-{}-changelog", store.name());
-            named.insert(name.into(), tasks.get(&s.id).copied().unwrap_or(0));
+            named
+                .insert(store.changelog_topic(application_id).into(), tasks.get(&s.id).copied().unwrap_or(0));
         }
     }
     Ok(TopicPlan { counts: named, tasks })
@@ -205,7 +205,7 @@ fn internal_topics(topology: &Topology, config: &Config, plan: &TopicPlan) -> Re
         }
         for store in s.stores() {
             let Some(own) = store.changelog() else { continue };
-            let name: Arc<str> = format!("{application_id}-{}-changelog", store.name()).into();
+            let name: Arc<str> = store.changelog_topic(application_id).into();
             let defaults = [("cleanup.policy", "compact"), ("message.timestamp.type", "CreateTime")];
             let partitions = plan.counts.get(&name).copied().unwrap_or(1);
             let configs: Vec<(String, String)> = configs(&defaults, own);

@@ -22,6 +22,7 @@ use bytes::Bytes;
 use super::engine::disk::{Backend, OpenStore};
 use super::engine::fault::{Fault, failed, io_failed};
 use super::engine::{Engine, MemoryEngine};
+use crate::config::StateEngine;
 use crate::error::{Error, ErrorKind, Result};
 use crate::record::Timestamp;
 use crate::task_id::TaskId;
@@ -42,6 +43,20 @@ impl EngineKind {
             Self::Fjall => "fjall",
             Self::Sled => "sled",
             Self::Memory => "memory",
+        }
+    }
+
+    /// Where its database is in an instance's folder.
+    pub(crate) fn folder(self, slot: &Path) -> PathBuf {
+        slot.join("state").join(self.name())
+    }
+}
+
+impl From<StateEngine> for EngineKind {
+    fn from(engine: StateEngine) -> Self {
+        match engine {
+            StateEngine::Fjall => Self::Fjall,
+            StateEngine::Sled => Self::Sled,
         }
     }
 }

@@ -594,7 +594,7 @@ impl<K: Clone + 'static, V: Clone + 'static> AnyStore for KvStore<K, V> {
         let store_error = |error: BoxError| {
             Error::new(ErrorKind::Store, format!("the store {} cannot be read", self.name)).because(error)
         };
-        let mut range = KeyRange { from: Bound::Unbounded, to: Bound::Unbounded, reverse: false };
+        let mut range = KeyRange::ALL;
         let mut rows = Vec::new();
         loop {
             let page = self.page(&range).map_err(store_error)?;

@@ -190,6 +190,11 @@ pub(crate) trait StoreBlueprint: fmt::Debug + Send + Sync {
     /// The settings of the changelog topic beyond the defaults; `None` if the store is not logged.
     fn changelog(&self) -> Option<&[(String, String)]>;
 
+    /// The topic that it logs to, if it does.
+    fn changelog_topic(&self, application_id: &str) -> String {
+        format!("{application_id}-{}-changelog", self.name())
+    }
+
     /// Where the rows are kept; `None` for what the configuration says.
     fn store_kind(&self) -> Option<StoreKind>;
 

@@ -71,7 +71,7 @@ impl Task {
 
         let mut stores: Vec<Rc<dyn AnyStore>> = Vec::new();
         for store in &plan.stores {
-            let topic = format!("{application_id}-{}-changelog", store.name());
+            let topic = store.changelog_topic(&application_id);
             let changelog = store.changelog().map(|_| cx.collector.register(&topic)).transpose()?;
             stores.push(store.build(&topic, changelog, cache_bytes > 0));
         }

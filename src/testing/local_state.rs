@@ -31,17 +31,12 @@ pub struct StoreOnDisk {
 /// # Errors
 /// [`ErrorKind::Store`] if the folder, a store or a mark cannot be read.
 pub fn stores_on_disk(engine: StateEngine, slot: &Path) -> Result<Vec<StoreOnDisk>> {
-    use std::ops::Bound::Unbounded;
-    let kind = match engine {
-        StateEngine::Fjall => EngineKind::Fjall,
-        StateEngine::Sled => EngineKind::Sled,
-    };
-    let database = Database::open(kind, &slot.join("state").join(kind.name()), 8 << 20)?;
+    let kind = EngineKind::from(engine);
+    let database = Database::open(kind, &kind.folder(slot), 8 << 20)?;
     let mut found = Vec::new();
     for stored in database.stores()? {
         let opened = database.open_store(stored.task, &stored.store, 1)?;
-        let all = KeyRange { from: Unbounded, to: Unbounded, reverse: false };
-        let rows = opened.range(&all).collect::<Result<Vec<_>>>()?;
+        let rows = opened.range(&KeyRange::ALL).collect::<Result<Vec<_>>>()?;
         let mark = stored.mark.map(|mark| Checkpoint::decode(&mark)).transpose().map_err(|reason| {
             let text = format!("the mark of store {}: {}", stored.store, reason.label());
             Error::new(ErrorKind::Store, text)

@@ -1,13 +1,11 @@
 //! One restore: from deliveries to runs, and from these into the store's engine.
 
-use std::ops::Bound;
-
 use super::window::Window;
 use crate::client::fetch::OpenedBatch;
 use crate::error::Result;
 use crate::record::TopicPartition;
 use crate::store::RowFormat;
-use crate::store::engine::{Engine, KeyRange};
+use crate::store::engine::Engine;
 
 /// The mark for an engine that holds the changelog up to an offset, given the leader epoch of the last batch before it (-1
 /// if none was seen); `None` where none is kept.
@@ -62,8 +60,7 @@ pub(super) struct Gathered {
 impl Running {
     pub(super) fn new(job: RestoreJob) -> Result<Self> {
         let RestoreJob { at, from, to, format, engine, mark, .. } = job;
-        let everything = KeyRange { from: Bound::Unbounded, to: Bound::Unbounded, reverse: false };
-        let untouched = engine.range(&everything).next().transpose()?.is_none();
+        let untouched = engine.is_empty()?;
         let window = Window::default();
         Ok(Self {
             at,

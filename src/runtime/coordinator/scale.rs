@@ -218,7 +218,7 @@ impl Coordinator {
                     let mut parts = shared.topology.inner.subtopologies.iter();
                     let Some(part) = parts.find(|part| part.id == task.subtopology) else { continue };
                     for store in part.stores().iter().filter(|store| store.changelog().is_some()) {
-                        let topic = format!("{}-{}-changelog", shared.config.application_id(), store.name());
+                        let topic = store.changelog_topic(shared.config.application_id());
                         let at = TopicPartition::new(topic, task.partition);
                         let listed = admin.list_offset(&at, OffsetSpec::Latest, Isolation::ReadUncommitted);
                         let end = listed.await?.offset.unwrap_or_default();

@@ -31,6 +31,9 @@ pub(crate) struct KeyRange {
 }
 
 impl KeyRange {
+    /// Every key, from the first to the last.
+    pub(crate) const ALL: Self = Self { from: Bound::Unbounded, to: Bound::Unbounded, reverse: false };
+
     /// Whether no key can be inside. (`BTreeMap::range` panics on some such ranges.)
     pub(crate) fn is_empty(&self) -> bool {
         match (&self.from, &self.to) {
@@ -66,6 +69,11 @@ pub(crate) trait EngineRead {
 
     /// How many rows there are, roughly.
     fn approximate_len(&self) -> u64;
+
+    /// Whether there is no row at all.
+    fn is_empty(&self) -> Result<bool> {
+        Ok(self.range(&KeyRange::ALL).next().transpose()?.is_none())
+    }
 }
 
 /// Ordered bytes, and beside them one row that says up to where the changelog is in them ([`Engine::mark`]). It is written
