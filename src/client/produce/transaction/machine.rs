@@ -353,6 +353,7 @@ impl Machine {
         if error.is_retriable() {
             return self.try_again(&asked, error, now);
         }
+        (self.failures, self.retry_at) = (0, None);
         let given_up = matches!(self.state, State::Abortable(_) | State::Aborting | State::Dead(_));
         if given_up && asked != (Ask::End { commit: false }) {
             // Of a transaction that is being aborted only one thing matters.
@@ -365,7 +366,7 @@ impl Machine {
             Ask::Init => self.die(error),
             Ask::AddPartitions(_) if !kills(&error) || is_of_a_topic(&error) => self.fail(error),
             Ask::AddPartitions(_) => self.die(error),
-            Ask::AddOffsets | Ask::CommitOffsets if is_of_the_group(&error) => {
+            Ask::CommitOffsets if is_of_the_group(&error) => {
                 // All that was sent is good: it may be committed as another generation, or aborted.
                 self.state = State::Open;
                 self.finish(Ended::Failed(error));
