@@ -18,7 +18,8 @@ use crate::client::produce::partition::Identity;
 use crate::error::{Error, ErrorClass, ErrorKind, Result};
 use crate::record::TopicPartition;
 
-/// The pause while the coordinator, or a partition's leader, is still busy with the transaction before (KAFKA-5477).
+/// The longest pause while the coordinator, or a partition's leader, is still busy with the transaction before
+/// (KAFKA-5477). The first is a quarter: markers are often written by then, and a short commit interval feels the rest.
 pub(in crate::client::produce) const BUSY: Duration = Duration::from_millis(20);
 
 /// What the coordinator is to be asked. Partitions are those of the sender, by their place.
@@ -439,7 +440,11 @@ impl Machine {
     fn try_again(&mut self, asked: &Ask, error: Error, now: Instant) {
         self.failures += 1;
         let busy = error.code() == Some(E::ConcurrentTransactions.code());
-        let pause = if busy { BUSY } else { self.config.backoff(self.failures) };
+        let pause = match self.failures {
+            1 if busy => BUSY / 4,
+            _ if busy => BUSY,
+            failures => self.config.backoff(failures),
+        };
         self.retry_at = Some(now + pause);
         tracing::debug!(?asked, ?error, "trying again");
         if self.ending_since.is_none_or(|since| now < since + self.patience) {
