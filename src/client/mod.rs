@@ -20,9 +20,12 @@ pub(crate) mod fake;
 
 pub use admin::{
     Admin, AlterConfig, ConfigEntry, ConfigResource, Isolation, ListedOffset, NewTopic, OffsetSpec,
+    TransactionDescription, TransactionListing,
 };
 pub use cluster::{Broker, Cluster, PartitionInfo, TopicInfo};
 pub(crate) use cluster::{ConnectionClass, CoordinatorType, Leader, RequestOptions};
 pub use config::ClientConfig;
+pub use group::CommittedOffset;
+pub use produce::GroupMetadata;
 pub use producer::{Producer, ProducerOptions};
 pub use reader::{LogRecord, ReadFrom, ReadOptions, Reader};
