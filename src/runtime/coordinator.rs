@@ -344,8 +344,8 @@ impl Coordinator {
         }
     }
 
-    /// A worker that was fenced has dropped all its tasks. Those that are still this instance's are started anew, from
-    /// what was committed last.
+    /// A worker has dropped tasks: all of them because it was fenced, or one whose state is damaged. Those that are still
+    /// this instance's are started anew, from what was committed last.
     fn given_up(&mut self, leases: &[Lease]) {
         let mut revoked = Vec::new();
         for lease in leases {
@@ -355,7 +355,7 @@ impl Coordinator {
                 revoked.push(*lease);
                 continue;
             }
-            tracing::warn!(task = %lease.task, "started anew, because its worker was fenced");
+            tracing::warn!(task = %lease.task, "started anew, from what was committed last");
             let (lease, active) = (placed.lease, placed.active.clone());
             self.placed.remove(&lease.task);
             self.place(lease, active);
