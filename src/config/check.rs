@@ -173,13 +173,7 @@ fn memory(config: &mut Config, given: &Given<'_>, errors: &mut Vec<String>) {
     }
     let is_set = |name: &str| !given(name).is_empty();
     let mut parts = [
-        (
-            "state.memory.max.bytes",
-            is_set("state.memory.max.bytes"),
-            &mut application.state_memory,
-            1,
-            4 * LEAST,
-        ),
+        ("state.memory.max.bytes", is_set("state.memory.max.bytes"), &mut application.state_memory, 1, LEAST),
         (
             "input.buffer.max.bytes",
             is_set("input.buffer.max.bytes"),

@@ -34,7 +34,7 @@ section! {
     /// The bytes that record caches of the whole application may take; 0 turns them off.
     cache_bytes: [count] = "statestore.cache.max.bytes", java "10485760", "10485760";
     /// The bytes of memory that stores on disk may take, record caches aside: rows as values, changes on their way to the disk, what engines keep of their files, what restores gather. Rows go, commits come early, and workers wait before it is more.
-    state_memory: [count] = "state.memory.max.bytes", java "(RocksDB: 50 MiB of block cache and 48 MiB of write buffers a store)", "268435456", 4194304..=i64::MAX;
+    state_memory: [count] = "state.memory.max.bytes", java "(RocksDB: 50 MiB of block cache and 48 MiB of write buffers a store)", "268435456", 1048576..=i64::MAX;
     /// The bytes waiting in all queues of the application after which partitions with records are not fetched any more (KIP-770). Bounds the memory, which a number of records does not.
     buffered_bytes: [count] = "input.buffer.max.bytes", java "(no such property)", "67108864", 1..=i64::MAX;
     /// How long a task waits for records of an empty input whose broker has none, so that inputs are merged in time order. 0 waits for what the broker has already; -1 never waits and gives the order up.

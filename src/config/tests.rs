@@ -305,6 +305,6 @@ fn one_number_for_the_memory_is_shared_out() {
     let refused = |settings: &[(&str, &str)]| built(settings).unwrap_err().to_string();
     let text = refused(&[("memory.max.bytes", "100000000"), ("input.buffer.max.bytes", "200000000")]);
     assert!(text.contains("is less than input.buffer.max.bytes"), "{text}");
-    let text = refused(&[("memory.max.bytes", "4000000")]);
+    let text = refused(&[("memory.max.bytes", "1000000")]);
     assert!(text.contains("for state.memory.max.bytes") && text.contains("give it more"), "{text}");
 }

@@ -202,6 +202,11 @@ impl Page {
         }
     }
 
+    /// What the stores of this worker took at the last look.
+    pub(super) fn stores(&self) -> usize {
+        self.stores
+    }
+
     /// What the stores of this worker may take, while restores take so much and there are so many workers.
     pub(super) fn for_stores(&self, restores: usize, control: &Control) -> usize {
         let StateMemory { frames, stores, .. } = self.account.state;

@@ -156,6 +156,8 @@ pub(super) struct Worker {
     failed: bool,
     /// The open changes of the stores take more memory than they should.
     full: bool,
+    /// How many records of each task may be processed before the memory is looked at again.
+    room: usize,
     /// What is held here of the instance's memory.
     page: Page,
     /// Whose stores were damaged, since their last commit.
@@ -232,6 +234,7 @@ impl Worker {
             losses: 0,
             failed: false,
             full: false,
+            room: usize::MAX,
             page: Page::new(&shared.memory),
             rebuilt: HashSet::new(),
             damaged: Vec::new(),
@@ -291,7 +294,7 @@ impl Worker {
                 self.publish();
             }
             if processed > 0 || self.shared.memory.is_tight() {
-                self.relieve();
+                self.relieve(processed);
             }
             let now = clock::monotonic();
             self.figures.punctuated(called, now.saturating_duration_since(slice_end));

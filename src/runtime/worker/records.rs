@@ -136,7 +136,8 @@ impl Worker {
                 producer.has_credit() && !producer.is_fenced() && !control.is_paused()
             };
             let Owned { task, span, .. } = owned;
-            match span.in_scope(|| task.process(self.slice.records(), |source| ready[source], go_on)) {
+            let most = self.slice.records().min(self.room.max(1));
+            match span.in_scope(|| task.process(most, |source| ready[source], go_on)) {
                 Ok(0) => self.picture.stale |= owned.idles(true),
                 Ok(processed) => {
                     total += processed;
@@ -173,13 +174,16 @@ impl Worker {
         }
     }
 
-    /// Stores keep to their share of memory.
-    pub(super) fn relieve(&mut self) {
-        let restoring = self.restoring_bytes();
+    /// Stores keep to their share of memory, after so many records.
+    pub(super) fn relieve(&mut self, processed: usize) {
+        let bytes = self.page.for_stores(self.restoring_bytes(), &self.shared.control);
         // What the records just processed have added counts, although some of it goes at once.
         let before = memory::held(self.stores());
+        let grown = (before.rows + before.runs).saturating_sub(self.page.stores());
         self.account_for(before.rows + before.runs);
-        let relief = memory::relieve(self.stores(), self.page.for_stores(restoring, &self.shared.control));
+        // Until the next look they add a sixteenth at most, if they go on like this.
+        self.room = bytes / 16 / (grown / processed.max(1)).max(1) / self.owned.len().max(1);
+        let relief = memory::relieve(self.stores(), bytes);
         self.full = relief.commit;
         self.shared.memory.acted(Action::Evict, u64::from(relief.evicted));
         self.account_for(relief.held);
