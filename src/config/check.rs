@@ -18,6 +18,7 @@ pub(super) fn complete(config: &mut Config, given: &Given<'_>, errors: &mut Vec<
         exactly_once(config, given, errors);
     }
     producer(config, given, errors);
+    memory(config, given, errors);
     consumers(config, errors);
     let clients = [
         &mut config.main.connection,
@@ -158,6 +159,60 @@ fn exactly_once(config: &mut Config, given: &Given<'_>, errors: &mut Vec<String>
             commit_interval.as_millis(),
             producer.transaction_timeout.as_millis()
         ));
+    }
+}
+
+/// Shares `memory.max.bytes` out.
+fn memory(config: &mut Config, given: &Given<'_>, errors: &mut Vec<String>) {
+    /// Below it state is all reading, and batches are crumbs.
+    const LEAST: usize = 1 << 20;
+    let application = &mut config.application;
+    let (all, workers) = (application.memory, application.workers.max(1));
+    if all == 0 {
+        return;
+    }
+    let is_set = |name: &str| !given(name).is_empty();
+    let mut parts = [
+        ("state.memory.max.bytes", is_set("state.memory.max.bytes"), &mut application.state_memory, 1, LEAST),
+        (
+            "input.buffer.max.bytes",
+            is_set("input.buffer.max.bytes"),
+            &mut application.buffered_bytes,
+            1,
+            LEAST,
+        ),
+        (
+            "statestore.cache.max.bytes",
+            is_set("statestore.cache.max.bytes"),
+            &mut application.cache_bytes,
+            1,
+            0,
+        ),
+        ("buffer.memory", is_set("buffer.memory"), &mut config.producer.values.buffer_memory, workers, LEAST),
+    ];
+    // Values before this are defaults where nothing was set: the proportions.
+    let sum = |set: bool, parts: &[(&str, bool, &mut usize, usize, usize)]| {
+        let parts = parts.iter().filter(|(_, is_set, ..)| *is_set == set);
+        parts.fold(0u128, |sum, (_, _, bytes, times, _)| sum + **bytes as u128 * *times as u128)
+    };
+    let (taken, of) = (sum(true, &parts), sum(false, &parts));
+    let left = (all as u128).saturating_sub(taken);
+    if taken > all as u128 {
+        let names: Vec<&str> = parts.iter().filter(|(_, set, ..)| *set).map(|(name, ..)| *name).collect();
+        let names = names.join(", ");
+        errors.push(format!(
+            "memory.max.bytes={all} is less than {names} together with {workers} workers: {taken}; leave some of these out"
+        ));
+        return;
+    }
+    for (name, _, bytes, _, least) in parts.iter_mut().filter(|(_, set, ..)| !*set) {
+        let part = usize::try_from(**bytes as u128 * left / of.max(1)).unwrap_or(usize::MAX);
+        if part < *least {
+            errors.push(format!(
+                "memory.max.bytes={all} leaves {part} bytes for {name} with {workers} workers, which needs {least}: give it more"
+            ));
+        }
+        **bytes = part;
     }
 }
 

@@ -29,10 +29,12 @@ section! {
     processing_guarantee: [choice ProcessingGuarantee] = "processing.guarantee", java "at_least_once", "at_least_once";
     /// The longest time between commits. Exactly once, not set: 100 ms, as on the JVM. At least once it is shorter than the JVM's 30 s, because a commit is cheap here and what lies behind the last one is processed again after a crash.
     commit_interval: [millis] = "commit.interval.ms", java "30000 (exactly once: 100)", "1000";
+    /// The bytes of memory that records and state of an instance may take together: statestore.cache.max.bytes, state.memory.max.bytes, input.buffer.max.bytes, and buffer.memory of each worker. Those of them that are not set get their parts of what the others leave, in proportion to their defaults. 0: they say themselves how much it is.
+    memory: [count] = "memory.max.bytes", java "(no such property)", "0";
     /// The bytes that record caches of the whole application may take; 0 turns them off.
     cache_bytes: [count] = "statestore.cache.max.bytes", java "10485760", "10485760";
     /// The bytes of memory that stores on disk may take, record caches aside: rows as values, changes on their way to the disk, what engines keep of their files, what restores gather. Rows go, commits come early, and workers wait before it is more.
-    state_memory: [count] = "state.memory.max.bytes", java "(RocksDB: 50 MiB of block cache and 48 MiB of write buffers a store)", "268435456", 16777216..=i64::MAX;
+    state_memory: [count] = "state.memory.max.bytes", java "(RocksDB: 50 MiB of block cache and 48 MiB of write buffers a store)", "268435456", 1048576..=i64::MAX;
     /// The bytes waiting in all queues of the application after which partitions with records are not fetched any more (KIP-770). Bounds the memory, which a number of records does not.
     buffered_bytes: [count] = "input.buffer.max.bytes", java "(no such property)", "67108864", 1..=i64::MAX;
     /// How long a task waits for records of an empty input whose broker has none, so that inputs are merged in time order. 0 waits for what the broker has already; -1 never waits and gives the order up.

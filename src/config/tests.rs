@@ -279,3 +279,32 @@ fn a_planted_reader_is_found() {
         assert!(!code.contains(other), "{other} in {code}");
     }
 }
+
+#[test]
+fn one_number_for_the_memory_is_shared_out() {
+    let parts = |config: &Config| {
+        let buffer = config.producer().buffer_memory();
+        (config.state_memory(), config.buffered_bytes(), config.cache_bytes(), buffer)
+    };
+    let all = |settings: &[(&str, &str)]| parts(&built(settings).unwrap());
+    // What is not set keeps its proportions.
+    let (state, input, caches, buffer) = all(&[("memory.max.bytes", "1073741824")]);
+    let sum = state + input + caches + buffer;
+    assert!(sum <= 1 << 30 && sum > (1 << 30) - 4, "{sum}");
+    assert_eq!((state / input, input / buffer), (4, 2));
+    let (state, input, caches, buffer) = all(&[
+        ("memory.max.bytes", "268435456"),
+        ("state.memory.max.bytes", "67108864"),
+        ("cache.max.bytes.buffering", "0"),
+        ("num.stream.threads", "4"),
+    ]);
+    assert_eq!((state, caches), (64 << 20, 0), "what is set stays");
+    assert!(input + 4 * buffer <= 192 << 20 && input / buffer == 2, "{input}, {buffer} each");
+    assert_eq!(all(&[]), (256 << 20, 64 << 20, 10_485_760, 32 << 20), "without it they are their own");
+
+    let refused = |settings: &[(&str, &str)]| built(settings).unwrap_err().to_string();
+    let text = refused(&[("memory.max.bytes", "100000000"), ("input.buffer.max.bytes", "200000000")]);
+    assert!(text.contains("is less than input.buffer.max.bytes"), "{text}");
+    let text = refused(&[("memory.max.bytes", "1000000")]);
+    assert!(text.contains("for state.memory.max.bytes") && text.contains("give it more"), "{text}");
+}

@@ -18,6 +18,7 @@ use super::control::Control;
 use super::coordinator::Coordinator;
 use super::figures::{ClientFigures, Metric, Registry};
 use super::listener::{Listeners, News, RestoreListener};
+use super::memory::Account;
 use super::message::ToCoordinator;
 use super::uncaught::{Uncaught, UncaughtErrorResponse};
 use crate::clock::{Clock, SystemClock};
@@ -62,6 +63,7 @@ pub(super) struct AppShared {
     /// The stores of this instance's tasks, for queries.
     pub(super) queries: Arc<LocalStores>,
     pub(super) registry: Arc<Registry>,
+    pub(super) memory: Arc<Account>,
     client: OnceLock<ClientFigures>,
     state: watch::Sender<AppState>,
     pub(super) control: Control,
@@ -277,6 +279,7 @@ impl AppBuilder {
         let shared = AppShared {
             topology,
             registry: Arc::new(Registry::new(&config)),
+            memory: Arc::new(Account::new(&config)),
             client: OnceLock::new(),
             config: Arc::new(config),
             policies,

@@ -1,6 +1,7 @@
 //! Carries out what the membership machine says: requests to the group's coordinator, tasks to workers, leases, the gate.
 //! One async task on the I/O thread; everything that takes time runs beside it and comes back as a message.
 
+mod commit;
 mod replace;
 mod scale;
 
@@ -16,17 +17,17 @@ use super::app::{AppShared, AppState};
 use super::close::CloseOptions;
 use super::housekeeping::Housekeeping;
 use super::local_state::LocalState;
-use super::message::{Epochs, TaskStart, ToCoordinator, ToWorker};
+use super::message::{TaskStart, ToCoordinator, ToWorker};
 use super::prepare::Preparer;
 use super::settings;
 use super::state_dir::Identity;
 use super::topics::{self, TopicPlan};
 use super::uncaught::UncaughtErrorResponse;
-use super::workers::{WorkerHandle, WorkerId, Workers};
+use super::workers::{WorkerId, Workers};
 use crate::changelog::facts::Judge;
 use crate::client::Admin;
 use crate::client::Cluster;
-use crate::client::group::{CommittedOffset, GroupClient, Join, Joined as ClientJoined, MemberId};
+use crate::client::group::{GroupClient, Join, Joined as ClientJoined, MemberId};
 use crate::clock;
 use crate::error::{Error, ErrorClass, ErrorKind, Result};
 use crate::group::{
@@ -343,8 +344,8 @@ impl Coordinator {
         }
     }
 
-    /// A worker that was fenced has dropped all its tasks. Those that are still this instance's are started anew, from
-    /// what was committed last.
+    /// A worker has dropped tasks: all of them because it was fenced, or one whose state is damaged. Those that are still
+    /// this instance's are started anew, from what was committed last.
     fn given_up(&mut self, leases: &[Lease]) {
         let mut revoked = Vec::new();
         for lease in leases {
@@ -354,7 +355,7 @@ impl Coordinator {
                 revoked.push(*lease);
                 continue;
             }
-            tracing::warn!(task = %lease.task, "started anew, because its worker was fenced");
+            tracing::warn!(task = %lease.task, "started anew, from what was committed last");
             let (lease, active) = (placed.lease, placed.active.clone());
             self.placed.remove(&lease.task);
             self.place(lease, active);
@@ -708,49 +709,6 @@ impl Coordinator {
         }
     }
 
-    fn commit(
-        &self,
-        worker: WorkerId,
-        commit: u64,
-        generation: i32,
-        offsets: Vec<(TopicPartition, CommittedOffset)>,
-        changelogs: Vec<TopicPartition>,
-    ) {
-        let admin = Admin::new(&self.cluster);
-        let Some(inbox) = self.workers.get(worker).map(WorkerHandle::inbox) else { return };
-        let member = MemberId { generation, ..self.member.clone() };
-        let group = self.group.clone();
-        let (own, repartition) = (self.own.clone(), self.housekeeping.repartition_topics.clone());
-        let commits = self.commits.clone();
-        let under_way = commits.clone().try_read_owned();
-        self.cluster.runtime().spawn(async move {
-            let _under_way = match under_way {
-                Ok(under_way) => under_way,
-                // A task is about to be prepared.
-                Err(_) => commits.read_owned().await,
-            };
-            let outcome = match offsets.is_empty() {
-                true => Ok(()),
-                false => group
-                    .commit(&member, &offsets)
-                    .await
-                    .and_then(|results| results.into_iter().try_for_each(|(_, result)| result)),
-            };
-            if outcome.is_ok() {
-                let purgeable = offsets.iter().filter(|(at, _)| repartition.contains(&*at.topic));
-                let purgeable: Vec<_> = purgeable.map(|(at, o)| (at.clone(), o.offset)).collect();
-                if !purgeable.is_empty() {
-                    let _ = own.send(ToCoordinator::Purgeable(purgeable));
-                }
-            }
-            let outcome = match outcome {
-                Ok(()) => Ok(leader_epochs(&admin, changelogs).await),
-                Err(error) => Err(error),
-            };
-            let _ = inbox.send(ToWorker::Committed { commit, outcome });
-        });
-    }
-
     // ---- the end ----
 
     /// An error that nobody handles shuts the client down (Kafka Streams' default, `SHUTDOWN_CLIENT`).
@@ -889,16 +847,4 @@ async fn ask(
         Some(code) => RpcError::Code(code),
         None => RpcError::Failed(error),
     })
-}
-
-/// The epochs of the leaders of changelogs, as far as they can be had: what is missing is handed over another time.
-async fn leader_epochs(admin: &Admin, changelogs: Vec<TopicPartition>) -> Epochs {
-    if changelogs.is_empty() {
-        return Vec::new();
-    }
-    let epochs = admin.leader_epochs(&changelogs).await.unwrap_or_else(|error| {
-        tracing::debug!(?error, "the leader epochs of changelogs are not known");
-        Vec::new()
-    });
-    changelogs.into_iter().zip(epochs).filter_map(|(at, epoch)| Some((at, epoch.ok()?))).collect()
 }

@@ -28,7 +28,8 @@ impl Gap<'_> {
         error.because(cause)
     }
 
-    /// In a repartition topic (`org.apache.kafka.streams.processor.internals.StreamThread.resetOffsets` never resets one).
+    /// In a repartition topic. Kafka Streams goes on as `auto.offset.reset` says, with a line in its log
+    /// (`StreamThread.resetOffsets` knows no repartition topics); here nothing is lost without a word.
     pub(super) fn in_repartition_topic(self) -> Error {
         let start = self.range.0;
         let remedy = format!(

@@ -11,7 +11,7 @@ use bytes::Bytes;
 use tokio::sync::oneshot;
 
 use super::app::AppShared;
-use super::settings;
+use super::memory::StateMemory;
 use crate::config::{Config, StoreKind};
 use crate::error::{Error, ErrorClass, ErrorKind, Result};
 use crate::store::StoreBlueprint;
@@ -52,6 +52,12 @@ impl LocalState {
         };
         let (keeper, thread) = Keeper::start()?;
         let state = Self { database: database.map(Arc::new), keeper, shared: shared.clone() };
+        if let Some(database) = &state.database {
+            for (task, store) in database.look_through()? {
+                state.shared.figures().state_wiped("damaged");
+                tracing::warn!(%task, %store, "the store on disk is damaged: it is deleted, and restored from its changelog");
+            }
+        }
         state.clean_outdated(config.state_max_age());
         Ok((state, thread))
     }
@@ -72,7 +78,16 @@ impl LocalState {
     ) -> Result<Vec<Opened>> {
         let (own, stores) = (self.clone(), stores.to_vec());
         // ORDER: after everything that the task's owner before has given the keeper, so that it is in the mark.
-        self.ask(move || stores.into_iter().map(|store| own.store(task, tenure, store)).collect()).await
+        self.ask(move || {
+            let opened =
+                stores.into_iter().map(|store| own.store(task, tenure, store)).collect::<Result<_>>()?;
+            // A process that does not live to the first look has used it too.
+            if let (Some(database), Some(_)) = (&own.database, own.shared.config.state_max_age()) {
+                database.unused(own.shared.clock.wall_ms(), |_| false)?;
+            }
+            Ok(opened)
+        })
+        .await
     }
 
     /// Deletes what a store has, and opens it again.
@@ -105,6 +120,10 @@ impl LocalState {
         let job = move || {
             if let Err(error) = drop_damaged(&database, &shared, |_, _| true) {
                 tracing::warn!(?error, "a damaged store could not be deleted");
+            }
+            // What was in use is so until now.
+            if let Err(error) = database.unused(shared.clock.wall_ms(), |_| false) {
+                tracing::warn!(?error, "when the state was last used could not be noted");
             }
         };
         let _ = self.keeper.run(job);
@@ -159,7 +178,7 @@ impl LocalState {
         for named in unused.into_iter().filter(|named| self.is_named(named)) {
             let age_ms = named.used_ms.map_or(0, |used| now.saturating_sub(used));
             if u128::try_from(age_ms).is_ok_and(|age| age > unused_for.as_millis()) {
-                tracing::info!(task = %named.task, store = %named.store, age_ms, "deleting the state of a task that is not here any more");
+                tracing::info!(task = %named.task, store = %named.store, age_ms, "deleting state that nobody has used for long");
                 database.drop_store(named.task, &named.store)?;
             }
         }
@@ -239,7 +258,7 @@ fn is_damaged(error: &Error) -> bool {
 fn open(shared: &AppShared, slot: &Path) -> Result<Database> {
     let kind = EngineKind::from(shared.config.state_engine());
     let folder = kind.folder(slot);
-    let cache = u64::try_from(settings::state_memory(&shared.config).engines).unwrap_or(u64::MAX);
+    let cache = u64::try_from(StateMemory::of(&shared.config).engines).unwrap_or(u64::MAX);
     match Database::open(kind, &folder, cache) {
         Err(error) if is_damaged(&error) => {
             tracing::warn!(folder = %folder.display(), ?error, "the local state is damaged: it is deleted, and restored from the changelogs");

@@ -17,6 +17,7 @@ mod idle;
 mod input;
 mod listener;
 mod local_state;
+mod memory;
 mod message;
 mod metadata;
 mod output;

@@ -12,6 +12,7 @@ use crate::client::fetch::FetchOptions;
 use crate::client::produce::ProducerConfig;
 use crate::config::{self, Config, IsolationLevel, Role};
 use crate::group::{GroupConfig, SubscriptionData};
+use crate::runtime::memory::StateMemory;
 
 pub(super) fn client(config: &Config) -> ClientConfig {
     let connection = config.consumer(Role::Main).connection();
@@ -75,10 +76,9 @@ pub(super) fn live_fetch(config: &Config) -> FetchOptions {
         partition_max_bytes: consumer.max_partition_fetch_bytes(),
         min_bytes: consumer.fetch_min_bytes(),
         max_wait: consumer.fetch_max_wait(),
-        budget: config.buffered_bytes(),
-        partition_budget: (config.buffered_bytes() / 4).max(1 << 20),
         ..FetchOptions::live()
     }
+    .within(config.buffered_bytes())
 }
 
 pub(super) fn bulk_fetch(config: &Config) -> FetchOptions {
@@ -92,32 +92,22 @@ pub(super) fn bulk_fetch(config: &Config) -> FetchOptions {
         max_wait: consumer.fetch_max_wait(),
         ..FetchOptions::bulk()
     }
+    .within(StateMemory::of(config).frames)
 }
 
-/// How the memory of stores (`state.memory.max.bytes`) is shared out, in bytes.
-pub(super) struct StateMemory {
-    /// What engines keep of their files.
-    pub(super) engines: usize,
-    /// What restores gather before they apply it.
-    pub(super) restores: usize,
-    /// Rows as values, and committed changes that are not on disk, of the stores of all workers.
-    pub(super) stores: usize,
-}
-
-pub(super) fn state_memory(config: &Config) -> StateMemory {
-    let quarter = config.state_memory() / 4;
-    StateMemory { engines: quarter, restores: quarter, stores: 2 * quarter }
-}
+/// What a restore's window holds at most: it counts in 32 bits, and a batch comes on top.
+const LARGEST_WINDOW: usize = 1 << 30;
 
 /// The threads that restore stores, at most: fetching and the workers want processors as well.
 const RESTORE_THREADS: usize = 4;
 
 pub(super) fn restore_pool(config: &Config) -> PoolOptions {
     let cores = std::thread::available_parallelism().map_or(1, usize::from);
+    let threads = cores.min(RESTORE_THREADS);
     PoolOptions {
         name: config.application_id().to_owned(),
-        threads: cores.min(RESTORE_THREADS),
-        window_bytes: state_memory(config).restores,
+        threads,
+        window_bytes: StateMemory::of(config).windows.min(threads * LARGEST_WINDOW),
     }
 }
 
@@ -196,6 +186,18 @@ mod tests {
         };
         assert_eq!((level("gzip", "7"), level("gzip", "-1"), level("zstd", "12")), (Some(7), None, Some(12)));
         assert_eq!(level("zstd", "-5"), Some(-5), "zstd has negative levels");
+    }
+
+    #[test]
+    fn no_answer_is_larger_than_what_may_wait() {
+        let small = Config::builder("a", "localhost:9092").buffered_bytes(4 << 20).state_memory(16 << 20);
+        let small = small.build().unwrap();
+        let sizes = |f: &FetchOptions| (f.budget, f.partition_budget, f.max_bytes, f.partition_max_bytes);
+        assert_eq!(sizes(&live_fetch(&small)), (2 << 20, 1 << 20, 2 << 20, 1 << 20));
+        assert_eq!(sizes(&bulk_fetch(&small)), (2 << 20, 2 << 20, 2 << 20, 2 << 20));
+        let huge = Config::builder("a", "localhost:9092").state_memory(1 << 50).build().unwrap();
+        let pool = restore_pool(&huge);
+        assert_eq!(pool.window_bytes, pool.threads << 30, "a window counts in 32 bits");
     }
 
     #[test]

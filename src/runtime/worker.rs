@@ -36,11 +36,11 @@ use super::app::AppShared;
 use super::fetches::SharedFetcher;
 use super::figures::{Activity, Reach, TaskFigures, WorkerFigures};
 use super::idle::Idle;
+use super::memory::{Action, Page};
 use super::message::{ChangelogStart, Epochs, InputStart, TaskStart, ToCoordinator, ToWorker, UnloggedStart};
 use super::metadata::WorkerState;
 use super::output::{Output, TaskOutput};
 use super::pulse::Pulse;
-use super::settings;
 use super::task_timeout::TaskTimeout;
 use super::workers::{Mouth, WorkerId};
 use crate::changelog::restore::RestorePool;
@@ -49,7 +49,7 @@ use crate::client::admin::Isolation;
 use crate::client::produce::Producer;
 use crate::clock::{self, Clock};
 use crate::config::Config;
-use crate::error::{Error, ErrorKind, Result};
+use crate::error::{Error, ErrorClass, ErrorKind, Result};
 use crate::group::Lease;
 use crate::query::Registered;
 use crate::record::TopicPartition;
@@ -154,8 +154,18 @@ pub(super) struct Worker {
     /// Counts what takes tasks away in the middle of a commit.
     losses: u64,
     failed: bool,
-    /// The open changes of a store take more memory than they should.
+    /// The open changes of the stores take more memory than they should.
     full: bool,
+    /// How many records of each task may be processed before the memory is looked at again.
+    room: usize,
+    /// What is held here of the instance's memory.
+    page: Page,
+    /// Whose stores were damaged, since their last commit.
+    rebuilt: HashSet<TaskId>,
+    /// Dropped because of that; to be placed anew when the others are committed.
+    damaged: Vec<Lease>,
+    /// The producer had no room when it was looked for last.
+    held_back: bool,
     /// To be closed after the next commit, because another worker gets them.
     moving: Vec<Lease>,
     /// Tasks that are closed when the commit under way is done.
@@ -224,6 +234,11 @@ impl Worker {
             losses: 0,
             failed: false,
             full: false,
+            room: usize::MAX,
+            page: Page::new(&shared.memory),
+            rebuilt: HashSet::new(),
+            damaged: Vec::new(),
+            held_back: false,
             moving: Vec::new(),
             closing: HashSet::new(),
             picture: Picture::new(clock::monotonic()),
@@ -278,17 +293,21 @@ impl Worker {
             if !self.failed {
                 self.publish();
             }
-            if processed > 0 {
-                self.relieve();
+            if processed > 0 || self.shared.memory.is_tight() {
+                self.relieve(processed);
             }
             let now = clock::monotonic();
             self.figures.punctuated(called, now.saturating_duration_since(slice_end));
             self.look_after_producer(now);
             let requested = self.owned.iter().any(|o| o.running && o.task.commit_requested());
-            if ((requested || (self.full && !self.owes_commit)) && self.gate.is_some())
-                || now >= self.next_commit
-            {
+            let early = self.full && !self.owes_commit && self.gate.is_some();
+            if early || (requested && self.gate.is_some()) || now >= self.next_commit {
+                self.shared.memory.acted(Action::Commit, u64::from(early));
                 self.commit_all();
+            }
+            if !self.damaged.is_empty() && !self.owes_commit {
+                let damaged = std::mem::take(&mut self.damaged);
+                self.tell(ToCoordinator::GivenUp(damaged));
             }
             if now >= self.figures.next_fold() {
                 self.observe(now);
@@ -361,6 +380,7 @@ impl Worker {
                     self.close_task(task);
                 }
                 self.moving.clear();
+                self.damaged.clear();
                 self.losses += 1;
                 // ORDER: nothing that was made for lost tasks is sent any more; the producer starts afresh after that.
                 self.output.borrow().producer.fence();
@@ -391,7 +411,6 @@ impl Worker {
             ToWorker::ProducerProgress | ToWorker::StoreWanted => {}
             ToWorker::LookAgain => {
                 self.share_cache(self.owned.len());
-                self.share_memory();
             }
             ToWorker::Stop => self.control.push_back(Control::Stop),
         }
@@ -443,15 +462,6 @@ impl Worker {
         self.owned.iter_mut().for_each(|owned| owned.task.share_cache(share));
     }
 
-    /// Gives each store that is here its share of the memory for stores: workers share it evenly, and so do the stores of
-    /// each.
-    fn share_memory(&self) {
-        let worker = settings::state_memory(&self.config).stores / self.shared.control.workers().max(1);
-        let stores = || self.owned.iter().flat_map(|owned| owned.task.stores());
-        let share = worker / stores().count().max(1);
-        stores().for_each(|store| store.share_memory(share));
-    }
-
     fn start(&mut self, start: TaskStart) -> Result<()> {
         let TaskStart { lease, inputs, changelogs, unlogged, partitions, isolation } = start;
         let id = lease.task;
@@ -478,6 +488,7 @@ impl Worker {
                 leader_epoch: start.leader_epoch,
                 horizon_ms: policy.tombstone_horizon_ms(),
                 marked_ms: Cell::new(start.wall_ms),
+                handed: Cell::new(clock::monotonic()),
             };
             (c.store.clone(), changelog)
         };
@@ -509,7 +520,6 @@ impl Worker {
             idle_since: None,
         };
         self.owned.push(owned);
-        self.share_memory();
         self.begin_if_restored(id)
     }
 
@@ -576,7 +586,6 @@ impl Worker {
             self.tokens.remove(&input.token);
         }
         self.share_cache(self.owned.len());
-        self.share_memory();
         self.picture.stale = true;
         self.suspend_restores(&owned);
         Some(owned)
@@ -659,6 +668,12 @@ impl Worker {
             tracing::info!(?error, "a fenced worker fails");
             return;
         }
+        if let Some(task) = task
+            && error.class() == ErrorClass::CorruptTask
+            && self.rebuild(task, &error)
+        {
+            return;
+        }
         tracing::error!(task = task.map(tracing::field::display), ?error, "a task failed");
         match task {
             Some(task) => self.close_task(task),
@@ -666,6 +681,24 @@ impl Worker {
         }
         let response = self.shared.uncaught.answer(&error);
         self.tell(ToCoordinator::Failed { error, response });
+    }
+}
+
+impl Worker {
+    /// A store of a task is damaged: the task is dropped uncommitted, and built anew over what its changelogs say
+    /// (`TaskCorruptedException`). Not if that has just been done: then it is no use.
+    fn rebuild(&mut self, task: TaskId, error: &Error) -> bool {
+        let Some(owned) = self.owned.iter().find(|o| o.lease.task == task && o.running) else { return false };
+        let lease = owned.lease;
+        if !self.rebuilt.insert(task) {
+            return false;
+        }
+        tracing::warn!(%task, ?error, "the state of a task is damaged: it is read from its changelogs again");
+        self.close_task(task);
+        self.damaged.push(lease);
+        // ORDER: first what the others, and it before, have written.
+        self.next_commit = clock::monotonic();
+        true
     }
 }
 

@@ -9,6 +9,7 @@
 //! Opening and dropping stores takes as long as the disk does: it is for threads on which nobody waits.
 
 mod catalog;
+pub(in crate::store) mod suspect;
 
 use std::collections::{HashMap, HashSet};
 use std::fmt;

@@ -2,7 +2,7 @@
 //! built in, so that an update costs one look-up.
 
 use std::any::Any;
-use std::cell::{Cell, RefCell};
+use std::cell::RefCell;
 use std::collections::{BTreeSet, VecDeque};
 use std::fmt;
 use std::ops::Bound;
@@ -18,7 +18,7 @@ use super::options::KvOptions;
 use super::row_key::RowKey;
 use super::table::{Table, Withheld};
 use super::visible::{Publisher, Visible};
-use super::{AnyStore, RowFormat, StoreCounts, StoreMemory, StoreRow, add};
+use super::{AnyStore, HandOverWhen, RowFormat, StoreCounts, StoreMemory, StoreRow, add};
 use crate::error::{BoxError, Error, ErrorKind, Result};
 use crate::record::{Headers, Timestamp};
 use crate::serde::SerdeCx;
@@ -34,9 +34,6 @@ pub struct ValueAndTimestamp<V> {
     /// The event time.
     pub timestamp: Timestamp,
 }
-
-/// The memory of a store that nobody has given a share.
-const DEFAULT_SHARE: usize = 64 << 20;
 
 /// Rows in the order of their keys.
 type Page<V> = Vec<(Bytes, (V, Timestamp))>;
@@ -104,8 +101,6 @@ pub(crate) struct KvStore<K, V> {
     visible: Arc<Visible>,
     counts: StoreCounts,
     inner: RefCell<Inner<V>>,
-    /// The memory that it may take, in bytes.
-    share: Cell<usize>,
 }
 
 /// The value and the timestamp of a row; -1 where the store keeps none.
@@ -165,7 +160,6 @@ impl<K: Clone + 'static, V: Clone + 'static> KvStore<K, V> {
                 scratch: BytesMut::new(),
                 row_bytes: 64,
             }),
-            share: Cell::new(DEFAULT_SHARE),
         }
     }
 
@@ -502,20 +496,12 @@ impl<K: Clone + 'static, V: Clone + 'static> AnyStore for KvStore<K, V> {
         inner.layers.attach(engine, next_offset, keeper);
     }
 
-    fn share_memory(&self, bytes: usize) {
-        self.share.set(bytes);
-        self.inner.borrow_mut().layers.share_memory(bytes / 8 * 3);
-    }
-
-    fn relieve(&self) -> bool {
+    fn let_go(&self, bytes: usize) {
         let inner = &mut *self.inner.borrow_mut();
-        // Half is for rows, an eighth for the run that a commit makes of open ones, three for those before it. In steps,
-        // because each looks at all rows.
-        let most = self.share.get() / 2 / inner.row_cost();
-        if inner.table.len() > most {
-            inner.table.shrink_to(most - most / 8);
+        let rows = bytes.div_ceil(inner.row_cost());
+        if rows > 0 {
+            inner.table.shrink_to(inner.table.len().saturating_sub(rows));
         }
-        inner.open.len() > most / 4
     }
 
     fn memory(&self) -> StoreMemory {
@@ -525,16 +511,27 @@ impl<K: Clone + 'static, V: Clone + 'static> AnyStore for KvStore<K, V> {
             rows: inner.table.len() * cost,
             open: inner.open.len() * (cost + size_of::<RowKey>()),
             runs: inner.layers.bytes(),
+            leaving: inner.layers.leaving(),
         }
     }
 
-    fn is_hand_over_due(&self, last: bool) -> bool {
+    fn is_hand_over_due(&self, when: HandOverWhen) -> bool {
         let inner = self.inner.borrow();
-        inner.layers.is_hand_over_due(last) || (last && !inner.open.is_empty() && inner.layers.is_on_disk())
+        inner.layers.is_hand_over_due(when)
+            || (when.last && !inner.open.is_empty() && inner.layers.is_on_disk())
     }
 
     fn hand_over(&self, mark: Option<&dyn Fn(i64) -> Bytes>) -> Result<()> {
         self.inner.borrow_mut().layers.hand_over(mark)
+    }
+
+    fn await_hand_over(&self) -> Result<()> {
+        let inner = &mut *self.inner.borrow_mut();
+        let settled = inner.layers.await_hand_over()?;
+        if let Some(publisher) = &mut inner.publisher {
+            publisher.rebased |= settled;
+        }
+        Ok(())
     }
 
     fn commit(&self, next_offset: Option<i64>) -> Result<()> {

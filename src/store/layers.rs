@@ -8,16 +8,15 @@ use std::sync::Arc;
 use bytes::Bytes;
 
 use super::engine::{Engine, EngineRead, KeyRange, Rows, SortedRun};
-use super::faults;
 use super::keeper::{HandOver, Keeper};
 use super::visible::merge;
+use super::{HandOverWhen, faults};
 use crate::error::Result;
 
-/// The bytes of committed changes after which they are handed over to an engine on disk, unless the store's share of memory
-/// is less.
+/// The bytes of committed changes after which they are handed over to an engine on disk, however much memory there is.
 const HAND_OVER_BYTES: usize = 32 << 20;
 
-/// The changelog records after which changes are handed over: as many as a restart reads again at most, about.
+/// The changelog records after which changes are handed over, if the last time is long enough ago.
 const HAND_OVER_RECORDS: i64 = 1_000_000;
 
 /// What a row of a run takes beside its key and its value.
@@ -31,8 +30,6 @@ pub(crate) struct Layers {
     bytes: usize,
     /// What those of the hand-over take.
     leaving: usize,
-    /// How much may gather before it is handed over.
-    most: usize,
     hand_over: Option<Underway>,
     engine: Box<dyn Engine>,
     keeper: Option<Keeper>,
@@ -54,7 +51,6 @@ impl Layers {
             runs: Vec::new(),
             bytes: 0,
             leaving: 0,
-            most: HAND_OVER_BYTES,
             hand_over: None,
             engine: Box::new(engine),
             keeper: None,
@@ -71,14 +67,14 @@ impl Layers {
         (self.engine, self.handed, self.next) = (engine, next, next);
     }
 
-    /// Says how many bytes the runs may take, but for the last one: half of it may gather while the other half is on its way.
-    pub(crate) fn share_memory(&mut self, bytes: usize) {
-        self.most = (bytes / 2).clamp(1, HAND_OVER_BYTES);
-    }
-
     /// What the runs take.
     pub(crate) fn bytes(&self) -> usize {
         self.bytes + self.leaving
+    }
+
+    /// Of this, what is on its way to the engine.
+    pub(crate) fn leaving(&self) -> usize {
+        self.leaving
     }
 
     pub(crate) fn get(&self, key: &[u8]) -> Result<Option<Bytes>> {
@@ -99,7 +95,7 @@ impl Layers {
     pub(crate) fn commit(&mut self, run: SortedRun, next: Option<i64>) -> Result<bool> {
         debug_assert!(run.is_sorted_by(|a, b| a.0 < b.0), "a run is strictly ascending");
         self.next = self.next.max(next.unwrap_or(self.next));
-        let mut settled = self.settle()?;
+        let settled = self.settle()?;
         if self.keeper.is_none() {
             if !run.is_empty() {
                 self.engine.apply(&run, None)?;
@@ -107,15 +103,16 @@ impl Layers {
             return Ok(settled);
         }
         self.push(run);
-        // An engine that is slower than its task would fill the memory: the commit waits.
-        if self.bytes() >= 2 * self.most
-            && let Some(Underway { ends, .. }) = &self.hand_over
-        {
+        Ok(settled)
+    }
+
+    /// Waits for the hand-over under way. Says whether there was one.
+    pub(crate) fn await_hand_over(&mut self) -> Result<bool> {
+        if let Some(Underway { ends, .. }) = &self.hand_over {
             // How it ended is looked at next.
             let _ = ends.wait();
-            settled |= self.settle()?;
         }
-        Ok(settled)
+        self.settle()
     }
 
     /// Whether the engine is on disk.
@@ -123,12 +120,16 @@ impl Layers {
         self.keeper.is_some()
     }
 
-    /// Whether enough has gathered for a hand-over, and none is under way; or anything at all, for the `last` one.
-    pub(crate) fn is_hand_over_due(&self, last: bool) -> bool {
-        let enough = self.bytes >= self.most
-            || self.next - self.handed >= faults::hand_over_records().unwrap_or(HAND_OVER_RECORDS);
-        let due =
-            (enough && self.hand_over.is_none()) || (last && (self.bytes > 0 || self.next > self.handed));
+    /// Whether enough has gathered for a hand-over, and none is under way; or anything at all, for the last one.
+    pub(crate) fn is_hand_over_due(&self, when: HandOverWhen) -> bool {
+        let distance = self.next - self.handed;
+        let far = match faults::hand_over_records() {
+            Some(records) => distance >= records,
+            None => when.far && distance >= HAND_OVER_RECORDS,
+        };
+        let enough = far || self.bytes >= when.bytes.min(HAND_OVER_BYTES);
+        let due = (enough && self.hand_over.is_none())
+            || (when.last && (self.bytes > 0 || self.next > self.handed));
         due && self.is_on_disk()
     }
 

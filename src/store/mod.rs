@@ -12,6 +12,7 @@ mod faults;
 pub(crate) mod keeper;
 mod key_value;
 pub(crate) mod layers;
+pub(crate) mod memory;
 mod options;
 mod row_key;
 mod table;
@@ -92,21 +93,21 @@ pub(crate) trait AnyStore {
     /// the store has in its changelog, if that is known.
     fn commit(&self, next_offset: Option<i64>) -> Result<()>;
 
-    /// Says how many bytes of memory it may take.
-    fn share_memory(&self, bytes: usize);
-
-    /// Lets go of rows that it can read again, if it holds more than its share. Says whether a commit would help further.
-    fn relieve(&self) -> bool;
+    /// Lets go of rows that it can read again, about so many bytes of them.
+    fn let_go(&self, bytes: usize);
 
     /// What it takes.
     fn memory(&self) -> StoreMemory;
 
-    /// Whether its engine should get what is committed: because it is so much, or `last`, because the store is closed then.
-    fn is_hand_over_due(&self, last: bool) -> bool;
+    /// Whether its engine should get what is committed.
+    fn is_hand_over_due(&self, when: HandOverWhen) -> bool;
 
     /// Begins to put what is committed into the engine. `mark` makes the mark for an offset of the changelog, which is what
     /// the engine has afterwards; `None` for a store without one.
     fn hand_over(&self, mark: Option<&dyn Fn(i64) -> Bytes>) -> Result<()>;
+
+    /// Waits for the hand-over under way, if there is one.
+    fn await_hand_over(&self) -> Result<()>;
 
     /// What other threads see of it.
     fn visible(&self) -> &Arc<Visible>;
@@ -133,13 +134,31 @@ pub(crate) struct StoreMemory {
     pub(crate) open: usize,
     /// What is committed and not in the engine.
     pub(crate) runs: usize,
+    /// Of this, what is on its way there.
+    pub(crate) leaving: usize,
+}
+
+/// When a store is handed over.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct HandOverWhen {
+    /// Whatever there is: the store is closed then, or its last mark is old.
+    pub(crate) last: bool,
+    /// From so many bytes on.
+    pub(crate) bytes: usize,
+    /// After many records of the changelog, however few rows they are of.
+    pub(crate) far: bool,
 }
 
 impl Add for StoreMemory {
     type Output = Self;
 
     fn add(self, other: Self) -> Self {
-        Self { rows: self.rows + other.rows, open: self.open + other.open, runs: self.runs + other.runs }
+        Self {
+            rows: self.rows + other.rows,
+            open: self.open + other.open,
+            runs: self.runs + other.runs,
+            leaving: self.leaving + other.leaving,
+        }
     }
 }
 

@@ -189,7 +189,8 @@ macro_rules! key_value_builder {
                 self.map(|o| o.kind = Some(kind))
             }
 
-            /// Keeps no changelog: the state is lost when its task moves, and with the process if it is in memory.
+            /// Keeps no changelog: the state is lost when its task moves, and with the process if it is in memory. On disk it
+            /// outlives the process, but for the last commits before a kill: they are written to the disk after the offsets.
             #[must_use]
             pub fn logging_disabled(self) -> Self {
                 self.map(|o| o.changelog = None)

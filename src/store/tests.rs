@@ -13,7 +13,7 @@ use proptest::prelude::*;
 use super::engine::{Engine, EngineRead, KeyRange, MemoryEngine, Rows, SortedRun};
 use super::keeper::Keeper;
 use super::options::sealed::Sealed;
-use super::{AnyStore, KeyValue, KeyValueStore, KvStore};
+use super::{AnyStore, HandOverWhen, KeyValue, KeyValueStore, KvStore, StoreMemory, memory};
 use crate::clock::ManualClock;
 use crate::error::Result;
 use crate::record::{Headers, Timestamp};
@@ -128,6 +128,11 @@ struct Life {
 }
 
 impl Life {
+    /// The store as all that a worker has.
+    fn alone(&self) -> impl Iterator<Item = &dyn AnyStore> + Clone {
+        std::iter::once(&*self.store.0 as &dyn AnyStore)
+    }
+
     fn begin(cached: bool, home: &Home, log: Log) -> Self {
         let options = KeyValue::<String, i64>::named("m");
         let options = if cached { options.caching() } else { options };
@@ -338,8 +343,7 @@ fn check(cached: bool, on_disk: bool, filled: u16, ops: &[Op]) {
             }
             Op::Settle => home.settle(),
             Op::Relieve(share) => {
-                AnyStore::share_memory(&*life.store.0, usize::from(*share));
-                let wants_commit = AnyStore::relieve(&*life.store.0);
+                let wants_commit = memory::relieve(life.alone(), usize::from(*share)).commit;
                 let memory = AnyStore::memory(&*life.store.0);
                 let too_much = memory.rows > usize::from(*share);
                 assert!(
@@ -446,20 +450,21 @@ fn a_store_much_larger_than_its_share_of_memory_keeps_to_it() {
     let home = Home::of(true);
     let mut life = Life::begin(false, &home, Log::default());
     let store = life.store.0.clone();
-    AnyStore::share_memory(&*store, SHARE);
     let (mut commits, mut most) = (0, 0);
     for n in 0..LONG {
         // Half of the updates are of keys that were there long before.
         let key = if n % 2 == 0 { n } else { n.wrapping_mul(2_654_435_761) % (n + 1) };
         life.with().put(&format!("{key:08}"), n as i64).unwrap();
         if n % 100 == 0 {
-            if AnyStore::relieve(&*store) {
+            if memory::relieve(life.alone(), SHARE).commit {
                 life.commit();
                 commits += 1;
-                if AnyStore::is_hand_over_due(&*store, false) {
+                memory::await_hand_overs(life.alone(), SHARE).unwrap();
+                let bytes = memory::hand_over_from(life.alone(), SHARE);
+                if AnyStore::is_hand_over_due(&*store, HandOverWhen { last: false, bytes, far: true }) {
                     AnyStore::hand_over(&*store, None).unwrap();
                 }
-                AnyStore::relieve(&*store);
+                memory::relieve(life.alone(), SHARE);
             }
             let memory = AnyStore::memory(&*store);
             most = most.max(memory.rows + memory.runs);
@@ -475,4 +480,50 @@ fn a_store_much_larger_than_its_share_of_memory_keeps_to_it() {
     }
     let rows = AnyStore::rows(&*store).unwrap();
     assert!(rows.into_iter().map(|row| (row.key, row.value)).eq(model));
+}
+
+/// One store takes all updates, and thirty have a few rows each: what they do not need is the hot one's.
+#[test]
+fn a_hot_store_among_cold_ones_has_the_memory_of_all() {
+    const ALL: usize = 1 << 20;
+    const COLD: usize = 30;
+    let home = || Home::of(true);
+    let homes: Vec<Home> = (0..=COLD).map(|_| home()).collect();
+    let mut lives: Vec<Life> = homes.iter().map(|home| Life::begin(false, home, Log::default())).collect();
+    for life in &mut lives[1..] {
+        for n in 0..10 {
+            life.with().put(&format!("{n:08}"), n).unwrap();
+        }
+        life.commit();
+    }
+    let stores = |lives: &[Life]| -> Vec<StoreMemory> { lives.iter().map(|l| l.store.0.memory()).collect() };
+    let (mut hand_overs, mut most, mut most_gathered) = (0, 0, 0);
+    for n in 0..20_000i64 {
+        lives[0].with().put(&format!("{:08}", n % 7_000), n).unwrap();
+        if n % 100 > 0 {
+            continue;
+        }
+        let all = || lives.iter().map(|life| &*life.store.0 as &dyn AnyStore);
+        memory::relieve(all(), ALL);
+        lives[0].commit();
+        let all = || lives.iter().map(|life| &*life.store.0 as &dyn AnyStore);
+        memory::await_hand_overs(all(), ALL).unwrap();
+        let bytes = memory::hand_over_from(all(), ALL);
+        let when = HandOverWhen { last: false, bytes, far: false };
+        for (at, store) in all().enumerate().filter(|(_, store)| store.is_hand_over_due(when)) {
+            assert_eq!(at, 0, "the others have next to nothing");
+            most_gathered = most_gathered.max(store.memory().runs);
+            store.hand_over(None).unwrap();
+            hand_overs += 1;
+        }
+        let held = memory::held(all());
+        most = most.max(held.rows + held.runs);
+    }
+    assert!(most <= ALL, "{most} bytes instead of {ALL}");
+    assert!(
+        hand_overs > 0 && most_gathered > ALL / 8,
+        "{hand_overs} hand-overs, the largest of {most_gathered}"
+    );
+    let memory = stores(&lives);
+    assert!(memory[1..].iter().all(|cold| cold.rows > 0), "the small ones keep their rows: {memory:?}");
 }

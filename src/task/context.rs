@@ -13,7 +13,7 @@ use super::errors::{
 use super::punctuation::{PunctuationType, Punctuations, Token, Tokens};
 use super::{Collector, Flow, NodeIx, Partition, Stop, TopicIx};
 use crate::clock::Clock;
-use crate::error::{BoxError, Error, ErrorKind, Result};
+use crate::error::{BoxError, Error, ErrorClass, ErrorKind, Result};
 use crate::record::{Headers, RawRecord, Timestamp};
 use crate::serde::SerdeCx;
 use crate::serde::erased::SerdeRef;
@@ -396,6 +396,10 @@ impl TaskCx {
         if self.has_failed() {
             return Err(Stop);
         }
+        if is_corrupt(&*error) {
+            // Not the record's fault: no policy may drop it (`ProcessorNode.process` rethrows a TaskCorruptedException).
+            return Err(self.fail_at(node, ErrorKind::Store, "the state of the task is damaged", error));
+        }
         let source = self.source.map(|s| &self.sources[s]);
         let context = ErrorContext {
             topic: source.map(|s| &*s.topic),
@@ -441,18 +445,30 @@ impl TaskCx {
                 );
                 Ok(())
             }
-            ErrorResponse::Fail => {
-                let mut failed = Error::new(kind, message).at_node(self.node_name(node).to_owned());
-                if let Some(source) = self.source() {
-                    failed = failed
-                        .at_topic(&*source.topic)
-                        .at_partition(source.partition)
-                        .at_offset(self.raw.offset);
-                }
-                Err(self.fail(failed.because(error)))
-            }
+            ErrorResponse::Fail => Err(self.fail_at(node, kind, message, error)),
         }
     }
+
+    /// Fails at a node, over the record in hand.
+    fn fail_at(&mut self, node: NodeIx, kind: ErrorKind, message: &str, error: BoxError) -> Stop {
+        let mut failed = Error::new(kind, message).at_node(self.node_name(node).to_owned());
+        if is_corrupt(&*error) {
+            failed = failed.with_class(ErrorClass::CorruptTask);
+        }
+        if let Some(source) = self.source() {
+            failed =
+                failed.at_topic(&*source.topic).at_partition(source.partition).at_offset(self.raw.offset);
+        }
+        self.fail(failed.because(error))
+    }
+}
+
+/// Whether an error, or one of its causes, says that the state of the task cannot be trusted.
+fn is_corrupt(error: &(dyn std::error::Error + 'static)) -> bool {
+    let mut causes = std::iter::successors(Some(error), |error| error.source());
+    causes.any(|cause| {
+        cause.downcast_ref::<Error>().is_some_and(|error| error.class() == ErrorClass::CorruptTask)
+    })
 }
 
 /// A store, borrowed for one call at a time (`cx.store(&self.counts).get(&key)?`).

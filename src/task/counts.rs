@@ -21,7 +21,7 @@ pub(crate) struct SourceCount {
     pub(crate) bytes: u64,
 }
 
-/// The counts of a task beside those of its nodes and stores. All but the first three grow for ever.
+/// The counts of a task beside those of its nodes and stores. What is not said to be since somebody looked grows for ever.
 #[derive(Debug, Clone)]
 pub(crate) struct TaskCounts {
     /// The least timestamp of a record since somebody looked last; `i64::MAX` if there was none.
@@ -31,13 +31,22 @@ pub(crate) struct TaskCounts {
     /// How far all records were behind stream time, added up, in milliseconds.
     pub(crate) lateness: u64,
     pub(crate) punctuations: u64,
+    /// How often record caches were flushed because they were full, since somebody looked last.
+    pub(crate) cache_overflows: u64,
     /// In the order of the task's queues.
     pub(crate) sources: Vec<SourceCount>,
 }
 
 impl Default for TaskCounts {
     fn default() -> Self {
-        Self { oldest: i64::MAX, lateness_max: 0, lateness: 0, punctuations: 0, sources: Vec::new() }
+        Self {
+            oldest: i64::MAX,
+            lateness_max: 0,
+            lateness: 0,
+            punctuations: 0,
+            cache_overflows: 0,
+            sources: Vec::new(),
+        }
     }
 }
 

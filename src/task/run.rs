@@ -269,6 +269,7 @@ impl Task {
                 task.commit_needed = true;
                 task.heads[source] = task.queues[source].head_timestamp(&mut task.cx)?;
                 if task.cx.cached_bytes > task.cache_bytes {
+                    task.cx.counts.cache_overflows += 1;
                     task.flush_caches_now()?;
                 }
                 if task.cx.stream_punctuations.next_due().is_some_and(|due| due <= task.cx.stream_time) {
@@ -391,12 +392,6 @@ impl Task {
     /// Shows readers on other threads what has changed in the stores that they have asked for.
     pub(crate) fn publish(&self) -> Result<()> {
         self.stores.iter().try_for_each(|store| store.publish())
-    }
-
-    /// Lets stores keep to their share of memory. Says whether a commit would help further.
-    pub(crate) fn relieve(&self) -> bool {
-        // Every store, not only up to the first that says yes.
-        self.stores.iter().fold(false, |any, store| store.relieve() | any)
     }
 
     /// Closes the processors. The caller has committed before, or gives the task up.

@@ -24,6 +24,7 @@ mod input;
 mod instances_on_one_host;
 mod lifecycle;
 mod local_state;
+mod memory;
 mod queries;
 mod refusals;
 mod state;

@@ -55,6 +55,8 @@ pub(super) struct Gathered {
     pub(super) records: u64,
     /// Records without a key: no rows.
     pub(super) keyless: u64,
+    /// How often rows were applied in the middle of it.
+    pub(super) spilt: u64,
 }
 
 impl Running {
@@ -81,8 +83,8 @@ impl Running {
         self.window.bytes()
     }
 
-    /// Takes the rows of a batch from an offset on.
-    pub(super) fn gather(&mut self, mut batch: OpenedBatch, from: i64) -> Result<Gathered> {
+    /// Takes the rows of a batch from an offset on. What is more than `room` bytes goes into the engine at once.
+    pub(super) fn gather(&mut self, mut batch: OpenedBatch, from: i64, room: usize) -> Result<Gathered> {
         let mut gathered = Gathered::default();
         while let Some(row) = batch.records.next_row() {
             let row = row?;
@@ -100,6 +102,10 @@ impl Running {
             };
             self.window.put(key, timestamp, row.value);
             gathered.records += 1;
+            if self.window.bytes() > room {
+                self.spill()?;
+                gathered.spilt += 1;
+            }
         }
         self.leader_epoch = self.leader_epoch.max(batch.leader_epoch);
         self.position = self.position.max(batch.next_offset);
@@ -122,6 +128,15 @@ impl Running {
         self.engine.apply(&run, mark.as_deref()).map_err(located)?;
         self.marked = self.position;
         Ok(())
+    }
+
+    /// Hands rows of a batch that is not at its end to the engine. Its mark stays behind them: after a kill they are read
+    /// again.
+    fn spill(&mut self) -> Result<()> {
+        let run = self.window.take_run(!self.untouched);
+        self.untouched &= run.is_empty();
+        let at = &self.at;
+        self.engine.apply(&run, None).map_err(|error| error.at_topic(&*at.topic).at_partition(at.partition))
     }
 
     pub(super) fn is_complete(&self) -> bool {

@@ -15,6 +15,7 @@ mod window;
 
 use std::collections::HashMap;
 use std::fmt;
+use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
 use std::sync::mpsc::{Sender, channel};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
@@ -33,8 +34,6 @@ pub(crate) trait Source: Send + Sync {
     fn assign(&self, at: TopicPartition, offset: i64, token: u64, epoch: u64) -> bool;
     /// Stops, if the partition is the token's.
     fn revoke(&self, at: TopicPartition, token: u64);
-    /// Leaves the partition out for a while, or takes it in again, if it is the token's.
-    fn pause(&self, at: TopicPartition, token: u64, paused: bool);
 }
 
 /// What a job has to say. After `Done` and `Failed`, and after it was cancelled, it says nothing more.
@@ -112,6 +111,9 @@ struct Registry {
 struct Shared {
     registry: Mutex<Registry>,
     on_event: OnRestore,
+    /// The memory of all windows.
+    held: AtomicUsize,
+    applied_early: AtomicU64,
 }
 
 impl Registry {
@@ -166,7 +168,12 @@ impl<S> fmt::Debug for RestorePool<S> {
 impl<S: Source + 'static> RestorePool<S> {
     /// A pool without jobs. `source` makes who fetches for it, given where its events go.
     pub(crate) fn new(options: PoolOptions, source: impl FnOnce(OnFetch) -> S, on_event: OnRestore) -> Self {
-        let shared = Arc::new(Shared { registry: Mutex::default(), on_event });
+        let shared = Arc::new(Shared {
+            registry: Mutex::default(),
+            on_event,
+            held: AtomicUsize::new(0),
+            applied_early: AtomicU64::new(0),
+        });
         let to = shared.clone();
         let source = source(Arc::new(move |event: FetchEvent| {
             let registry = to.registry();
@@ -252,23 +259,14 @@ impl<S: Source + 'static> RestorePool<S> {
         }
     }
 
-    /// Fetches nothing more for a job until [`resume`](Self::resume). What is on its way is still worked off.
-    #[allow(dead_code, reason = "for the memory account")]
-    pub(crate) fn pause(&self, token: u64) {
-        self.set_paused(token, true);
+    /// The bytes that are gathered and not applied.
+    pub(crate) fn held(&self) -> usize {
+        self.shared.held.load(Ordering::Relaxed)
     }
 
-    /// Fetches for a paused job again.
-    #[allow(dead_code, reason = "for the memory account")]
-    pub(crate) fn resume(&self, token: u64) {
-        self.set_paused(token, false);
-    }
-
-    fn set_paused(&self, token: u64, paused: bool) {
-        let registry = self.shared.registry();
-        if let Some(place) = registry.jobs.get(&token) {
-            self.source.pause(place.at.clone(), token, paused);
-        }
+    /// How often something was applied before its restore was at the end, for want of memory.
+    pub(crate) fn applied_early(&self) -> u64 {
+        self.shared.applied_early.load(Ordering::Relaxed)
     }
 }
 

@@ -3,6 +3,7 @@
 use std::collections::HashMap;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::Arc;
+use std::sync::atomic::Ordering;
 use std::sync::mpsc::Receiver;
 
 use super::job::{Gathered, RestoreJob, Running};
@@ -26,16 +27,19 @@ pub(super) struct Thread<S> {
     jobs: HashMap<u64, Running>,
     /// The memory of all its windows.
     held: usize,
+    /// What of it the pool knows.
+    known: usize,
     limit: usize,
 }
 
 impl<S: Source> Thread<S> {
     pub(super) fn new(shared: Arc<Shared>, source: Arc<S>, limit: usize) -> Self {
-        Self { shared, source, jobs: HashMap::new(), held: 0, limit }
+        Self { shared, source, jobs: HashMap::new(), held: 0, known: 0, limit }
     }
 
     pub(super) fn run(mut self, inbox: &Receiver<ToThread>) {
         while let Ok(message) = inbox.recv() {
+            self.tell_held();
             let token = match &message {
                 ToThread::Begin(job) => job.token,
                 ToThread::Fetched(event) => event.token(),
@@ -67,6 +71,12 @@ impl<S: Source> Thread<S> {
         }
     }
 
+    fn tell_held(&mut self) {
+        // Wraps round where it becomes less, which is what is wanted.
+        self.shared.held.fetch_add(self.held.wrapping_sub(self.known), Ordering::Relaxed);
+        self.known = self.held;
+    }
+
     fn take(&mut self, token: u64, message: ToThread) {
         let outcome = match message {
             ToThread::Begin(job) => Running::new(*job).map(|job| drop(self.jobs.insert(token, job))),
@@ -96,8 +106,17 @@ impl<S: Source> Thread<S> {
         while let Some(batch) = opened.next() {
             let Some(job) = self.jobs.get_mut(&token) else { return Ok(()) };
             let before = job.bytes();
-            let of_batch = job.gather(batch?, opened.fetch_offset()).map_err(|error| opened.locate(error))?;
+            // What one batch becomes may be far more than a thread's memory.
+            let room = self.limit.saturating_sub(self.held - before) + self.limit / 2;
+            let of_batch =
+                job.gather(batch?, opened.fetch_offset(), room).map_err(|error| opened.locate(error))?;
+            self.shared.applied_early.fetch_add(of_batch.spilt, Ordering::Relaxed);
+            if of_batch.spilt > 0 {
+                // ORDER: at the end of the batch, so that the mark gets there.
+                job.apply()?;
+            }
             self.held = self.held + job.bytes() - before;
+            self.tell_held();
             gathered.records += of_batch.records;
             gathered.keyless += of_batch.keyless;
             while self.held > self.limit {
@@ -116,9 +135,11 @@ impl<S: Source> Thread<S> {
             return;
         };
         self.held -= job.bytes();
+        self.shared.applied_early.fetch_add(1, Ordering::Relaxed);
         if let Err(error) = job.apply() {
             self.fail(token, error);
         }
+        self.tell_held();
     }
 
     fn progress(&mut self, token: u64, next_offset: i64, gathered: Gathered) -> Result<()> {
@@ -126,7 +147,7 @@ impl<S: Source> Thread<S> {
         // Batches of a transaction that was aborted, control batches and what compaction has emptied count as well.
         job.position = job.position.max(next_offset);
         let position = job.position;
-        let Gathered { records, keyless } = gathered;
+        let Gathered { records, keyless, .. } = gathered;
         self.shared.say(token, RestoreEvent::Progress { token, position, records, keyless });
         if !job.is_complete() {
             return Ok(());

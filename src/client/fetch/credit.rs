@@ -1,7 +1,7 @@
 //! Who holds how many bytes of fetched frames.
 
 use std::sync::Arc;
-use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
 
 use tokio::sync::Notify;
 
@@ -9,12 +9,22 @@ use tokio::sync::Notify;
 #[derive(Debug, Default)]
 pub(super) struct Budget {
     outstanding: AtomicUsize,
+    pauses: AtomicU64,
     pub(super) given_back: Notify,
 }
 
 impl Budget {
     pub(super) fn outstanding(&self) -> usize {
         self.outstanding.load(Ordering::Acquire)
+    }
+
+    /// Partitions are left out from now on, because it is used up.
+    pub(super) fn paused(&self) {
+        self.pauses.fetch_add(1, Ordering::Relaxed);
+    }
+
+    pub(super) fn pauses(&self) -> u64 {
+        self.pauses.load(Ordering::Relaxed)
     }
 }
 

@@ -83,6 +83,22 @@ impl FetchOptions {
         }
     }
 
+    /// The same with so many bytes for what is delivered and not given back. An answer is at most half of it, and there is
+    /// room for the one under way.
+    #[must_use]
+    pub(crate) fn within(self, budget: usize) -> Self {
+        let least = |bytes: i32| bytes.min(i32::try_from(budget / 2).unwrap_or(i32::MAX)).max(1);
+        let part = if self.class == ConnectionClass::BulkFetch { 2 } else { 4 };
+        let max_bytes = least(self.max_bytes);
+        Self {
+            budget: budget - usize::try_from(max_bytes).unwrap_or_default().min(budget / 2),
+            partition_budget: (budget / part).max(1 << 20),
+            max_bytes,
+            partition_max_bytes: least(self.partition_max_bytes),
+            ..self
+        }
+    }
+
     /// The same with another isolation.
     #[must_use]
     pub(crate) fn isolation(self, isolation: Isolation) -> Self {
@@ -211,6 +227,11 @@ impl Fetcher {
     /// Fetches a paused partition again.
     pub(crate) fn resume(&self, at: TopicPartition) {
         self.tell(Command::Pause(at, false));
+    }
+
+    /// How often partitions began to be left out because too much was delivered and not given back.
+    pub(crate) fn pauses(&self) -> u64 {
+        self.budget.pauses()
     }
 
     /// How many bytes are delivered and not given back.

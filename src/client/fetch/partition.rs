@@ -9,6 +9,10 @@ use super::{FetchOptions, LogState};
 use crate::TopicPartition;
 use crate::client::Leader;
 
+/// What a partition with nothing outstanding is asked for when the budget is used up: a thousand of them must not take a
+/// thousand times a whole part. A broker sends one batch of the first all the same, however large.
+const A_LITTLE: i32 = 64 << 10;
+
 /// One assigned partition.
 #[derive(Debug)]
 pub(super) struct Partition {
@@ -149,7 +153,11 @@ pub(super) fn plan(
             at: at.clone(),
             incarnation: partition.incarnation,
             offset: partition.offset,
-            max_bytes: partition.max_bytes,
+            max_bytes: if used < options.budget {
+                partition.max_bytes
+            } else {
+                partition.max_bytes.min(A_LITTLE)
+            },
             leader,
             turn: partition.turn,
         });

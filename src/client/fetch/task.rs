@@ -133,6 +133,9 @@ impl Task {
             |at| cluster.known_leader(at),
             |node| asked.contains(&node),
         );
+        if plan.short && !self.short {
+            self.budget.paused();
+        }
         self.short = plan.short;
         for (node, due) in plan.nodes {
             self.ask(node, due);

@@ -23,6 +23,10 @@ struct Inner {
     tasks_lost: Counter,
     dropped: HashMap<(String, DropReason), Counter>,
     state_wiped: HashMap<&'static str, Counter>,
+    memory: HashMap<&'static str, (Gauge, Gauge)>,
+    memory_most: Gauge,
+    memory_budget: Gauge,
+    memory_actions: HashMap<&'static str, Counter>,
 }
 
 impl ClientFigures {
@@ -41,6 +45,10 @@ impl ClientFigures {
             tasks_lost: scope.counter(&table::CLIENT_TASKS_LOST, &[]),
             dropped: HashMap::new(),
             state_wiped: HashMap::new(),
+            memory: HashMap::new(),
+            memory_most: scope.gauge(&table::MEMORY_MOST, &[]),
+            memory_budget: scope.gauge(&table::MEMORY_BUDGET, &[]),
+            memory_actions: HashMap::new(),
             scope,
         }))
     }
@@ -77,6 +85,32 @@ impl ClientFigures {
             .entry(reason)
             .or_insert_with(|| scope.counter(&table::STATE_WIPED, &[("reason", reason)]));
         counter.add(1);
+    }
+
+    /// What the shares of the memory take, and may take; the most that all have taken, and the budget; how often something
+    /// was done for it.
+    pub(in crate::runtime) fn memory(
+        &self,
+        held: impl IntoIterator<Item = (&'static str, usize)>,
+        limits: impl IntoIterator<Item = (&'static str, usize)>,
+        (most, budget): (usize, usize),
+        actions: impl IntoIterator<Item = (&'static str, u64)>,
+    ) {
+        let Inner { scope, memory, memory_most, memory_budget, memory_actions, .. } = &mut *self.inner();
+        for ((share, held), (_, limit)) in held.into_iter().zip(limits) {
+            let label = [("share", share)];
+            let (now, most) = memory.entry(share).or_insert_with(|| {
+                (scope.gauge(&table::MEMORY_HELD, &label), scope.gauge(&table::MEMORY_LIMIT, &label))
+            });
+            now.count(held as u64);
+            most.count(limit as u64);
+        }
+        memory_most.count(most as u64);
+        memory_budget.count(budget as u64);
+        for (action, times) in actions {
+            let make = || scope.counter(&table::MEMORY_ACTIONS, &[("action", action)]);
+            memory_actions.entry(action).or_insert_with(make).follow(times);
+        }
     }
 
     pub(in crate::runtime) fn dropped(&self, node: &str, reason: DropReason, count: u64) {

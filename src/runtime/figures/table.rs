@@ -71,6 +71,26 @@ figures! {
     STATE_WIPED: Counter "mainstem_state_wiped_total" ["reason"] "stores" Info,
         java "(none)",
         "Stores whose local state was not believed, deleted and restored from the start of the changelog; the log says more.";
+    MEMORY_HELD: Gauge "mainstem_memory_bytes" ["share"] "bytes" Info,
+        java "(none)",
+        "What a share of the instance's memory takes: `input` (fetched records in queues), `restores` (fetched records of \
+         changelogs, and what is gathered of them), `stores` (rows as values, and changes on their way to the disk), \
+         `caches`, `output` (records not acknowledged).";
+    MEMORY_LIMIT: Gauge "mainstem_memory_limit_bytes" ["share"] "bytes" Info,
+        java "(none)",
+        "What the share may take. Restores take theirs from the stores'.";
+    MEMORY_MOST: Gauge "mainstem_memory_most_bytes" [] "bytes" Info,
+        java "(none)",
+        "The most that all shares have taken together since the start.";
+    MEMORY_BUDGET: Gauge "mainstem_memory_budget_bytes" [] "bytes" Info,
+        java "(none)",
+        "What they may take together, with what engines keep of their files: see `memory.max.bytes`.";
+    MEMORY_ACTIONS: Counter "mainstem_memory_actions_total" ["action"] "actions" Info,
+        java "(none)",
+        "What was done because a share was full: `pause` (partitions with records are not fetched), `apply` (a restore \
+         applies what it has gathered before its end), `evict` (rows go that can be read again), `commit` (early), \
+         `hand_over` (of a store, because of its bytes), `wait` (of a commit, for a hand-over), `flush` (of a record cache), \
+         `hold` (a worker waits until records are acknowledged).";
     DROPPED: Counter "mainstem_dropped_records_total" ["node" "reason"] "records" Info,
         java "stream-task-metrics: dropped-records-total",
         "Records that went no further than a node; for the node `producer`, those that a broker refused. Added up at commits.";

@@ -241,6 +241,7 @@ impl Worker {
         if outcome == Committed::Yes {
             self.observe_commit();
             self.published(&offsets)?;
+            self.await_hand_overs()?;
             self.hand_stores_over(&epochs)?;
             self.figures.committed(clock::monotonic().saturating_duration_since(began));
         }
@@ -342,6 +343,7 @@ impl Worker {
     fn published(&mut self, offsets: &[(TopicPartition, CommittedOffset)]) -> Result<()> {
         let offsets: HashMap<&TopicPartition, i64> = offsets.iter().map(|(at, o)| (at, o.offset)).collect();
         for owned in self.owned.iter_mut().filter(|o| o.running) {
+            self.rebuilt.remove(&owned.lease.task);
             for input in &mut owned.inputs {
                 input.committed = offsets.get(&input.at).copied().or(input.committed);
             }

@@ -2,12 +2,15 @@
 
 use std::cell::Cell;
 use std::collections::{HashMap, HashSet};
+use std::time::{Duration, Instant};
 
 use super::{Owned, Worker};
 use crate::changelog::checkpoint::{Checkpoint, Origin};
+use crate::clock;
 use crate::error::{Error, ErrorClass, ErrorKind, Result};
 use crate::record::{Timestamp, TopicPartition};
-use crate::store::AnyStore;
+use crate::runtime::memory::Action;
+use crate::store::{AnyStore, HandOverWhen, memory};
 use crate::task_id::TaskId;
 
 /// The changelog of a store, as its next checkpoint names it.
@@ -19,15 +22,22 @@ pub(in crate::runtime) struct Changelog {
     pub(super) horizon_ms: Option<i64>,
     /// When the last checkpoint was made, in ms since the Unix epoch.
     pub(super) marked_ms: Cell<Timestamp>,
+    /// When it was handed over last, or came to this worker.
+    pub(super) handed: Cell<Instant>,
 }
+
+/// How soon a store is handed over again because of the distance. A count of few keys at a million records a second would
+/// write all its rows every second; this way a restart reads a million changelog records again at most, or those of so much
+/// time if that is more.
+const REST: Duration = Duration::from_secs(5);
 
 impl Worker {
     /// The changelogs of stores that will be handed over after the commit under way: their leaders are asked for their
     /// epochs once everything is written.
     pub(super) fn handed_over_next(&self) -> Vec<TopicPartition> {
-        let wall_ms = self.clock.wall_ms();
+        let due = self.due();
         let tasks = self.owned.iter().filter(|o| o.running);
-        let due = tasks.flat_map(|o| o.due(self.is_closing(o.lease.task), wall_ms));
+        let due = tasks.flat_map(|o| o.due(self.is_closing(o.lease.task), due));
         due.filter_map(|(_, changelog)| changelog).map(|changelog| changelog.origin.at.clone()).collect()
     }
 
@@ -35,7 +45,8 @@ impl Worker {
     /// of it.
     pub(super) fn hand_stores_over(&mut self, epochs: &[(TopicPartition, i32)]) -> Result<()> {
         let epochs: HashMap<&TopicPartition, i32> = epochs.iter().map(|(at, epoch)| (at, *epoch)).collect();
-        let wall_ms = self.clock.wall_ms();
+        let due = self.due();
+        let wall_ms = due.wall_ms;
         let closing: HashSet<TaskId> =
             self.owned.iter().map(|o| o.lease.task).filter(|task| self.is_closing(*task)).collect();
         for owned in self.owned.iter_mut().filter(|o| o.running) {
@@ -46,12 +57,17 @@ impl Worker {
             }
             let position: Vec<_> =
                 owned.inputs.iter().filter_map(|i| Some((i.at.clone(), i.committed?))).collect();
-            for (store, changelog) in owned.due(closing.contains(&owned.lease.task), wall_ms) {
+            let closing = closing.contains(&owned.lease.task);
+            for (store, changelog) in owned.due(closing, due) {
+                if !closing && store.memory().runs >= due.bytes {
+                    self.shared.memory.acted(Action::HandOver, 1);
+                }
                 match changelog {
                     // Nothing that cannot be checked: it is due again at the next commit.
                     Some(changelog) if changelog.leader_epoch < 0 => {}
                     Some(changelog) => {
                         changelog.marked_ms.set(wall_ms);
+                        changelog.handed.set(due.now);
                         store.hand_over(Some(&|next| changelog.mark(next, wall_ms, &position)))?;
                     }
                     None => store.hand_over(None)?,
@@ -59,6 +75,15 @@ impl Worker {
             }
         }
         Ok(())
+    }
+
+    /// When stores are handed over now.
+    fn due(&self) -> Due {
+        let bytes = memory::hand_over_from(
+            self.stores(),
+            self.page.for_stores(self.restoring_bytes(), &self.shared.control),
+        );
+        Due { bytes, wall_ms: self.clock.wall_ms(), now: clock::monotonic() }
     }
 
     fn is_closing(&self, task: TaskId) -> bool {
@@ -95,17 +120,26 @@ impl Changelog {
     }
 }
 
+/// What a store is held against.
+#[derive(Debug, Clone, Copy)]
+struct Due {
+    bytes: usize,
+    wall_ms: Timestamp,
+    now: Instant,
+}
+
 impl Owned {
     /// The stores whose engines are to get what is committed, each with its changelog if it has one.
-    fn due(
-        &self,
-        closing: bool,
-        wall_ms: Timestamp,
-    ) -> impl Iterator<Item = (&dyn AnyStore, Option<&Changelog>)> {
+    fn due(&self, closing: bool, due: Due) -> impl Iterator<Item = (&dyn AnyStore, Option<&Changelog>)> {
         let stores = self.task.stores().iter().map(|store| (&**store, self.changelogs.get(store.name())));
         stores.filter(move |(store, changelog)| {
-            let old = changelog.is_some_and(|changelog| changelog.is_old(wall_ms));
-            store.is_hand_over_due(closing || old)
+            let old = changelog.is_some_and(|changelog| changelog.is_old(due.wall_ms));
+            let rested =
+                |changelog: &Changelog| due.now.saturating_duration_since(changelog.handed.get()) >= REST;
+            let far = changelog.is_some_and(rested);
+            // What has no changelog is nowhere else.
+            let bytes = if changelog.is_some() { due.bytes } else { 1 };
+            store.is_hand_over_due(HandOverWhen { last: closing || old, bytes, far })
         })
     }
 }

@@ -7,7 +7,8 @@ use super::{Owned, Worker};
 use crate::clock;
 use crate::config::Config;
 use crate::record::TopicPartition;
-use crate::store::AnyStore;
+use crate::runtime::memory::Action;
+use crate::store::{AnyStore, memory};
 use crate::task_id::TaskId;
 
 impl Worker {
@@ -15,8 +16,28 @@ impl Worker {
     pub(super) fn observe(&mut self, now: Instant) {
         self.owned.iter_mut().for_each(|owned| owned.observe(now));
         let restoring = self.owned.iter().filter(|owned| !owned.running).count();
+        self.observe_memory();
         let output = self.output.borrow();
         self.figures.fold(now, (self.owned.len(), restoring), &output.producer, output.sent());
+    }
+
+    fn observe_memory(&mut self) {
+        let stores = memory::held(self.stores());
+        let shares = self.account_for(stores.rows + stores.runs);
+        let (account, workers) = (&self.shared.memory, self.shared.control.workers());
+        let flushes = |owned: &mut Owned| std::mem::take(&mut owned.task.counts().cache_overflows);
+        account.acted(Action::Flush, self.owned.iter_mut().map(flushes).sum());
+        let pauses = self.live.pauses() + self.restores.source().pauses();
+        let actions = Action::ALL.map(|(action, name)| {
+            let times = match action {
+                Action::Pause => pauses,
+                Action::Apply => self.restores.applied_early(),
+                action => account.actions(action),
+            };
+            (name, times)
+        });
+        let budget = (account.most(), account.budget(workers));
+        self.shared.figures().memory(shares.named(), account.limits(workers).named(), budget, actions);
     }
 
     /// A commit has succeeded; the tasks do not know yet.

@@ -12,6 +12,8 @@ use crate::runtime::app::AppShared;
 use crate::runtime::gaps::Gap;
 use crate::runtime::idle::Idle;
 use crate::runtime::input::raw_batch;
+use crate::runtime::memory::{Action, Shares};
+use crate::store::{AnyStore, memory};
 use crate::task::queue::RawBatch;
 use crate::task_id::TaskId;
 use crate::topology::AutoOffsetReset;
@@ -113,7 +115,10 @@ impl Worker {
                 self.picture.stale |= owned.idles(true);
                 continue;
             }
-            if !self.output.borrow().producer.has_credit() {
+            let held_back = !self.output.borrow().producer.has_credit();
+            let begins = held_back && !std::mem::replace(&mut self.held_back, held_back);
+            self.shared.memory.acted(Action::Hold, u64::from(begins));
+            if held_back {
                 return total;
             }
             let ready = match owned.ready_inputs(max_idle) {
@@ -131,7 +136,8 @@ impl Worker {
                 producer.has_credit() && !producer.is_fenced() && !control.is_paused()
             };
             let Owned { task, span, .. } = owned;
-            match span.in_scope(|| task.process(self.slice.records(), |source| ready[source], go_on)) {
+            let most = self.slice.records().min(self.room.max(1));
+            match span.in_scope(|| task.process(most, |source| ready[source], go_on)) {
                 Ok(0) => self.picture.stale |= owned.idles(true),
                 Ok(processed) => {
                     total += processed;
@@ -168,10 +174,48 @@ impl Worker {
         }
     }
 
-    /// Stores keep to their share of memory.
-    pub(super) fn relieve(&mut self) {
-        let running = self.owned.iter().filter(|owned| owned.running);
-        self.full = running.fold(false, |full, owned| owned.task.relieve() | full);
+    /// Stores keep to their share of memory, after so many records.
+    pub(super) fn relieve(&mut self, processed: usize) {
+        let bytes = self.page.for_stores(self.restoring_bytes(), &self.shared.control);
+        // What the records just processed have added counts, although some of it goes at once.
+        let before = memory::held(self.stores());
+        let grown = (before.rows + before.runs).saturating_sub(self.page.stores());
+        self.account_for(before.rows + before.runs);
+        // Until the next look they add a sixteenth at most, if they go on like this.
+        self.room = bytes / 16 / (grown / processed.max(1)).max(1) / self.owned.len().max(1);
+        let relief = memory::relieve(self.stores(), bytes);
+        self.full = relief.commit;
+        self.shared.memory.acted(Action::Evict, u64::from(relief.evicted));
+        self.account_for(relief.held);
+    }
+
+    /// Brings the memory account up to date.
+    pub(super) fn account_for(&mut self, stores: usize) -> Shares {
+        let caches = self.owned.iter().map(|owned| owned.task.cached_bytes()).sum();
+        let producer = &self.output.borrow().producer;
+        self.page.set(stores, caches, producer.open_bytes() + producer.in_flight_bytes());
+        let account = &self.shared.memory;
+        let shares = account.shares(self.live.outstanding(), self.restoring_bytes());
+        account.look(shares);
+        shares
+    }
+
+    /// Waits for engines that are slower than their tasks.
+    pub(super) fn await_hand_overs(&self) -> Result<()> {
+        let bytes = self.page.for_stores(self.restoring_bytes(), &self.shared.control);
+        let waited = memory::await_hand_overs(self.stores(), bytes)?;
+        self.shared.memory.acted(Action::Wait, u64::from(waited));
+        Ok(())
+    }
+
+    /// The stores of all tasks that are here.
+    pub(super) fn stores(&self) -> impl Iterator<Item = &dyn AnyStore> + Clone {
+        self.owned.iter().flat_map(|owned| owned.task.stores()).map(|store| &**store)
+    }
+
+    /// What all restores of the instance take.
+    pub(super) fn restoring_bytes(&self) -> usize {
+        self.restores.held() + self.restores.source().outstanding()
     }
 
     /// Calls the punctuations that are due. Returns how many.

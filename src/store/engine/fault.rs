@@ -53,7 +53,8 @@ impl Fault {
                 "its files are damaged or missing: delete the folder, and the state is rebuilt from the changelogs"
             }
             Self::Stopped => {
-                "an earlier write failed, so that the engine takes no more: see the log for why, mend that, and restart"
+                "an earlier write or a merge of its tables failed, so that the engine takes no more: start again, and all rows are \
+                 read; stores that are damaged are restored from their changelogs"
             }
             Self::Other => {
                 "see the cause; the folder may be deleted, and the state is rebuilt from the changelogs"

@@ -21,6 +21,7 @@ use super::raw::{MARK, RawRead, write_rows};
 use super::{Rows, SortedRun};
 use crate::clock;
 use crate::error::{Error, ErrorKind, Result};
+use crate::store::database::suspect::suspect;
 
 /// Files that are kept open; a process has a limit of 1024 where nobody raised it, and sockets count too.
 const OPEN_FILES: usize = 256;
@@ -107,6 +108,9 @@ fn fault(folder: &Path, doing: &str, error: fjall::Error) -> Error {
         fjall::Error::KeyspaceDeleted => Fault::Other,
         _ => Fault::Damaged,
     };
+    if kind == Fault::Stopped {
+        suspect(folder);
+    }
     failed(folder, doing, kind, error)
 }
 

@@ -218,3 +218,35 @@ fn what_went_wrong_on_the_disk_comes_with_a_remedy() {
         assert_eq!((error.kind(), error.class()), (ErrorKind::Store, class));
     }
 }
+
+/// An engine stops over damage that it meets by itself and does not say whose it is: the next who opens reads everything.
+#[test]
+fn what_an_engine_stopped_over_is_found_and_goes() {
+    let place = filled(EngineKind::Fjall);
+    let tables = |place: &Place| -> Vec<PathBuf> {
+        let keyspaces = fs::read_dir(place.folder().join("data/keyspaces")).unwrap();
+        let tables =
+            keyspaces.filter_map(|keyspace| fs::read_dir(keyspace.unwrap().path().join("tables")).ok());
+        tables.flatten().map(|table| table.unwrap().path()).collect()
+    };
+    let size = |path: &PathBuf| fs::metadata(path).unwrap().len();
+    let path = tables(&place).into_iter().max_by_key(size).unwrap();
+    let database = place.open();
+    let mut other = database.open_store(TASK, "sound", 1).unwrap();
+    other.apply(&run((0..10u32).map(|n| (n.to_be_bytes(), Some([7; 100])))), None).unwrap();
+    drop((other, database));
+    let mut bytes = fs::read(&path).unwrap();
+    let half = bytes.len() / 2;
+    bytes.iter_mut().skip(half).take(64).for_each(|byte| *byte ^= 0x5a);
+    fs::write(&path, bytes).unwrap();
+
+    assert_eq!(place.open().look_through().unwrap(), [], "nobody has stopped");
+    super::super::suspect::suspect(&place.folder().join("data"));
+    assert!(place.folder().join("suspect").exists());
+    assert_eq!(place.open().look_through().unwrap(), [(TASK, "words".to_owned())]);
+    assert!(!place.folder().join("suspect").exists());
+    let database = place.open();
+    let sound = database.open_store(TASK, "sound", 2).unwrap();
+    assert_eq!(sound.range(&KeyRange::ALL).count(), 10);
+    assert!(database.open_store(TASK, "words", 2).unwrap().is_empty().unwrap());
+}

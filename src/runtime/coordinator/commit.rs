@@ -1,0 +1,66 @@
+//! A worker's commit: the offsets go to the group's coordinator, and then the leaders of changelogs are asked for their epochs.
+
+use super::Coordinator;
+use crate::client::Admin;
+use crate::client::group::{CommittedOffset, MemberId};
+use crate::record::TopicPartition;
+use crate::runtime::message::{Epochs, ToCoordinator, ToWorker};
+use crate::runtime::workers::{WorkerHandle, WorkerId};
+
+impl Coordinator {
+    /// Says how it ended to the worker's mailbox.
+    pub(super) fn commit(
+        &self,
+        worker: WorkerId,
+        commit: u64,
+        generation: i32,
+        offsets: Vec<(TopicPartition, CommittedOffset)>,
+        changelogs: Vec<TopicPartition>,
+    ) {
+        let admin = Admin::new(&self.cluster);
+        let Some(inbox) = self.workers.get(worker).map(WorkerHandle::inbox) else { return };
+        let member = MemberId { generation, ..self.member.clone() };
+        let group = self.group.clone();
+        let (own, repartition) = (self.own.clone(), self.housekeeping.repartition_topics.clone());
+        let commits = self.commits.clone();
+        let under_way = commits.clone().try_read_owned();
+        self.cluster.runtime().spawn(async move {
+            let _under_way = match under_way {
+                Ok(under_way) => under_way,
+                // A task is about to be prepared.
+                Err(_) => commits.read_owned().await,
+            };
+            let outcome = match offsets.is_empty() {
+                true => Ok(()),
+                false => group
+                    .commit(&member, &offsets)
+                    .await
+                    .and_then(|results| results.into_iter().try_for_each(|(_, result)| result)),
+            };
+            if outcome.is_ok() {
+                let purgeable = offsets.iter().filter(|(at, _)| repartition.contains(&*at.topic));
+                let purgeable: Vec<_> = purgeable.map(|(at, o)| (at.clone(), o.offset)).collect();
+                if !purgeable.is_empty() {
+                    let _ = own.send(ToCoordinator::Purgeable(purgeable));
+                }
+            }
+            let outcome = match outcome {
+                Ok(()) => Ok(leader_epochs(&admin, changelogs).await),
+                Err(error) => Err(error),
+            };
+            let _ = inbox.send(ToWorker::Committed { commit, outcome });
+        });
+    }
+}
+
+/// The epochs of the leaders of changelogs, as far as they can be had: what is missing is handed over another time.
+async fn leader_epochs(admin: &Admin, changelogs: Vec<TopicPartition>) -> Epochs {
+    if changelogs.is_empty() {
+        return Vec::new();
+    }
+    let epochs = admin.leader_epochs(&changelogs).await.unwrap_or_else(|error| {
+        tracing::debug!(?error, "the leader epochs of changelogs are not known");
+        Vec::new()
+    });
+    changelogs.into_iter().zip(epochs).filter_map(|(at, epoch)| Some((at, epoch.ok()?))).collect()
+}
