@@ -21,7 +21,7 @@ use super::listener::{Listeners, News, RestoreListener};
 use super::message::ToCoordinator;
 use super::uncaught::{Uncaught, UncaughtErrorResponse};
 use crate::clock::{Clock, SystemClock};
-use crate::config::Config;
+use crate::config::{Config, IsolationLevel};
 use crate::error::{Error, ErrorKind, Result};
 use crate::query::{Asked, LocalStores, Phase, ReadOnlyKeyValueStore};
 use crate::store::{StoreBlueprint, ValueAndTimestamp};
@@ -417,7 +417,12 @@ impl AppHandle {
     }
 
     fn asked<'a>(&'a self, name: &'a str) -> Asked<'a> {
-        Asked { stores: &self.shared.queries, application_id: self.shared.config.application_id(), name }
+        let config = &self.shared.config;
+        let level = match config.is_exactly_once() {
+            true => IsolationLevel::ReadCommitted,
+            false => IsolationLevel::ReadUncommitted,
+        };
+        Asked { stores: &self.shared.queries, application_id: config.application_id(), name, level }
     }
 
     fn stores(&self) -> impl Iterator<Item = (i32, &Arc<dyn StoreBlueprint>)> + Clone {

@@ -91,6 +91,10 @@ pub(crate) trait AnyStore {
     /// the store has in its changelog, if that is known.
     fn commit(&self, next_offset: Option<i64>) -> Result<()>;
 
+    /// The changes since the last commit never were: they were part of a transaction that is aborted, or will be. What its
+    /// record cache holds back goes as well. Readers of what is uncommitted see it at once; the others never saw them.
+    fn roll_back(&self);
+
     /// Says how many bytes of memory it may take.
     fn share_memory(&self, bytes: usize);
 
