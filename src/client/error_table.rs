@@ -19,8 +19,10 @@ pub(crate) enum CallSite {
     Produce,
     /// InitProducerId.
     InitProducerId,
-    /// AddPartitionsToTxn, AddOffsetsToTxn and EndTxn.
+    /// AddPartitionsToTxn and AddOffsetsToTxn.
     Transaction,
+    /// EndTxn.
+    EndTxn,
     /// TxnOffsetCommit: a transaction and a group at once.
     TxnOffsetCommit,
     /// JoinGroup and SyncGroup.
@@ -50,7 +52,8 @@ impl CallSite {
             Self::ListOffsets => "listing offsets",
             Self::Produce => "producing",
             Self::InitProducerId => "asking for a producer id",
-            Self::Transaction => "moving a transaction on",
+            Self::Transaction => "adding to a transaction",
+            Self::EndTxn => "ending a transaction",
             Self::TxnOffsetCommit => "committing offsets in a transaction",
             Self::JoinGroup => "joining the group",
             Self::Heartbeat => "sending a heartbeat",
@@ -64,7 +67,7 @@ impl CallSite {
     }
 
     fn in_transaction(self) -> bool {
-        matches!(self, Self::Produce | Self::Transaction | Self::TxnOffsetCommit)
+        matches!(self, Self::Produce | Self::Transaction | Self::EndTxn | Self::TxnOffsetCommit)
     }
 }
 
@@ -157,6 +160,17 @@ fn class(error: E, site: CallSite) -> ErrorClass {
         // Asking again for what is out of the log, or too large, changes nothing: the caller has a policy for it.
         E::OffsetOutOfRange | E::MessageTooLarge | E::RecordListTooLarge => Fatal,
 
+        // The same in a transaction: that ends with the generation, or is committed in the next one.
+        E::IllegalGeneration
+        | E::UnknownMemberId
+        | E::FencedMemberEpoch
+        | E::StaleMemberEpoch
+        | E::FencedInstanceId
+        | E::RebalanceInProgress
+            if site == CallSite::TxnOffsetCommit =>
+        {
+            AbortTransaction
+        }
         // A member whose generation is over has to take what the group decided since (KIP-447).
         E::IllegalGeneration | E::UnknownMemberId | E::FencedMemberEpoch => FencedLease,
         // The group was deleted or has expired: its members are to join it anew.
@@ -170,6 +184,12 @@ fn class(error: E, site: CallSite) -> ErrorClass {
         // aborted (KIP-588), everywhere else that somebody has taken over.
         E::InvalidProducerEpoch if site == CallSite::Produce => AbortTransaction,
         E::InvalidProducerEpoch | E::ProducerFenced | E::TransactionCoordinatorFenced => FencedLease,
+        // What there was to write to or to commit is no open transaction any more: its time was over.
+        E::InvalidTxnState
+            if matches!(site, CallSite::Produce | CallSite::TxnOffsetCommit | CallSite::EndTxn) =>
+        {
+            AbortTransaction
+        }
         // The broker asks for an abort in as many words (KIP-890).
         E::TransactionAbortable => AbortTransaction,
         // Sequence numbers have a gap, or their producer is forgotten: a new epoch starts them anew (KIP-360).
@@ -289,9 +309,7 @@ mod tests {
 
     #[test]
     fn a_generation_that_is_over_fences_and_a_rebalance_does_not() {
-        for site in
-            [CallSite::Heartbeat, CallSite::OffsetCommit, CallSite::TxnOffsetCommit, CallSite::JoinGroup]
-        {
+        for site in [CallSite::Heartbeat, CallSite::OffsetCommit, CallSite::JoinGroup] {
             assert_eq!(class_of(E::IllegalGeneration, site), ErrorClass::FencedLease);
             assert_eq!(class_of(E::UnknownMemberId, site), ErrorClass::FencedLease);
             assert_eq!(class_of(E::RebalanceInProgress, site), ErrorClass::Retriable);

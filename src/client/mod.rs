@@ -24,5 +24,7 @@ pub use admin::{
 pub use cluster::{Broker, Cluster, PartitionInfo, TopicInfo};
 pub(crate) use cluster::{ConnectionClass, CoordinatorType, Leader, RequestOptions};
 pub use config::ClientConfig;
+pub use group::CommittedOffset;
+pub use produce::GroupMetadata;
 pub use producer::{Producer, ProducerOptions};
 pub use reader::{LogRecord, ReadFrom, ReadOptions, Reader};

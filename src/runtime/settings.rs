@@ -56,7 +56,7 @@ pub(super) fn producer(config: &Config) -> ProducerConfig {
         request_timeout: connection.request_timeout(),
         retry_backoff: connection.retry_backoff(),
         retry_backoff_max: connection.retry_backoff_max(),
-        transactional_id: None,
+        transactional: None,
     }
 }
 

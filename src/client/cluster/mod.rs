@@ -220,7 +220,11 @@ impl Cluster {
 
     /// The level of a feature that the cluster has finalized, as a broker tells it; 0 if it has not.
     pub(crate) async fn feature(&self, name: &str) -> Result<i16> {
-        let node = self.any_node()?;
+        self.feature_at(self.any_node()?, name).await
+    }
+
+    /// The same, as this broker tells it.
+    pub(crate) async fn feature_at(&self, node: i32, name: &str) -> Result<i16> {
         Ok(self.connection(node, ConnectionClass::Normal).await?.feature(name))
     }
 

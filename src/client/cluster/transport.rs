@@ -6,8 +6,8 @@ use kafka_protocol::messages::{
     InitProducerIdRequest, InitProducerIdResponse, ProduceRequest, ProduceResponse,
 };
 
-use super::{Cluster, ConnectionClass, lock};
-use crate::client::produce::ProduceTransport;
+use super::{Cluster, ConnectionClass, RequestOptions, lock};
+use crate::client::produce::{self, ProduceTransport, TxnCall, TxnSaid};
 use crate::{Result, TopicPartition};
 
 impl ProduceTransport for Cluster {
@@ -25,11 +25,21 @@ impl ProduceTransport for Cluster {
         Cluster::invalidate(self, topic, u64::MAX);
     }
 
-    async fn produce(&self, node: i32, request: ProduceRequest) -> Result<ProduceResponse> {
-        self.request(node, ConnectionClass::Produce, &request).await
+    async fn produce(
+        &self,
+        node: i32,
+        request: ProduceRequest,
+        max_version: Option<i16>,
+    ) -> Result<ProduceResponse> {
+        let options = RequestOptions { max_version, ..RequestOptions::default() };
+        self.request_with(node, ConnectionClass::Produce, &request, options).await
     }
 
     async fn init_producer_id(&self, request: InitProducerIdRequest) -> Result<InitProducerIdResponse> {
         self.request_any(ConnectionClass::Normal, &request).await
+    }
+
+    async fn transaction(&self, call: TxnCall) -> Result<TxnSaid> {
+        produce::call(self, call).await
     }
 }

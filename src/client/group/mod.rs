@@ -86,13 +86,13 @@ pub(crate) enum Joined {
 
 /// A committed offset, or one to be committed.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub(crate) struct CommittedOffset {
+pub struct CommittedOffset {
     /// The next offset to read.
-    pub(crate) offset: i64,
+    pub offset: i64,
     /// The leader epoch of the record before it, if known.
-    pub(crate) leader_epoch: Option<i32>,
+    pub leader_epoch: Option<i32>,
     /// Whatever the committer wrote beside it.
-    pub(crate) metadata: String,
+    pub metadata: String,
 }
 
 /// A producer's id and epoch.

@@ -25,7 +25,7 @@ pub(super) enum Answer {
 
 impl Answer {
     /// From the answer for the batch's partition.
-    pub(super) fn of(response: &PartitionProduceResponse) -> Self {
+    pub(super) fn of(response: &PartitionProduceResponse, transactional: bool) -> Self {
         let Some(code) = E::try_from_code(response.error_code) else {
             return Self::Written { base_offset: Some(response.base_offset).filter(|offset| *offset >= 0) };
         };
@@ -36,7 +36,8 @@ impl Answer {
                 Self::OutOfSequence(broker_error(code, response))
             }
             E::MessageTooLarge => Self::TooLarge(broker_error(code, response)),
-            _ if code.is_retriable() => Self::Retry {
+            // The leader, or the coordinator behind it, is busy with the transaction before (KIP-890).
+            _ if code.is_retriable() || code == E::ConcurrentTransactions => Self::Retry {
                 stale_leader: matches!(
                     code,
                     E::UnknownTopicOrPartition
@@ -58,7 +59,10 @@ impl Answer {
                 error: broker_error(code, response).with_class(ErrorClass::Retriable),
             },
             _ => Self::Refused {
-                error: broker_error(code, response),
+                error: match error_table::broker_error(response.error_code, CallSite::Produce) {
+                    Some(said) if transactional => broker_error(code, response).with_class(said.class()),
+                    _ => broker_error(code, response),
+                },
                 guilty: response
                     .record_errors
                     .iter()
@@ -131,7 +135,7 @@ mod tests {
             .with_error_code(E::InvalidTimestamp.code())
             .with_error_message(Some(StrBytes::from_static_str("some are late")))
             .with_record_errors((0..10_000).map(record).collect());
-        let Answer::Refused { error, guilty } = Answer::of(&response) else { panic!("refused") };
+        let Answer::Refused { error, guilty } = Answer::of(&response, false) else { panic!("refused") };
         assert_eq!(
             (guilty.len(), error.kind(), error.class()),
             (10_000, ErrorKind::Production, ErrorClass::Fatal)

@@ -3,6 +3,7 @@
 use std::time::Duration;
 
 use super::partition::MAX_IN_FLIGHT;
+use super::transaction::Transactional;
 use crate::client::compression::Compression;
 
 /// How a producer batches, how much it may hold, and how long it tries. The names are Kafka's.
@@ -32,8 +33,8 @@ pub(crate) struct ProducerConfig {
     pub(crate) retry_backoff: Duration,
     /// `retry.backoff.max.ms`: the longest pause. 1 s.
     pub(crate) retry_backoff_max: Duration,
-    /// `transactional.id`. Transactions are not implemented yet: a producer refuses it.
-    pub(crate) transactional_id: Option<String>,
+    /// `transactional.id` and `transaction.timeout.ms`, of a producer that writes in transactions.
+    pub(crate) transactional: Option<Transactional>,
 }
 
 impl Default for ProducerConfig {
@@ -50,7 +51,7 @@ impl Default for ProducerConfig {
             request_timeout: Duration::from_secs(30),
             retry_backoff: Duration::from_millis(100),
             retry_backoff_max: Duration::from_secs(1),
-            transactional_id: None,
+            transactional: None,
         }
     }
 }

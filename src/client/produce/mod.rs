@@ -15,6 +15,7 @@ mod partition;
 mod producer;
 mod sender;
 mod shared;
+mod transaction;
 mod transport;
 
 #[cfg(test)]
@@ -26,5 +27,8 @@ pub(crate) use {
     producer::{Producer, TopicIx},
     sender::Sender,
     shared::{Failed, Fence, Progress},
+    transaction::{End, EndTicket, Ended, Transactional, TxnCall, TxnSaid, call},
     transport::ProduceTransport,
 };
+
+pub use transaction::GroupMetadata;

@@ -31,13 +31,17 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use bytes::Bytes;
+use kafka_protocol::error::ResponseError;
 use kafka_protocol::messages::TopicName;
 use kafka_protocol::protocol::StrBytes;
 
 use super::answer::Answer;
 use super::config::ProducerConfig;
 use super::producer::fenced;
+use super::transaction::BUSY;
 use crate::client::batch::{ClosedBatch, ProducerStamp, next_sequence};
+/// A producer id and the epoch that numbers count in.
+pub(super) use crate::client::group::ProducerIdentity as Identity;
 use crate::error::{Error, ErrorClass, ErrorKind};
 
 /// How many batches of a partition may be on their way, because a broker remembers five of a producer; and requests to a
@@ -47,13 +51,6 @@ pub(super) const MAX_IN_FLIGHT: usize = 5;
 /// How long a partition may have nothing to write before the broker is no longer expected to remember: far below the
 /// day of `producer.id.expiration.ms`, because asking costs a round trip at most.
 const REMEMBERED: Duration = Duration::from_secs(60);
-
-/// A producer id and the epoch that numbers count in.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) struct Identity {
-    pub(super) producer_id: i64,
-    pub(super) epoch: i16,
-}
 
 /// Who leads the partition, as far as is known.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -109,6 +106,8 @@ pub(super) struct Partition {
     pub(super) topic_name: TopicName,
     pub(super) partition: i32,
     pub(super) leader: Leader,
+    /// Whether its batches are parts of transactions: then numbers start again only between two of them.
+    transactional: bool,
     queue: VecDeque<Pending>,
     last_id: u64,
     identity: Option<Identity>,
@@ -134,12 +133,13 @@ pub(super) struct Partition {
 }
 
 impl Partition {
-    pub(super) fn new(topic: Arc<str>, partition: i32) -> Self {
+    pub(super) fn new(topic: Arc<str>, partition: i32, transactional: bool) -> Self {
         Self {
             topic_name: TopicName(StrBytes::from_string(topic.to_string())),
             topic,
             partition,
             leader: Leader::Unknown,
+            transactional,
             queue: VecDeque::new(),
             last_id: 0,
             identity: None,
@@ -196,6 +196,9 @@ impl Partition {
         }
         let unstamped = self.queue[index].stamp.is_none();
         if self.renumber || (self.gap && unstamped) {
+            if self.transactional {
+                return false;
+            }
             if self.queue.iter().any(|pending| pending.sent.is_some()) {
                 return false;
             }
@@ -221,6 +224,15 @@ impl Partition {
 
     fn first_waiting(&self) -> Option<usize> {
         self.queue.iter().position(|pending| pending.sent.is_none())
+    }
+
+    /// Numbers start again in this identity, between two transactions: nothing was sent that is not done.
+    pub(super) fn renew(&mut self, identity: Identity) {
+        (self.gap, self.renumber, self.next_sequence, self.known_at) = (false, false, 0, None);
+        (self.probe, self.identity, self.spent) = (None, Some(identity), None);
+        for pending in &mut self.queue {
+            (pending.stamp, pending.open) = (None, false);
+        }
     }
 
     fn start_again(&mut self) {
@@ -274,7 +286,7 @@ impl Partition {
                 producer_id: identity.producer_id,
                 producer_epoch: identity.epoch,
                 base_sequence,
-                transactional: false,
+                transactional: self.transactional,
             }
         });
         pending.sent = Some(match index {
@@ -333,6 +345,10 @@ impl Partition {
                     Sent::Behind => {}
                     Sent::AsProbe => self.probe_before(index),
                 }
+                if self.renumber && self.transactional {
+                    self.renumber = false;
+                    return self.give_up(0, error, Vec::new());
+                }
                 self.back_off(error, now, config);
                 Vec::new()
             }
@@ -389,7 +405,8 @@ impl Partition {
         // What was in flight together fails together: that counts once.
         if self.retry_at.is_none_or(|at| at <= now) {
             self.failures += 1;
-            self.retry_at = Some(now + config.backoff(self.failures));
+            let busy = error.code() == Some(ResponseError::ConcurrentTransactions.code());
+            self.retry_at = Some(now + if busy { BUSY } else { config.backoff(self.failures) });
         }
         self.last_error = Some(Arc::new(error));
     }
@@ -427,6 +444,14 @@ impl Partition {
     /// Gives up what was handed over in another send epoch and is not under way.
     pub(super) fn fence(&mut self, send_epoch: u64) -> Vec<Done> {
         self.give_up_waiting(|pending| pending.send_epoch != send_epoch, fenced)
+    }
+
+    /// Gives up everything that is not under way, because it is not wanted any more.
+    pub(super) fn throw_away(&mut self) -> Vec<Done> {
+        let unwanted = || Error::new(ErrorKind::Closed, "the transaction was aborted");
+        let mut done = self.give_up_waiting(|_| true, unwanted);
+        done.iter_mut().for_each(|done| done.failure = None);
+        done
     }
 
     /// Gives up everything that is not under way, for this reason.

@@ -3,12 +3,14 @@
 use std::collections::{HashMap, VecDeque};
 use std::hash::{BuildHasher, RandomState};
 use std::sync::Arc;
+use std::sync::mpsc::sync_channel;
 use std::time::Instant;
 
 use tokio::sync::mpsc::{UnboundedReceiver, UnboundedSender, unbounded_channel};
 
 use super::config::ProducerConfig;
 use super::shared::{Failed, Fence, Progress, Shared};
+use super::transaction::{End, EndTicket, Ending, in_trouble, not_transactional};
 use crate::client::batch::{BatchBuilder, ClosedBatch, record_len};
 use crate::clock;
 use crate::error::{Error, ErrorClass, ErrorKind, Result};
@@ -24,6 +26,8 @@ pub(super) enum Message {
     /// The next [`TopicIx`] has this name.
     Topic(Arc<str>),
     Batch(Handover),
+    /// The transaction ends behind what came before.
+    End(Ending),
 }
 
 #[derive(Debug)]
@@ -105,7 +109,7 @@ impl Producer {
     /// A producer and the end of it that its [`Sender`](super::Sender) takes.
     ///
     /// # Errors
-    /// If this build cannot compress as asked, or a transactional id is given.
+    /// If this build cannot compress as asked, or the transactional id is empty.
     pub(crate) fn new(config: ProducerConfig, progress: Progress) -> Result<(Self, Outbox)> {
         if !config.compression.is_available() {
             let name = config.compression.name();
@@ -114,11 +118,8 @@ impl Producer {
                 format!("compression.type is {name}: turn on mainstem's cargo feature `{name}`"),
             ));
         }
-        if let Some(id) = &config.transactional_id {
-            return Err(Error::new(
-                ErrorKind::Config,
-                format!("transactional.id is {id:?}, but transactions are not implemented yet"),
-            ));
+        if config.transactional.as_ref().is_some_and(|transactional| transactional.id.is_empty()) {
+            return Err(Error::new(ErrorKind::Config, "transactional.id must not be empty"));
         }
         let (back, inbox) = unbounded_channel();
         // Open batches take at most half of the memory (see `send`), so that at half of it in flight there is credit.
@@ -324,12 +325,52 @@ impl Producer {
 
     /// Takes the producer into use again under a new lease. The open batches are given up: they are of the old one.
     pub(crate) fn renew(&mut self) {
+        self.drop_open();
+        self.send_epoch = self.shared.send_epoch();
+    }
+
+    /// Gives up the open batches.
+    fn drop_open(&mut self) {
         for accumulator in self.topics.iter_mut().flat_map(|topic| &mut topic.partitions) {
             accumulator.open = None;
         }
         self.lingering.clear();
         self.open_bytes = 0;
-        self.send_epoch = self.shared.send_epoch();
+    }
+
+    /// Ends the transaction that everything given since the last end belongs to. Everything is handed over first (a
+    /// commit waits until it is written, so that the order is always right; an abort throws away what is not sent). What is
+    /// given after this belongs to the next transaction, and is sent when this one has ended as asked.
+    ///
+    /// Nothing was given, and there are no offsets: no broker is asked.
+    ///
+    /// # Errors
+    /// Without a transactional id, or if the back has ended.
+    pub(crate) fn end_transaction(&mut self, end: End) -> Result<EndTicket> {
+        if self.config.transactional.is_none() {
+            return Err(not_transactional());
+        }
+        match end {
+            End::Commit { .. } => self.flush()?,
+            End::Abort => self.drop_open(),
+        }
+        let (answer, ticket) = sync_channel(1);
+        self.hand(Message::End(Ending { end, answer, send_epoch: self.send_epoch }))?;
+        Ok(EndTicket::new(ticket))
+    }
+
+    /// Whether it may write: always without a transactional id, else once the coordinator has said who it is, and no end
+    /// is under way. What is given before waits. The callback is called when this changes.
+    ///
+    /// # Errors
+    /// If the open transaction must be aborted before anything else, or nothing can be done with this producer any more:
+    /// as [`Ended::Failed`](super::Ended::Failed).
+    pub(crate) fn is_ready(&self) -> Result<bool> {
+        match (&self.config.transactional, self.shared.transactions()) {
+            (None, _) => Ok(true),
+            (Some(_), (_, Some(error))) => Err(in_trouble(&error)),
+            (Some(_), (ready, None)) => Ok(ready),
+        }
     }
 
     fn check_size(

@@ -10,7 +10,8 @@ use std::time::Instant;
 use kafka_protocol::error::ResponseError;
 use kafka_protocol::messages::produce_request::{PartitionProduceData, ProduceRequest, TopicProduceData};
 use kafka_protocol::messages::produce_response::{PartitionProduceResponse, ProduceResponse};
-use kafka_protocol::messages::{InitProducerIdRequest, InitProducerIdResponse};
+use kafka_protocol::messages::{InitProducerIdRequest, InitProducerIdResponse, TransactionalId};
+use kafka_protocol::protocol::StrBytes;
 use tokio::sync::mpsc::UnboundedReceiver;
 
 use super::answer::Answer;
@@ -18,25 +19,32 @@ use super::config::ProducerConfig;
 use super::partition::{Done, Identity, Leader, Partition};
 use super::producer::{Handover, Message, Outbox};
 use super::shared::{Failed, Shared};
+use super::transaction::{Transactions, TxnSaid};
 use super::transport::ProduceTransport;
 use crate::clock;
 use crate::error::{Error, ErrorClass, ErrorKind, Result};
+
+/// The last version of Produce in which batches of a transaction are of version 1: from the next one on the leader adds
+/// their partitions to it (KIP-890).
+const PRODUCE_V1: i16 = 11;
 
 /// Sends what a [`Producer`](super::Producer) hands over.
 ///
 /// It ends when the producer is dropped and everything handed over is done. If it is dropped before, everything that is
 /// not done fails with [`ErrorKind::Closed`].
 pub(crate) struct Sender<T> {
-    transport: Arc<T>,
+    pub(super) transport: Arc<T>,
     config: ProducerConfig,
-    shared: Arc<Shared>,
+    pub(super) shared: Arc<Shared>,
     inbox: UnboundedReceiver<Message>,
     topics: Vec<Topic>,
-    partitions: Vec<Partition>,
+    pub(super) partitions: Vec<Partition>,
     /// Requests on their way, a node.
     in_flight: HashMap<i32, usize>,
-    calls: Calls,
+    pub(super) calls: Calls,
+    /// Of an idempotent producer; a transactional one has its identity from `txn`.
     identity: ProducerId,
+    pub(super) txn: Option<Transactions>,
     /// Where the next round begins, so that no partition is always last.
     turn: usize,
     now: fn() -> Instant,
@@ -61,15 +69,16 @@ enum ProducerId {
 }
 
 /// A call that has come back.
-enum Event {
+pub(super) enum Event {
     Leader { place: usize, result: Result<i32> },
     ProducerId(Result<InitProducerIdResponse>),
+    Transaction(Result<TxnSaid>),
     Produced { node: i32, sent: Vec<InRequest>, result: Result<ProduceResponse> },
 }
 
 /// A batch in a request.
 #[derive(Clone, Copy)]
-struct InRequest {
+pub(super) struct InRequest {
     place: usize,
     id: u64,
 }
@@ -91,7 +100,9 @@ impl<T: ProduceTransport> Sender<T> {
     /// With another source of time, for tests that move it.
     pub(super) fn with_time(outbox: Outbox, transport: Arc<T>, now: fn() -> Instant) -> Self {
         let Outbox { inbox, shared, config } = outbox;
+        let txn = Transactions::new(&config);
         Self {
+            txn,
             transport,
             config,
             shared,
@@ -114,7 +125,9 @@ impl<T: ProduceTransport> Sender<T> {
             let now = (self.now)();
             self.sweep(now);
             self.send_ready(now);
-            if !open && self.partitions.iter().all(Partition::is_empty) {
+            self.drive_transactions(now);
+            let ending = if open { self.is_ending() } else { self.abort_abandoned() };
+            if !open && !ending && self.partitions.iter().all(Partition::is_empty) {
                 return;
             }
             let wake_at = self.wake_at(now);
@@ -124,7 +137,8 @@ impl<T: ProduceTransport> Sender<T> {
                     let now = (self.now)();
                     events.into_iter().for_each(|event| self.handle(event, now));
                 }
-                message = inbox.recv(), if open => match message {
+                // What follows the end of a transaction belongs to the next one.
+                message = inbox.recv(), if open && !ending => match message {
                     Some(message) => self.receive(message),
                     None => open = false,
                 },
@@ -137,9 +151,15 @@ impl<T: ProduceTransport> Sender<T> {
     fn receive(&mut self, message: Message) {
         let deadline = (self.now)() + self.config.delivery_timeout;
         self.take(message, deadline);
-        while let Ok(message) = self.inbox.try_recv() {
+        while !self.is_ending()
+            && let Ok(message) = self.inbox.try_recv()
+        {
             self.take(message, deadline);
         }
+    }
+
+    fn is_ending(&self) -> bool {
+        self.txn.as_ref().is_some_and(Transactions::is_ending)
     }
 
     /// Gives up what is fenced or has been tried for too long.
@@ -187,9 +207,13 @@ impl<T: ProduceTransport> Sender<T> {
         if !partition.is_ready(now) {
             return;
         }
-        let identity = match self.identity {
-            ProducerId::Known(identity) => Some(identity),
-            ProducerId::Missing { .. } | ProducerId::Asked { .. } => None,
+        let identity = match (&mut self.txn, &self.identity) {
+            (Some(txn), _) => match txn.machine.admits(place) {
+                true => txn.machine.identity(),
+                false => return,
+            },
+            (None, ProducerId::Known(identity)) => Some(*identity),
+            (None, ProducerId::Missing { .. } | ProducerId::Asked { .. }) => None,
         };
         if !partition.identify(identity) {
             self.ask_producer_id(now);
@@ -227,11 +251,18 @@ impl<T: ProduceTransport> Sender<T> {
         let timeout = i32::try_from(self.config.request_timeout.as_millis()).unwrap_or(i32::MAX);
         let request =
             ProduceRequest::default().with_acks(-1).with_timeout_ms(timeout).with_topic_data(draft.topics);
+        let (request, max_version) = match &self.txn {
+            Some(txn) => {
+                let id = TransactionalId(StrBytes::from_string(txn.id().to_owned()));
+                (request.with_transactional_id(Some(id)), (!txn.machine.is_v2()).then_some(PRODUCE_V1))
+            }
+            None => (request, None),
+        };
         *self.in_flight.entry(node).or_default() += 1;
         let transport = self.transport.clone();
         let sent = draft.sent;
         self.calls.push(async move {
-            let result = transport.produce(node, request).await;
+            let result = transport.produce(node, request, max_version).await;
             Event::Produced { node, sent, result }
         });
     }
@@ -265,6 +296,7 @@ impl<T: ProduceTransport> Sender<T> {
         match event {
             Event::Leader { place, result } => self.take_leader(place, result, now),
             Event::ProducerId(result) => self.take_producer_id(result, now),
+            Event::Transaction(result) => self.take_transaction(result, now),
             Event::Produced { node, sent, result } => {
                 if let Some(requests) = self.in_flight.get_mut(&node) {
                     *requests -= 1;
@@ -344,7 +376,7 @@ impl<T: ProduceTransport> Sender<T> {
             let answer = match &result {
                 Err(error) => Answer::of_failed_request(error),
                 Ok(_) => match answers.get(&(&*partition.topic, partition.partition)) {
-                    Some(response) => Answer::of(response),
+                    Some(response) => Answer::of(response, self.txn.is_some()),
                     None => Answer::missing(),
                 },
             };
@@ -371,7 +403,9 @@ impl<T: ProduceTransport> Sender<T> {
             ProducerId::Missing { from, .. } => from.filter(|&from| from > now),
             ProducerId::Asked { .. } | ProducerId::Known(_) => None,
         };
-        self.partitions.iter().filter_map(|partition| partition.wake_at(now)).chain(producer_id).min()
+        let transaction = self.txn.as_ref().and_then(|txn| txn.machine.wake_at(now));
+        let partitions = self.partitions.iter().filter_map(|partition| partition.wake_at(now));
+        partitions.chain(producer_id).chain(transaction).min()
     }
 }
 
@@ -379,10 +413,12 @@ impl<T> Sender<T> {
     fn take(&mut self, message: Message, deadline: Instant) {
         match message {
             Message::Topic(name) => self.topics.push(Topic { name, places: HashMap::new() }),
+            Message::End(ending) => self.begin_ending(ending),
             Message::Batch(Handover { topic, partition, batch, send_epoch }) => {
+                let transactional = self.txn.is_some();
                 let Topic { name, places } = &mut self.topics[topic.0];
                 let place = *places.entry(partition).or_insert_with(|| {
-                    self.partitions.push(Partition::new(name.clone(), partition));
+                    self.partitions.push(Partition::new(name.clone(), partition, transactional));
                     self.partitions.len() - 1
                 });
                 self.partitions[place].push(batch, send_epoch, deadline);
@@ -390,9 +426,13 @@ impl<T> Sender<T> {
         }
     }
 
-    fn finish(&self, place: usize, done: Vec<Done>) {
-        let partition = &self.partitions[place];
+    pub(super) fn finish(&mut self, place: usize, done: Vec<Done>) {
         for Done { bytes, failure } in done {
+            if let Some(failure) = &failure {
+                // ORDER: before the failure is known, so that whoever sees it cannot commit any more.
+                self.note_failure(&failure.error);
+            }
+            let partition = &self.partitions[place];
             match failure {
                 None => self.shared.done(bytes),
                 Some(failure) => self.shared.failed(
@@ -432,10 +472,10 @@ async fn sleep_until(at: Option<Instant>, now: Instant) {
 
 /// The calls under way: few, so they are all polled, always in the order in which they were made.
 #[derive(Default)]
-struct Calls(Vec<Pin<Box<dyn Future<Output = Event> + Send>>>);
+pub(super) struct Calls(Vec<Pin<Box<dyn Future<Output = Event> + Send>>>);
 
 impl Calls {
-    fn push(&mut self, call: impl Future<Output = Event> + Send + 'static) {
+    pub(super) fn push(&mut self, call: impl Future<Output = Event> + Send + 'static) {
         self.0.push(Box::pin(call));
     }
 

@@ -46,6 +46,8 @@ pub(super) struct Shared {
     any_failure: AtomicBool,
     /// The offsets behind what was written, by topic and partition.
     ends: Mutex<HashMap<Arc<str>, HashMap<i32, i64>>>,
+    /// Whether a transactional producer may write, and why not.
+    transactions: Mutex<(bool, Option<Arc<Error>>)>,
     retries: AtomicU64,
     given_up: AtomicU64,
     /// Wakes the back for a new send epoch.
@@ -70,6 +72,7 @@ impl Shared {
             failures: Mutex::new(Vec::new()),
             any_failure: AtomicBool::new(false),
             ends: Mutex::default(),
+            transactions: Mutex::default(),
             retries: AtomicU64::new(0),
             given_up: AtomicU64::new(0),
             wake: Notify::new(),
@@ -141,6 +144,26 @@ impl Shared {
     /// How many answers asked for a retry, and how many batches were given up.
     pub(super) fn troubles(&self) -> (u64, u64) {
         (self.retries.load(Ordering::Relaxed), self.given_up.load(Ordering::Relaxed))
+    }
+
+    /// How it stands with the transactions.
+    pub(super) fn tell_transactions(&self, ready: bool, trouble: Option<&Arc<Error>>) {
+        let mut told = self.transactions.lock().unwrap_or_else(PoisonError::into_inner);
+        if told.0 == ready && told.1.is_some() == trouble.is_some() {
+            return;
+        }
+        *told = (ready, trouble.cloned());
+        drop(told);
+        (self.progress)();
+    }
+
+    pub(super) fn transactions(&self) -> (bool, Option<Arc<Error>>) {
+        self.transactions.lock().unwrap_or_else(PoisonError::into_inner).clone()
+    }
+
+    /// It is worth looking again.
+    pub(super) fn progressed(&self) {
+        (self.progress)();
     }
 
     pub(super) fn take_failures(&self) -> Vec<Failed> {

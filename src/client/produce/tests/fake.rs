@@ -12,7 +12,7 @@ use kafka_protocol::messages::{InitProducerIdRequest, InitProducerIdResponse, Pr
 use tokio::sync::Semaphore;
 
 use crate::client::batch::{Batch, Batches};
-use crate::client::produce::ProduceTransport;
+use crate::client::produce::{ProduceTransport, TxnCall, TxnSaid};
 use crate::clock;
 use crate::error::{Error, ErrorClass, ErrorKind, Result};
 
@@ -273,7 +273,12 @@ impl ProduceTransport for FakeCluster {
         });
     }
 
-    async fn produce(&self, node: i32, request: ProduceRequest) -> Result<ProduceResponse> {
+    async fn produce(
+        &self,
+        node: i32,
+        request: ProduceRequest,
+        _max_version: Option<i16>,
+    ) -> Result<ProduceResponse> {
         let fate = self.with(|state| {
             let all = request.topic_data.iter().flat_map(|topic| &topic.partition_data);
             let bytes = all.clone().map(|data| data.records.as_ref().unwrap().len()).sum();
@@ -299,6 +304,10 @@ impl ProduceTransport for FakeCluster {
                     .with_producer_epoch(std::mem::take(&mut state.first_epoch))
             }
         }))
+    }
+
+    async fn transaction(&self, _call: TxnCall) -> Result<TxnSaid> {
+        Err(Error::new(ErrorKind::IllegalState, "this cluster has no transactions"))
     }
 }
 

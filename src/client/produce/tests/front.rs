@@ -252,7 +252,10 @@ async fn when_the_back_is_gone_everything_fails_and_nothing_hangs() {
 
 #[test]
 fn transactions_are_refused_not_ignored() {
-    let config = ProducerConfig { transactional_id: Some("x".into()), ..config() };
+    let config = ProducerConfig {
+        transactional: Some(Transactional { id: String::new(), timeout: Duration::from_secs(1) }),
+        ..config()
+    };
     assert_eq!(Producer::new(config, Arc::new(|| ())).unwrap_err().kind(), ErrorKind::Config);
 }
 
