@@ -260,12 +260,6 @@ impl AppBuilder {
     /// [`ErrorKind::Config`] for what cannot be done yet.
     pub fn build(self) -> Result<App> {
         let Self { topology, config, handler, listeners, uncaught } = self;
-        if config.is_exactly_once() {
-            return Err(Error::new(
-                ErrorKind::Config,
-                "processing.guarantee=exactly_once_v2 is not implemented yet; use at_least_once",
-            ));
-        }
         refuse_optimizations(&config)?;
         super::topics::check_names(&topology, config.application_id())?;
         let mut policies = ErrorPolicies::of(&config);

@@ -7,7 +7,7 @@
 #[allow(dead_code, reason = "joined with the runtime next")]
 pub(crate) mod database;
 pub(crate) mod engine;
-mod faults;
+pub(crate) mod faults;
 #[allow(dead_code, reason = "joined with the runtime next")]
 pub(crate) mod keeper;
 mod key_value;
