@@ -278,7 +278,7 @@ fn transactions(out: &mut BytesMut, old: bool) {
             frame(out, version(0, 3), &add);
         }
         let records = batch(0, true, false, Compression::None);
-        frame(out, version(3, 11), &produce(version(3, 11), records));
+        frame(out, version(3, 12), &produce(version(3, 12), records));
         let offsets = m::AddOffsetsToTxnRequest::default()
             .with_transactional_id(id())
             .with_group_id(m::GroupId(text("g")));
@@ -291,12 +291,14 @@ fn transactions(out: &mut BytesMut, old: bool) {
             .with_group_id(m::GroupId(text("g")))
             .with_topics(vec![of]);
         for _ in 0..2 {
-            frame(out, version(0, 4), &commit);
+            frame(out, version(0, 5), &commit);
         }
         let end = m::EndTxnRequest::default().with_transactional_id(id()).with_committed(true);
         for _ in 0..2 {
-            frame(out, version(0, 4), &end);
+            frame(out, version(0, 5), &end);
         }
+        frame(out, version(0, 1), &m::ListTransactionsRequest::default());
+        frame(out, 0, &m::DescribeTransactionsRequest::default().with_transactional_ids(vec![id()]));
     }
 }
 
@@ -409,9 +411,36 @@ fn write_seeds() {
         m::offset_fetch_response::OffsetFetchResponseTopic::default()
             .with_partitions(vec![Default::default(); 2]),
     ]);
+    use m::add_partitions_to_txn_response::{
+        AddPartitionsToTxnPartitionResult, AddPartitionsToTxnTopicResult,
+    };
+    let added = AddPartitionsToTxnTopicResult::default()
+        .with_name(topic())
+        .with_results_by_partition(vec![AddPartitionsToTxnPartitionResult::default(); 2]);
+    let added = m::AddPartitionsToTxnResponse::default().with_results_by_topic_v3_and_below(vec![added]);
+    let initialised = m::InitProducerIdResponse::default().with_producer_epoch(3);
+    let txn_offsets = m::TxnOffsetCommitResponse::default().with_topics(vec![
+        m::txn_offset_commit_response::TxnOffsetCommitResponseTopic::default()
+            .with_name(topic())
+            .with_partitions(vec![Default::default(); 2]),
+    ]);
+    let listed = m::ListTransactionsResponse::default().with_transaction_states(vec![Default::default(); 2]);
+    let described = m::DescribeTransactionsResponse::default().with_transaction_states(vec![
+        m::describe_transactions_response::TransactionState::default().with_topics(vec![Default::default()]),
+    ]);
+    save("answer", "describe-transactions", &answer(m::ApiKey::DescribeTransactions, 0, &described));
     for (age, old) in [("old", true), ("new", false)] {
         let version = |low, high| if old { low } else { high };
         let all = [
+            ("init-producer-id", answer(m::ApiKey::InitProducerId, version(0, 5), &initialised)),
+            ("add-partitions-to-txn", answer(m::ApiKey::AddPartitionsToTxn, version(0, 3), &added)),
+            (
+                "add-offsets-to-txn",
+                answer(m::ApiKey::AddOffsetsToTxn, version(0, 4), &m::AddOffsetsToTxnResponse::default()),
+            ),
+            ("txn-offset-commit", answer(m::ApiKey::TxnOffsetCommit, version(0, 5), &txn_offsets)),
+            ("end-txn", answer(m::ApiKey::EndTxn, version(0, 5), &m::EndTxnResponse::default())),
+            ("list-transactions", answer(m::ApiKey::ListTransactions, version(0, 1), &listed)),
             ("metadata", answer(m::ApiKey::Metadata, version(4, 12), &metadata)),
             ("fetch", answer(m::ApiKey::Fetch, version(4, 12), &fetch)),
             ("produce", answer(m::ApiKey::Produce, version(3, 11), &produced)),

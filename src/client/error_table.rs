@@ -37,6 +37,8 @@ pub(crate) enum CallSite {
     OffsetFetch,
     /// DescribeGroups, ListGroups and DeleteGroups.
     Groups,
+    /// ListTransactions and DescribeTransactions.
+    Transactions,
     /// CreateTopics, CreatePartitions, DeleteTopics and the configs of topics.
     Topics,
     /// DeleteRecords.
@@ -61,6 +63,7 @@ impl CallSite {
             Self::OffsetCommit => "committing offsets",
             Self::OffsetFetch => "fetching committed offsets",
             Self::Groups => "asking about groups",
+            Self::Transactions => "asking about transactions",
             Self::Topics => "administering topics",
             Self::DeleteRecords => "deleting records",
         }
@@ -264,6 +267,7 @@ fn remedy(error: E, site: CallSite) -> Option<&'static str> {
         E::FencedInstanceId => {
             "another process runs with the same group.instance.id; give each instance its own"
         }
+        E::TransactionalIdNotFound => "the coordinator knows no transactional id of that name",
         E::ProducerFenced | E::InvalidProducerEpoch => "a newer producer has taken over its transactional id",
         E::InvalidCommitOffsetSize => "the metadata of the offset is larger than offset.metadata.max.bytes",
         E::NonEmptyGroup => "stop the members of the group first",

@@ -20,6 +20,7 @@ pub(crate) mod fake;
 
 pub use admin::{
     Admin, AlterConfig, ConfigEntry, ConfigResource, Isolation, ListedOffset, NewTopic, OffsetSpec,
+    TransactionDescription, TransactionListing,
 };
 pub use cluster::{Broker, Cluster, PartitionInfo, TopicInfo};
 pub(crate) use cluster::{ConnectionClass, CoordinatorType, Leader, RequestOptions};

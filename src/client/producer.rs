@@ -10,8 +10,14 @@ use tokio::task::AbortHandle;
 
 use super::Cluster;
 use super::compression::Compression;
-use super::produce::{self, ProducerConfig, Sender, TopicIx};
-use crate::{Error, ErrorKind, Record, Result, clock, partition_for_key};
+use super::group::CommittedOffset;
+use super::produce::{
+    self, End, EndTicket, Ended, GroupMetadata, ProducerConfig, Sender, TopicIx, Transactional,
+};
+use crate::{Error, ErrorClass, ErrorKind, Record, Result, TopicPartition, clock, partition_for_key};
+
+/// Java's default of `transaction.timeout.ms`.
+const TRANSACTION_TIMEOUT: Duration = Duration::from_secs(60);
 
 /// How to write.
 #[derive(Debug, Clone, Default)]
@@ -46,6 +52,24 @@ impl ProducerOptions {
         self
     }
 
+    /// `transactional.id`: what is sent becomes visible, all or nothing, with
+    /// [`commit_transaction`](Producer::commit_transaction). A second producer with the same id fences the first.
+    #[must_use]
+    pub fn transactional_id(mut self, id: impl Into<String>) -> Self {
+        let timeout = self.0.transactional.map_or(TRANSACTION_TIMEOUT, |transactional| transactional.timeout);
+        self.0.transactional = Some(Transactional { id: id.into(), timeout });
+        self
+    }
+
+    /// `transaction.timeout.ms`, with a [transactional id](Self::transactional_id): a transaction that is open for so long
+    /// is aborted by the brokers, and its producer is fenced. 1 min.
+    #[must_use]
+    pub fn transaction_timeout(mut self, timeout: Duration) -> Self {
+        let id = self.0.transactional.map(|transactional| transactional.id).unwrap_or_default();
+        self.0.transactional = Some(Transactional { id, timeout });
+        self
+    }
+
     /// `delivery.timeout.ms`: how long a record is tried. 2 min.
     #[must_use]
     pub fn delivery_timeout(mut self, timeout: Duration) -> Self {
@@ -58,6 +82,15 @@ impl ProducerOptions {
 struct Front {
     producer: produce::Producer,
     topics: HashMap<String, (TopicIx, i32)>,
+    /// The transaction that was begun, if one was.
+    transaction: Option<Begun>,
+}
+
+/// The offsets that are to be committed with a transaction.
+#[derive(Debug, Default)]
+struct Begun {
+    group: Option<GroupMetadata>,
+    offsets: HashMap<TopicPartition, CommittedOffset>,
 }
 
 /// Writes records to topics: idempotent, in order for each partition, batched.
@@ -75,6 +108,41 @@ struct Front {
 /// producer.send("words", None, Record::new(bytes::Bytes::from("k"), bytes::Bytes::from("v"), 0)).await?;
 /// producer.flush().await?;
 /// # Ok(()) }
+/// ```
+///
+/// With a transactional id it writes in transactions, as Java's producer does: a reader that reads committed records sees
+/// all of one or nothing.
+///
+/// ```
+/// # #[cfg(feature = "embedded")]
+/// # #[tokio::main]
+/// # async fn main() -> mainstem::Result<()> {
+/// use bytes::Bytes;
+/// use mainstem::Record;
+/// use mainstem::client::{ClientConfig, Cluster, CommittedOffset, GroupMetadata, Producer, ProducerOptions};
+/// use mainstem::TopicPartition;
+///
+/// let kafka = mainstem::embedded::EmbeddedKafka::start()?;
+/// # mainstem::client::Admin::connect(ClientConfig::new(kafka.bootstrap())).await?
+/// #     .create_topic(mainstem::client::NewTopic::new("words", 1)).await?;
+/// let cluster = Cluster::connect(ClientConfig::new(kafka.bootstrap())).await?;
+/// let producer = Producer::new(&cluster, ProducerOptions::default().transactional_id("words-1"))?;
+/// producer.init_transactions().await?;
+///
+/// producer.begin_transaction()?;
+/// producer.send("words", None, Record::new(Bytes::from("k"), Bytes::from("v"), 0)).await?;
+/// // The input up to here is done if, and only if, the output above is there.
+/// let done = (TopicPartition::new("input", 0), CommittedOffset::new(42));
+/// producer.send_offsets_to_transaction([done], GroupMetadata::new("copies"))?;
+/// match producer.commit_transaction().await {
+///     Ok(()) => {}
+///     // Nothing of it will be seen; the producer goes on.
+///     Err(error) if error.class() == mainstem::ErrorClass::AbortTransaction => producer.abort_transaction().await?,
+///     Err(error) => return Err(error),
+/// }
+/// # Ok(()) }
+/// # #[cfg(not(feature = "embedded"))]
+/// # fn main() {}
 /// ```
 #[derive(Debug)]
 pub struct Producer {
@@ -97,7 +165,7 @@ impl Producer {
         let (producer, outbox) =
             produce::Producer::new(options.0, Arc::new(move || signal.notify_waiters()))?;
         cluster.runtime().spawn(Sender::new(outbox, Arc::new(cluster.clone())).run());
-        let front = Arc::new(Mutex::new(Front { producer, topics: HashMap::new() }));
+        let front = Arc::new(Mutex::new(Front { producer, topics: HashMap::new(), transaction: None }));
         let (watched, signal) = (Arc::downgrade(&front), Arc::clone(&begun));
         let lingering = cluster.runtime().spawn(hand_over_in_time(watched, signal, linger)).abort_handle();
         Ok(Self { cluster: cluster.clone(), front, progress, begun, lingering })
@@ -112,13 +180,15 @@ impl Producer {
     ///
     /// # Errors
     /// [`ErrorKind::Topic`] when the topic or partition does not exist; [`ErrorKind::Production`] when the record is too
-    /// large, or when one given before could not be written.
+    /// large, or when one given before could not be written; [`ErrorKind::IllegalState`] outside of a transaction, of a
+    /// producer with a transactional id.
     pub async fn send(
         &self,
         topic: &str,
         partition: Option<i32>,
         record: Record<Bytes, Bytes>,
     ) -> Result<i32> {
+        self.check_begun()?;
         let known = self.front().topics.get(topic).copied();
         let (at, count) = match known {
             Some(known) => known,
@@ -168,6 +238,145 @@ impl Producer {
         Ok(partition)
     }
 
+    /// Waits until the coordinator knows this producer: earlier ones of its transactional id are fenced then, and what they
+    /// left open is aborted.
+    ///
+    /// # Errors
+    /// [`ErrorKind::IllegalState`] without a transactional id; [`ErrorKind::Timeout`] after
+    /// [`ClientConfig::api_timeout`](super::ClientConfig::api_timeout); [`ErrorKind::Fenced`] when another producer of this
+    /// id came later; and what the coordinator refuses.
+    pub async fn init_transactions(&self) -> Result<()> {
+        self.check_transactional()?;
+        let limit = self.cluster.config().api_timeout;
+        let ready = async {
+            loop {
+                let waiting = self.progress.notified();
+                if self.front().producer.is_ready()? {
+                    return Ok(());
+                }
+                waiting.await;
+            }
+        };
+        clock::timeout(limit, ready).await.unwrap_or_else(|| {
+            let text = format!("no coordinator of the transactional id has answered within {limit:?}");
+            Err(Error::new(ErrorKind::Timeout, text).with_class(ErrorClass::Retriable))
+        })
+    }
+
+    /// Begins a transaction: what is sent from now on belongs to it. No broker is asked.
+    ///
+    /// # Errors
+    /// [`ErrorKind::IllegalState`] when one is begun already, or without a transactional id; and when the producer is of no
+    /// use any more.
+    pub fn begin_transaction(&self) -> Result<()> {
+        self.check_transactional()?;
+        let mut front = self.front();
+        if front.transaction.is_some() {
+            let text = "a transaction is begun already: commit or abort it first";
+            return Err(Error::new(ErrorKind::IllegalState, text));
+        }
+        front.producer.is_ready()?;
+        front.transaction = Some(Begun::default());
+        Ok(())
+    }
+
+    /// Has offsets committed together with the transaction, as the member that `group` says; a later offset of a partition
+    /// replaces an earlier one.
+    ///
+    /// # Errors
+    /// [`ErrorKind::IllegalState`] outside of a transaction, or if the transaction has offsets of another group already.
+    pub fn send_offsets_to_transaction(
+        &self,
+        offsets: impl IntoIterator<Item = (TopicPartition, CommittedOffset)>,
+        group: GroupMetadata,
+    ) -> Result<()> {
+        let mut front = self.front();
+        let begun = front.transaction.as_mut().ok_or_else(none_begun)?;
+        if begun.group.as_ref().is_some_and(|known| known.group_id != group.group_id) {
+            let text = "a transaction commits offsets of one group: use a transaction for each";
+            return Err(Error::new(ErrorKind::IllegalState, text));
+        }
+        begun.group = Some(group);
+        begun.offsets.extend(offsets);
+        Ok(())
+    }
+
+    /// Waits until everything sent is written, and commits it together with the offsets. If nothing was sent, no broker is
+    /// asked.
+    ///
+    /// # Errors
+    /// The [class](Error::class) says what to do: with [`ErrorClass::AbortTransaction`]
+    /// [abort](Self::abort_transaction) it, and go on. With [`ErrorClass::FencedLease`] another producer has taken the
+    /// transactional id over, or the transaction was open for longer than its timeout: this one is of no use any more, and
+    /// the transaction is not committed, unless this call was repeated or its answer was lost, in which case the offsets of
+    /// the group tell. With [`ErrorClass::Retriable`] no broker has said how it ended, for minutes: a new producer of this
+    /// id ends it.
+    pub async fn commit_transaction(&self) -> Result<()> {
+        let begun = self.front().transaction.take().ok_or_else(none_begun)?;
+        let offsets = begun.offsets.into_iter().collect();
+        let ticket = self
+            .front()
+            .producer
+            .end_transaction(End::Commit { group: begun.group.unwrap_or_default(), offsets });
+        let outcome = self.ended(ticket?).await;
+        let failures = report(&self.front());
+        let Err(error) = outcome else { return failures };
+        if error.class() == ErrorClass::AbortTransaction {
+            // It is to be aborted, and nothing else.
+            self.front().transaction = Some(Begun::default());
+        }
+        Err(match failures {
+            Err(cause) => error.because(cause),
+            Ok(()) => error,
+        })
+    }
+
+    /// Aborts the transaction. Nobody who reads committed records sees any of it.
+    ///
+    /// # Errors
+    /// [`ErrorKind::IllegalState`] outside of a transaction; otherwise the producer is of no use any more, and its
+    /// successor, or the brokers after its timeout, abort the transaction.
+    pub async fn abort_transaction(&self) -> Result<()> {
+        let ticket = {
+            let mut front = self.front();
+            front.transaction.take().ok_or_else(none_begun)?;
+            front.producer.end_transaction(End::Abort)?
+        };
+        let outcome = self.ended(ticket).await;
+        // Of what is aborted nobody wants to know why it was not written.
+        drop(self.front().producer.take_failures());
+        outcome
+    }
+
+    async fn ended(&self, mut ticket: EndTicket) -> Result<()> {
+        loop {
+            let waiting = self.progress.notified();
+            match ticket.poll() {
+                Some(Ended::Failed(error)) => return Err(error),
+                Some(Ended::Committed | Ended::Aborted) => return Ok(()),
+                None => waiting.await,
+            }
+        }
+    }
+
+    fn check_transactional(&self) -> Result<()> {
+        match self.front().producer.is_transactional() {
+            true => Ok(()),
+            false => Err(Error::new(
+                ErrorKind::IllegalState,
+                "the producer has no transactional.id: give it one with ProducerOptions::transactional_id",
+            )),
+        }
+    }
+
+    fn check_begun(&self) -> Result<()> {
+        let front = self.front();
+        match front.producer.is_transactional() && front.transaction.is_none() {
+            true => Err(none_begun()),
+            false => Ok(()),
+        }
+    }
+
     /// Waits until everything given so far is written.
     ///
     /// # Errors
@@ -191,6 +400,10 @@ impl Drop for Producer {
     fn drop(&mut self) {
         self.lingering.abort();
     }
+}
+
+fn none_begun() -> Error {
+    Error::new(ErrorKind::IllegalState, "no transaction is begun: call begin_transaction first")
 }
 
 /// The first failure since the last look, with how many batches failed.

@@ -68,7 +68,7 @@ macro_rules! apis {
 }
 
 apis! {
-    Produce ProduceRequest 3..=11 produce::produce;
+    Produce ProduceRequest 3..=12 produce::produce;
     Fetch FetchRequest 4..=12 fetch::fetch;
     ListOffsets ListOffsetsRequest 1..=8 offsets::list_offsets;
     Metadata MetadataRequest 0..=13 cluster::metadata;
@@ -90,8 +90,8 @@ apis! {
     OffsetForLeaderEpoch OffsetForLeaderEpochRequest 2..=4 offsets::offset_for_leader_epoch;
     AddPartitionsToTxn AddPartitionsToTxnRequest 0..=3 txn::add_partitions_to_txn;
     AddOffsetsToTxn AddOffsetsToTxnRequest 0..=4 txn::add_offsets_to_txn;
-    EndTxn EndTxnRequest 0..=4 txn::end_txn;
-    TxnOffsetCommit TxnOffsetCommitRequest 0..=4 txn::txn_offset_commit;
+    EndTxn EndTxnRequest 0..=5 txn::end_txn;
+    TxnOffsetCommit TxnOffsetCommitRequest 0..=5 txn::txn_offset_commit;
     DescribeConfigs DescribeConfigsRequest 1..=4 configs::describe_configs;
     AlterConfigs AlterConfigsRequest 0..=2 configs::alter_configs;
     SaslAuthenticate SaslAuthenticateRequest 0..=2 sasl::sasl_authenticate;
@@ -100,6 +100,8 @@ apis! {
     IncrementalAlterConfigs IncrementalAlterConfigsRequest 0..=1 configs::incremental_alter_configs;
     OffsetDelete OffsetDeleteRequest 0..=0 group::offset_delete;
     DescribeCluster DescribeClusterRequest 0..=1 cluster::describe_cluster;
+    DescribeTransactions DescribeTransactionsRequest 0..=0 txn::describe_transactions;
+    ListTransactions ListTransactionsRequest 0..=1 txn::list_transactions;
 }
 
 impl Api {

@@ -22,7 +22,12 @@ const BROKER: &[(&str, &str, Kind)] = &[
     ("socket.request.max.bytes", "104857600", Kind::Int(1)),
     ("transaction.max.timeout.ms", "900000", Kind::Int(1)),
     ("transaction.partition.verification.enable", "true", Kind::Boolean),
+    // No setting in Kafka but a feature, which `kafka-storage format --feature` or `kafka-features` finalizes.
+    (TRANSACTION_VERSION, "1", Kind::Level { least: 1, most: 2, other: 1 }),
 ];
+
+/// The feature that says which transactions there are.
+pub(crate) const TRANSACTION_VERSION: &str = "transaction.version";
 
 /// What a setting takes.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -119,7 +124,8 @@ impl BrokerConfig {
 
     /// Every name with its value, and whether that was set.
     pub(crate) fn all(&self) -> impl Iterator<Item = (&'static str, &str, bool)> {
-        BROKER.iter().map(|(name, default, _)| match self.0.get(*name) {
+        let settings = BROKER.iter().filter(|(name, ..)| *name != TRANSACTION_VERSION);
+        settings.map(|(name, default, _)| match self.0.get(*name) {
             Some(value) => (*name, value.as_str(), true),
             None => (*name, *default, false),
         })

@@ -93,6 +93,12 @@ impl EmbeddedKafkaBuilder {
         self
     }
 
+    /// The level of the feature `transaction.version`: 1 (the default), in which clients add partitions to transactions, or
+    /// 2 (KIP-890), in which leaders do, and every transaction has an epoch of its own. Kafka has 2 from 4.0 on.
+    pub fn transaction_version(self, level: u8) -> Self {
+        self.config("transaction.version", level.to_string())
+    }
+
     /// Coordinators, timestamps, retention and compaction live by a clock that stands still until
     /// [`EmbeddedKafka::advance`]. What belongs to the network (how long a fetch waits) stays real.
     pub fn manual_clock(mut self) -> Self {

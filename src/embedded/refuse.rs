@@ -43,6 +43,7 @@ at_top! {
     AddOffsetsToTxnRequest AddOffsetsToTxnResponse;
     EndTxnRequest EndTxnResponse;
     DescribeClusterRequest DescribeClusterResponse;
+    ListTransactionsRequest ListTransactionsResponse;
 }
 
 /// `list(request) -> list(response)`, element by element.
@@ -129,6 +130,11 @@ each! {
         TxnOffsetCommitResponseTopic::default()
             .with_name(topic.name.clone())
             .with_partitions(topic.partitions.iter().map(partition).collect())
+    };
+    DescribeTransactionsRequest.transactional_ids -> DescribeTransactionsResponse.with_transaction_states, |id, code| {
+        m::describe_transactions_response::TransactionState::default()
+            .with_transactional_id(id.clone())
+            .with_error_code(code)
     };
     DescribeGroupsRequest.groups -> DescribeGroupsResponse.with_groups, |group, code| {
         DescribedGroup::default().with_group_id(group.clone()).with_error_code(code)

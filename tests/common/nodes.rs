@@ -33,13 +33,14 @@ impl Nodes {
         Self::start_with(count, &[]).await
     }
 
-    /// With more options of scripts/kafka, which an embedded one does without.
+    /// With more options of scripts/kafka. An embedded one knows the transaction version, and does without the others.
     pub(crate) async fn start_with(count: usize, options: &'static [&'static str]) -> Self {
         if !is_real() {
             let kafka = EmbeddedKafka::builder()
                 .nodes(count)
                 .auto_create_topics(false)
                 .config("default.replication.factor", count.to_string())
+                .transaction_version(1 + u8::from(options.contains(&"transaction.version=2")))
                 .start();
             let kafka = kafka.expect("an embedded cluster");
             return Self { bootstrap: kafka.bootstrap().to_owned(), kind: Kind::Embedded(kafka) };

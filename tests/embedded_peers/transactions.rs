@@ -155,6 +155,41 @@ impl Client {
         }
     }
 
+    /// EndTxn of version 2, and who goes on. Asked again as long as markers are on their way.
+    fn end_and_bump(&mut self, by: Numbers, commit: bool) -> (i16, Numbers) {
+        let request = m::EndTxnRequest::default()
+            .with_transactional_id(m::TransactionalId(text(&self.id)))
+            .with_producer_id(m::ProducerId(by.0))
+            .with_producer_epoch(by.1)
+            .with_committed(commit);
+        loop {
+            let answer = self.raw.ask(5, &request);
+            if answer.error_code != CONCURRENT_TRANSACTIONS {
+                return (answer.error_code, (answer.producer_id.0, answer.producer_epoch));
+            }
+        }
+    }
+
+    /// Produce of version 2, asked again as long as the transaction before is being ended.
+    fn produce_and_add(&mut self, partition: i32, by: Numbers, sequence: i32) -> (i16, i64) {
+        loop {
+            let said = self.produce(12, partition, by, sequence);
+            if said.0 != CONCURRENT_TRANSACTIONS {
+                return said;
+            }
+        }
+    }
+
+    /// TxnOffsetCommit of version 2, the same.
+    fn commit_offset_and_add(&mut self, by: Numbers, offset: i64) -> i16 {
+        loop {
+            let code = self.commit_offset(5, by, offset);
+            if code != CONCURRENT_TRANSACTIONS {
+                return code;
+            }
+        }
+    }
+
     fn add_offsets(&mut self, by: Numbers) -> i16 {
         let request = m::AddOffsetsToTxnRequest::default()
             .with_transactional_id(m::TransactionalId(text(&self.id)))
@@ -311,6 +346,106 @@ fn story(bootstrap: &str, topic: &str) -> Vec<(&'static str, Vec<i64>)> {
     tell!("commit", c.end(3, e, true));
     tell!("a committed offset", c.stable_offset());
     said
+}
+
+/// The same of version 2 (KIP-890): leaders add partitions, and every end begins the next epoch.
+fn story_of_version_2(bootstrap: &str, topic: &str) -> Vec<(&'static str, Vec<i64>)> {
+    let c = &mut Client::new(bootstrap, topic);
+    let mut said: Vec<(&'static str, Vec<i64>)> = Vec::new();
+    macro_rules! tell {
+        ($what:literal, $($value:expr),*) => { said.push(($what, vec![$(i64::from($value)),*])) };
+    }
+    let (_, _, a) = c.init(5, (-1, -1));
+    let first_epoch = a.1;
+    let epoch = |numbers: Numbers| i64::from(numbers.1 - first_epoch);
+    tell!("commit nothing", c.end_and_bump(a, true).0);
+    let (code, a) = c.end_and_bump(a, false);
+    tell!("abort nothing", code, epoch(a));
+    tell!("write", c.produce_and_add(0, a, 0).0);
+    tell!("write it again", c.produce_and_add(0, a, 0).0);
+    tell!("leave a gap", c.produce_and_add(0, a, 5).0);
+    tell!("write elsewhere", c.produce_and_add(1, a, 0).0);
+    let (code, b) = c.end_and_bump(a, true);
+    tell!("commit", code, epoch(b));
+    let (code, again) = c.end_and_bump(a, true);
+    tell!("commit again", code, epoch(again));
+    tell!("abort what is committed", c.end_and_bump(a, false).0);
+    tell!("commit nothing in the new epoch", c.end_and_bump(b, true).0);
+    tell!("write in the old epoch", c.produce_and_add(0, a, 1).0);
+    tell!("go on in the middle", c.produce_and_add(0, b, 1).0);
+    tell!("begin at 0", c.produce_and_add(0, b, 0).0);
+    tell!("offsets", c.commit_offset_and_add(b, 5));
+    tell!("while it is open", c.offset().0);
+    tell!("offsets in the old epoch", c.commit_offset_and_add(a, 6));
+    let (code, d) = c.end_and_bump(b, false);
+    tell!("abort", code, epoch(d));
+    let (code, again) = c.end_and_bump(b, false);
+    tell!("abort again", code, epoch(again));
+    tell!("commit what is aborted", c.end_and_bump(b, true).0);
+    tell!("an aborted offset", c.stable_offset());
+    tell!("offsets alone", c.commit_offset_and_add(d, 7));
+    let (code, e) = c.end_and_bump(d, true);
+    tell!("commit", code, epoch(e));
+    tell!("a committed offset", c.stable_offset());
+    tell!("an epoch ahead", c.end_and_bump((e.0, e.1 + 1), true).0);
+    tell!("another id", c.end_and_bump((e.0 + 1_000_000, e.1), true).0);
+    tell!("write", c.produce_and_add(0, e, 0).0);
+    let (waited, code, f) = c.init(5, (-1, -1));
+    tell!("an instance during a transaction", waited, code, epoch(f));
+    tell!("the fenced one commits", c.end_and_bump(e, true).0);
+    tell!("the fenced one writes", c.produce_and_add(0, e, 1).0);
+    let (stable, aborted) = c.stable(0);
+    tell!("stable offset, aborted", stable, aborted.len() as i64);
+    said
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn the_embedded_broker_says_of_version_2_what_kafka_says() {
+    let started = EmbeddedKafka::builder().transaction_version(2).start().unwrap();
+    let ask = |bootstrap: String| async move {
+        let topic = topic(&connect(&bootstrap).await, "told", 2).await;
+        tokio::task::spawn_blocking(move || story_of_version_2(&bootstrap, &topic)).await.unwrap()
+    };
+    let embedded = ask(started.bootstrap().to_owned()).await;
+    let wanted: &[(&str, &[i64])] = &[
+        ("commit nothing", &[48]),
+        ("abort nothing", &[0, 1]),
+        ("write", &[0]),
+        ("write it again", &[0]),
+        ("leave a gap", &[45]),
+        ("write elsewhere", &[0]),
+        ("commit", &[0, 2]),
+        ("commit again", &[0, 2]),
+        ("abort what is committed", &[48]),
+        ("commit nothing in the new epoch", &[48]),
+        ("write in the old epoch", &[47]),
+        ("go on in the middle", &[45]),
+        ("begin at 0", &[0]),
+        ("offsets", &[0]),
+        ("while it is open", &[88]),
+        ("offsets in the old epoch", &[47]),
+        ("abort", &[0, 3]),
+        ("abort again", &[0, 3]),
+        ("commit what is aborted", &[48]),
+        ("an aborted offset", &[-1]),
+        ("offsets alone", &[0]),
+        ("commit", &[0, 4]),
+        ("a committed offset", &[7]),
+        ("an epoch ahead", &[90]),
+        ("another id", &[49]),
+        ("write", &[0]),
+        ("an instance during a transaction", &[1, 0, 6]),
+        ("the fenced one commits", &[90]),
+        ("the fenced one writes", &[47]),
+        ("stable offset, aborted", &[6, 2]),
+    ];
+    let wanted: Vec<_> = wanted.iter().map(|(what, said)| (*what, said.to_vec())).collect();
+    assert_eq!(embedded, wanted);
+    if is_real()
+        && let Some(bootstrap) = kafka("the_embedded_broker_says_of_version_2_what_kafka_says")
+    {
+        assert_eq!(ask(bootstrap).await, wanted, "a real Kafka");
+    }
 }
 
 #[tokio::test(flavor = "multi_thread")]

@@ -4,8 +4,10 @@
 use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::time::Duration;
 
-use mainstem::client::{Isolation, LogRecord, ReadOptions, Reader};
+use bytes::Bytes;
+use mainstem::client::{Isolation, LogRecord, Producer, ProducerOptions, ReadOptions, Reader};
 use mainstem::config::{ConfigBuilder, IsolationLevel, ProcessingGuarantee};
 use mainstem::embedded::{Api, EmbeddedKafka, Fault};
 use mainstem::prelude::*;
@@ -118,13 +120,24 @@ fn fail(kafka: &EmbeddedKafka, api: Api, every: u64, times: u64, faults: Vec<Fau
     failed
 }
 
-/// Each step of a transaction fails in each way that a broker or a network knows, while records go through three stages.
+/// Each step of a transaction fails in each way that a broker or a network knows, while records go through three stages; in
+/// both versions of transactions.
 async fn every_way(api: Api, every: u64, faults: Vec<Fault>) {
-    let kafka = broker();
+    for version in [1, 2] {
+        if version == 2 && api == Api::AddPartitionsToTxn {
+            // The broker adds them itself (KIP-890).
+            continue;
+        }
+        let kafka = EmbeddedKafka::builder().auto_create_topics(false).transaction_version(version).start();
+        every_way_on(&kafka.unwrap(), api, every, faults.clone()).await;
+    }
+}
+
+async fn every_way_on(kafka: &EmbeddedKafka, api: Api, every: u64, faults: Vec<Fault>) {
     let rig = rig_at(kafka.bootstrap(), "once").await;
     let (input, output) = (rig.topic("in", PARTITIONS).await, rig.topic("out", PARTITIONS).await);
     let times = faults.len() as u64;
-    let failed = fail(&kafka, api, every, times, faults);
+    let failed = fail(kafka, api, every, times, faults);
     let app = App::new(pipeline(&input, &output, false), config(&rig).build().unwrap()).unwrap();
     let store = app.handle().key_value_store::<String, i64>("counts").unwrap();
     let app = start(app).running().await;
@@ -418,4 +431,36 @@ async fn restarts_in_the_middle_repeat_and_lose_nothing() {
         }
     }
     comes_out_once(&rig, &output, &truth).await;
+}
+
+/// Somebody who had this application's tasks is gone, with a transaction open: whoever takes them ends it, and does not wait
+/// for its timeout. Those of other applications are left alone.
+#[tokio::test(flavor = "multi_thread")]
+async fn transactions_of_nobody_are_ended_by_whoever_takes_the_tasks() {
+    let kafka = broker();
+    let rig = rig_at(kafka.bootstrap(), "once").await;
+    let (input, output) = (rig.topic("in", PARTITIONS).await, rig.topic("out", PARTITIONS).await);
+    let other = rig.topic("other", 1).await;
+    let open = async |id: String, topic: &str| {
+        let options =
+            ProducerOptions::default().transactional_id(id).transaction_timeout(Duration::from_secs(600));
+        let producer = Producer::new(&rig.cluster, options).unwrap();
+        producer.init_transactions().await.unwrap();
+        producer.begin_transaction().unwrap();
+        let record = Record::new(Some(Bytes::from("gone")), Some(Bytes::from("gone")), 1);
+        producer.send(topic, Some(0), record).await.unwrap();
+        producer.flush().await.unwrap();
+        producer
+    };
+    let process = uuid::Uuid::new_v4();
+    let _gone = open(format!("{}-{process}-3", rig.app_id), &output).await;
+    let _other = open(format!("{}-eu-{process}-3", rig.app_id), &other).await;
+    let app = App::new(pipeline(&input, &output, false), config(&rig).build().unwrap()).unwrap();
+    let app = start(app).running().await;
+    let truth = send(&rig, &input, 0, 60).await;
+    // Nothing behind the open record could be read.
+    comes_out_once(&rig, &output, &truth).await;
+    let listed = rig.admin().list_transactions(&format!("{}-eu-", rig.app_id)).await.unwrap();
+    assert_eq!(listed.iter().map(|t| &*t.state).collect::<Vec<_>>(), ["Ongoing"]);
+    app.stop().await;
 }

@@ -5,6 +5,7 @@ mod offsets;
 #[cfg(test)]
 mod tests;
 mod topics;
+mod transactions;
 
 use std::future::Future;
 
@@ -16,6 +17,7 @@ use crate::{Error, ErrorKind, Result};
 pub use configs::{AlterConfig, ConfigEntry, ConfigResource};
 pub use offsets::{Isolation, ListedOffset, OffsetSpec};
 pub use topics::NewTopic;
+pub use transactions::{TransactionDescription, TransactionListing};
 
 /// Administers a cluster: creates, describes and deletes topics, lists and deletes offsets, reads and changes configs.
 ///

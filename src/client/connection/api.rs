@@ -156,6 +156,8 @@ apis! {
     IncrementalAlterConfigs IncrementalAlterConfigsRequest -> IncrementalAlterConfigsResponse: 0..=1;
     CreatePartitions CreatePartitionsRequest -> CreatePartitionsResponse: 0..=3;
     DescribeCluster DescribeClusterRequest -> DescribeClusterResponse: 0..=1;
+    DescribeTransactions DescribeTransactionsRequest -> DescribeTransactionsResponse: 0..=0;
+    ListTransactions ListTransactionsRequest -> ListTransactionsResponse: 0..=1;
 }
 
 /// The version to speak: the highest that both sides have.

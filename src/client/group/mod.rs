@@ -95,6 +95,13 @@ pub struct CommittedOffset {
     pub metadata: String,
 }
 
+impl CommittedOffset {
+    /// An offset with nothing beside it.
+    pub fn new(offset: i64) -> Self {
+        Self { offset, leader_epoch: None, metadata: String::new() }
+    }
+}
+
 /// A producer's id and epoch.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) struct ProducerIdentity {

@@ -230,6 +230,7 @@ impl Partition {
     pub(super) fn renew(&mut self, identity: Identity) {
         (self.gap, self.renumber, self.next_sequence, self.known_at) = (false, false, 0, None);
         (self.probe, self.identity, self.spent) = (None, Some(identity), None);
+        (self.failures, self.retry_at, self.last_error) = (0, None, None);
         for pending in &mut self.queue {
             (pending.stamp, pending.open) = (None, false);
         }

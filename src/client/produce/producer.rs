@@ -359,6 +359,11 @@ impl Producer {
         Ok(EndTicket::new(ticket))
     }
 
+    /// Whether it has a transactional id.
+    pub(crate) fn is_transactional(&self) -> bool {
+        self.config.transactional.is_some()
+    }
+
     /// Whether it may write: always without a transactional id, else once the coordinator has said who it is, and no end
     /// is under way. What is given before waits. The callback is called when this changes.
     ///

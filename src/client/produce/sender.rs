@@ -125,8 +125,11 @@ impl<T: ProduceTransport> Sender<T> {
             let now = (self.now)();
             self.sweep(now);
             self.send_ready(now);
+            if !open {
+                self.abort_abandoned();
+            }
             self.drive_transactions(now);
-            let ending = if open { self.is_ending() } else { self.abort_abandoned() };
+            let ending = self.is_ending();
             if !open && !ending && self.partitions.iter().all(Partition::is_empty) {
                 return;
             }

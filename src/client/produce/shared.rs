@@ -149,7 +149,12 @@ impl Shared {
     /// How it stands with the transactions.
     pub(super) fn tell_transactions(&self, ready: bool, trouble: Option<&Arc<Error>>) {
         let mut told = self.transactions.lock().unwrap_or_else(PoisonError::into_inner);
-        if told.0 == ready && told.1.is_some() == trouble.is_some() {
+        let same = match (&told.1, trouble) {
+            (Some(told), Some(now)) => Arc::ptr_eq(told, now),
+            (None, None) => true,
+            _ => false,
+        };
+        if same && told.0 == ready {
             return;
         }
         *told = (ready, trouble.cloned());

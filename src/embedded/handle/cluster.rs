@@ -2,7 +2,7 @@
 
 use kafka_protocol::error::ResponseError;
 use kafka_protocol::messages as m;
-use kafka_protocol::messages::api_versions_response::ApiVersion;
+use kafka_protocol::messages::api_versions_response::{ApiVersion, FinalizedFeatureKey, SupportedFeatureKey};
 use kafka_protocol::messages::find_coordinator_response::Coordinator;
 use kafka_protocol::messages::metadata_response::{
     MetadataResponseBroker, MetadataResponsePartition, MetadataResponseTopic,
@@ -12,6 +12,7 @@ use uuid::Uuid;
 
 use crate::embedded::api::Api;
 use crate::embedded::broker::{Broker, Caller};
+use crate::embedded::config::TRANSACTION_VERSION;
 use crate::embedded::coordinators::CoordinatorKind;
 use crate::embedded::refuse::Refuse;
 use crate::embedded::state::{State, Topic};
@@ -20,7 +21,7 @@ use crate::embedded::state::{State, Topic};
 pub(crate) const HOST: &str = "127.0.0.1";
 
 pub(crate) async fn api_versions(
-    _broker: &Broker,
+    broker: &Broker,
     caller: &Caller,
     request: m::ApiVersionsRequest,
 ) -> m::ApiVersionsResponse {
@@ -28,7 +29,22 @@ pub(crate) async fn api_versions(
     if caller.version >= 3 && !named.into_iter().all(|name| is_software_name(name)) {
         return request.refuse(ResponseError::InvalidRequest.code());
     }
+    // Level 1 is what a client takes for granted that is told of no features.
+    let level = i16::try_from(broker.config.number(TRANSACTION_VERSION)).unwrap_or(1);
+    if level < 2 {
+        return versions();
+    }
+    let name = StrBytes::from_static_str(TRANSACTION_VERSION);
+    let supported =
+        SupportedFeatureKey::default().with_name(name.clone()).with_min_version(0).with_max_version(2);
+    let finalized = FinalizedFeatureKey::default()
+        .with_name(name)
+        .with_max_version_level(level)
+        .with_min_version_level(level);
     versions()
+        .with_supported_features(vec![supported])
+        .with_finalized_features_epoch(1)
+        .with_finalized_features(vec![finalized])
 }
 
 /// `ApiVersionsRequest.isValid` (KIP-511).

@@ -11,6 +11,7 @@ use kafka_protocol::messages::produce_response::{
 };
 use kafka_protocol::protocol::StrBytes;
 
+use crate::TopicPartition;
 use crate::client::batch::Batch;
 use crate::clock;
 use crate::embedded::broker::{Broker, Caller};
@@ -18,6 +19,7 @@ use crate::embedded::handle::group::exists;
 use crate::embedded::log::{Appended, Refused, only_batch};
 use crate::embedded::refuse::Refuse;
 use crate::embedded::state::State;
+use crate::embedded::txn::Participant;
 
 /// `None` where no acknowledgement is wanted.
 pub(crate) async fn produce(
@@ -135,7 +137,10 @@ fn has_transactional(topic: &TopicProduceData) -> bool {
     batches.into_iter().any(|batch| batch.is_transactional())
 }
 
-/// Asks the coordinator whether the partition belongs to the producer's transaction (KIP-890).
+/// The first version of Produce in which the leader adds the partition to the transaction (KIP-890, version 2).
+const ADDS_PARTITIONS: i16 = 12;
+
+/// Asks the coordinator whether the partition belongs to the producer's transaction, or has it added (KIP-890).
 fn may_begin(
     broker: &Broker,
     caller: &Caller,
@@ -144,10 +149,14 @@ fn may_begin(
     batch: &Batch,
     transactional_id: &str,
 ) -> Result<(), Refused> {
+    let producer = (batch.producer_id(), batch.producer_epoch());
+    if caller.version >= ADDS_PARTITIONS {
+        let participant = Participant::Partition(TopicPartition::new(at.0, at.1));
+        return Ok(state.txn.add_for_leader(broker.clock.now(), transactional_id, producer, participant)?);
+    }
     if !broker.config.flag("transaction.partition.verification.enable") {
         return Ok(());
     }
-    let producer = (batch.producer_id(), batch.producer_epoch());
     Ok(state.txn.verify(transactional_id, producer, at, caller.version)?)
 }
 

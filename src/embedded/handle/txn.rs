@@ -1,10 +1,15 @@
 //! Transactions, and producer ids.
 
+use std::collections::BTreeMap;
+use std::time::Duration;
+
 use kafka_protocol::error::ResponseError as Code;
 use kafka_protocol::messages as m;
 use kafka_protocol::messages::add_partitions_to_txn_response::{
     AddPartitionsToTxnPartitionResult, AddPartitionsToTxnTopicResult,
 };
+
+use kafka_protocol::protocol::StrBytes;
 
 use crate::TopicPartition;
 use crate::embedded::broker::{Broker, Caller};
@@ -12,7 +17,14 @@ use crate::embedded::coordinators::CoordinatorKind;
 use crate::embedded::handle::group::{exists, origin};
 use crate::embedded::refuse::Refuse;
 use crate::embedded::state::State;
-use crate::embedded::txn::{Marker, Participant, Producer};
+use crate::embedded::txn::{Described, Marker, Participant, Producer, TransactionState};
+
+/// The first versions of transaction version 2 (KIP-890): each end begins the next epoch, and whoever writes for a
+/// transaction adds itself.
+const END_TXN_V2: i16 = 5;
+const TXN_OFFSET_COMMIT_V2: i16 = 5;
+/// The first version of ListTransactions with a filter for durations (KIP-994).
+const DURATION_FILTER: i16 = 1;
 
 /// A result as an error code, in words that a client of before KIP-588 knows: its producer is told that its epoch is
 /// old, later ones that they are fenced. `since` is the version that knows the new word.
@@ -134,13 +146,20 @@ pub(crate) async fn end_txn(
     let mut state = broker.lock();
     let id = request.transactional_id.as_str();
     let producer = Producer { id: request.producer_id.0, epoch: request.producer_epoch };
-    let outcome = state
-        .must_coordinate(caller.node, CoordinatorKind::Transaction, id)
-        .and_then(|()| state.txn.end(id, producer, request.committed));
+    let outcome = state.must_coordinate(caller.node, CoordinatorKind::Transaction, id).and_then(|()| {
+        match caller.version >= END_TXN_V2 {
+            true => state.txn.end_and_bump(id, producer, request.committed).map(Some),
+            false => state.txn.end(id, producer, request.committed).map(|()| None),
+        }
+    });
     state.write_markers(broker.clock.wall_ms());
     drop(state);
     broker.changed.notify_waiters();
-    m::EndTxnResponse::default().with_error_code(code(outcome, caller.version, 2))
+    let answer = m::EndTxnResponse::default();
+    match outcome {
+        Ok(Some(next)) => answer.with_producer_id(m::ProducerId(next.id)).with_producer_epoch(next.epoch),
+        outcome => answer.with_error_code(code(outcome.map(drop), caller.version, 2)),
+    }
 }
 
 /// The offsets wait with the group until the transaction ends.
@@ -151,7 +170,14 @@ pub(crate) async fn txn_offset_commit(
 ) -> m::TxnOffsetCommitResponse {
     let mut state = broker.lock();
     let from = origin(&state, caller, &request.group_id);
-    if from.home.is_ok() && broker.config.flag("transaction.partition.verification.enable") {
+    if from.home.is_ok() && caller.version >= TXN_OFFSET_COMMIT_V2 {
+        let group = Participant::Group(request.group_id.to_string());
+        let producer = (request.producer_id.0, request.producer_epoch);
+        let added = state.txn.add_for_leader(broker.clock.now(), &request.transactional_id, producer, group);
+        if let Err(refused) = added {
+            return request.refuse(refused.code());
+        }
+    } else if from.home.is_ok() && broker.config.flag("transaction.partition.verification.enable") {
         let group = Participant::Group(request.group_id.to_string());
         let producer = Producer { id: request.producer_id.0, epoch: request.producer_epoch };
         if let Err(refused) = state.txn.may_write(&request.transactional_id, producer, &group) {
@@ -166,6 +192,104 @@ pub(crate) async fn txn_offset_commit(
     }
     let State { groups, topics, .. } = &mut *state;
     groups.txn_commit(broker.clock.now(), from, request, exists(topics))
+}
+
+/// As `TransactionState.name` has it.
+fn state_name(state: TransactionState) -> StrBytes {
+    StrBytes::from_static_str(match state {
+        TransactionState::Empty => "Empty",
+        TransactionState::Ongoing => "Ongoing",
+        TransactionState::PrepareCommit => "PrepareCommit",
+        TransactionState::PrepareAbort => "PrepareAbort",
+        TransactionState::CompleteCommit => "CompleteCommit",
+        TransactionState::CompleteAbort => "CompleteAbort",
+    })
+}
+
+const STATES: [&str; 8] = [
+    "Empty",
+    "Ongoing",
+    "PrepareCommit",
+    "PrepareAbort",
+    "CompleteCommit",
+    "CompleteAbort",
+    "PrepareEpochFence",
+    "Dead",
+];
+
+/// The transactional ids that this node coordinates (KIP-664, KIP-994).
+pub(crate) async fn list_transactions(
+    broker: &Broker,
+    caller: &Caller,
+    request: m::ListTransactionsRequest,
+) -> m::ListTransactionsResponse {
+    let state = broker.lock();
+    let now = broker.clock.now();
+    let longer = u64::try_from(request.duration_filter).ok().filter(|_| caller.version >= DURATION_FILTER);
+    let wanted = |of: &Described<'_>| {
+        let ours = state.must_coordinate(caller.node, CoordinatorKind::Transaction, of.id).is_ok();
+        let named = request.state_filters.iter().any(|name| *name == state_name(of.state));
+        let by = request.producer_id_filters.iter().any(|id| id.0 == of.producer.id);
+        let old =
+            |ms| of.started.is_some_and(|at| now.saturating_duration_since(at) > Duration::from_millis(ms));
+        ours && (request.state_filters.is_empty() || named)
+            && (request.producer_id_filters.is_empty() || by)
+            && longer.is_none_or(old)
+    };
+    let listed = state.txn.all().filter(wanted).map(|of| {
+        m::list_transactions_response::TransactionState::default()
+            .with_transactional_id(m::TransactionalId(StrBytes::from_string(of.id.to_owned())))
+            .with_producer_id(m::ProducerId(of.producer.id))
+            .with_transaction_state(state_name(of.state))
+    });
+    let unknown = request.state_filters.iter().filter(|name| !STATES.contains(&name.as_str()));
+    m::ListTransactionsResponse::default()
+        .with_unknown_state_filters(unknown.cloned().collect())
+        .with_transaction_states(listed.collect())
+}
+
+/// What is known of transactional ids (KIP-664).
+pub(crate) async fn describe_transactions(
+    broker: &Broker,
+    caller: &Caller,
+    request: m::DescribeTransactionsRequest,
+) -> m::DescribeTransactionsResponse {
+    use m::describe_transactions_response::{TopicData, TransactionState as Answer};
+    let state = broker.lock();
+    let (now, wall_ms) = (broker.clock.now(), broker.clock.wall_ms());
+    let describe = |id: &m::TransactionalId| {
+        let answer = Answer::default().with_transactional_id(id.clone());
+        let found = state
+            .must_coordinate(caller.node, CoordinatorKind::Transaction, id)
+            .and_then(|()| state.txn.describe(id).ok_or(Code::TransactionalIdNotFound));
+        let of = match found {
+            Ok(of) => of,
+            Err(code) => return answer.with_error_code(code.code()),
+        };
+        let mut topics: BTreeMap<&str, Vec<i32>> = BTreeMap::new();
+        for participant in of.participants {
+            match participant {
+                Participant::Partition(at) => topics.entry(&at.topic).or_default().push(at.partition),
+                // Kafka names the partition of the group's offsets; there is no such topic here.
+                Participant::Group(_) => {}
+            }
+        }
+        let topics = topics.into_iter().map(|(topic, partitions)| {
+            let topic = m::TopicName(StrBytes::from_string(topic.to_owned()));
+            TopicData::default().with_topic(topic).with_partitions(partitions)
+        });
+        let age = of.started.map(|at| now.saturating_duration_since(at).as_millis());
+        let started = age.map_or(-1, |age| wall_ms - i64::try_from(age).unwrap_or(0));
+        answer
+            .with_producer_id(m::ProducerId(of.producer.id))
+            .with_producer_epoch(of.producer.epoch)
+            .with_transaction_state(state_name(of.state))
+            .with_transaction_timeout_ms(of.timeout_ms)
+            .with_transaction_start_time_ms(started)
+            .with_topics(topics.collect())
+    };
+    m::DescribeTransactionsResponse::default()
+        .with_transaction_states(request.transactional_ids.iter().map(describe).collect())
 }
 
 impl State {

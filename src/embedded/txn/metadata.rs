@@ -43,6 +43,8 @@ pub(crate) struct Transaction {
     pub(super) producer: Producer,
     /// The producer id before the last one ran out of epochs.
     previous_producer_id: i64,
+    /// The producer that goes on when the transaction has ended, because the epochs of this one are used up (version 2).
+    next_producer: Option<Producer>,
     /// The epoch before the last bump that its own producer asked for (KIP-360); a retry of that bump names it.
     last_epoch: i16,
     /// What the producer asked for at its initialisation.
@@ -77,6 +79,7 @@ impl Transaction {
         Self {
             producer: Producer { id: producer_id, epoch: NO_EPOCH },
             previous_producer_id: NO_PRODUCER_ID,
+            next_producer: None,
             last_epoch: NO_EPOCH,
             timeout_ms: 0,
             state: TransactionState::Empty,
@@ -147,6 +150,9 @@ impl Transaction {
     }
 
     fn check(&self, producer: Producer) -> Result<(), Code> {
+        if self.next_producer == Some(producer) {
+            return Err(Code::ConcurrentTransactions);
+        }
         if producer.id != self.producer.id {
             return Err(Code::InvalidProducerIdMapping);
         }
@@ -209,6 +215,58 @@ impl Transaction {
         }
     }
 
+    /// EndTxn of version 2: each end begins the next epoch (KIP-890), so that a repetition is known by its epoch. Gives who
+    /// goes on. `new_id` is asked for a producer id when the epochs of this one are used up.
+    ///
+    /// After `TransactionCoordinator.endTransaction`.
+    pub(super) fn end_and_bump(
+        &mut self,
+        producer: Producer,
+        commit: bool,
+        new_id: impl FnOnce() -> i64,
+    ) -> Result<Producer, Code> {
+        use TransactionState as S;
+        if self.next_producer == Some(producer) {
+            return Err(Code::ConcurrentTransactions);
+        }
+        let overflown =
+            self.previous_producer_id == producer.id && exhausted(producer.epoch) && self.producer.epoch == 0;
+        if producer.id != self.producer.id && !overflown {
+            return Err(Code::InvalidProducerIdMapping);
+        }
+        let bumped =
+            producer.epoch.checked_add(1) == Some(self.producer.epoch) && producer.id == self.producer.id;
+        let again = bumped || overflown;
+        let current = producer == self.producer;
+        let valid = match self.state {
+            S::Ongoing | S::Empty => current,
+            S::PrepareCommit | S::PrepareAbort => bumped,
+            S::CompleteCommit | S::CompleteAbort => again || current,
+        };
+        if !valid {
+            return Err(Code::ProducerFenced);
+        }
+        match (self.state, commit) {
+            (S::Ongoing, _) => {}
+            (S::CompleteCommit, true) | (S::CompleteAbort, false) if again => return Ok(self.producer),
+            (S::PrepareCommit, true) | (S::PrepareAbort, false) => return Err(Code::ConcurrentTransactions),
+            // An abort of nothing begins the next epoch, too.
+            (S::Empty | S::CompleteAbort, false) => {}
+            (S::CompleteCommit, false) if !again => {}
+            _ => return Err(Code::InvalidTxnState),
+        }
+        if exhausted(self.producer.epoch) {
+            self.next_producer = Some(Producer { id: new_id(), epoch: 0 });
+        }
+        self.state = if commit { S::PrepareCommit } else { S::PrepareAbort };
+        self.last_epoch = self.producer.epoch;
+        // The markers have the new epoch, or the very last one that no client has.
+        self.producer.epoch = self.producer.epoch.saturating_add(1);
+        let next = self.next_producer.unwrap_or(self.producer);
+        self.complete_if_told();
+        Ok(next)
+    }
+
     /// A participant knows how the transaction ended. Gives whether it was the last one.
     pub(super) fn told(&mut self, participant: &Participant) -> bool {
         if self.state.ending().is_none() {
@@ -226,7 +284,16 @@ impl Transaction {
             false => TransactionState::CompleteAbort,
         };
         self.started = None;
+        if let Some(next) = self.next_producer.take() {
+            self.previous_producer_id = self.producer.id;
+            self.producer = next;
+        }
         true
+    }
+
+    /// When it was opened.
+    pub(super) fn started(&self) -> Option<Instant> {
+        self.started
     }
 
     /// When the open transaction is aborted for its age.

@@ -1,4 +1,5 @@
-//! Transactions, after Kafka's `TransactionCoordinator` in transaction version 1 (clients add partitions themselves).
+//! Transactions, after Kafka's `TransactionCoordinator`, in both transaction versions: in version 1 clients add partitions
+//! themselves; in version 2 (KIP-890) leaders do, and every end begins the next epoch. A request's version says which.
 //!
 //! The coordinator decides and keeps time by what it is told; it writes nothing. Ending a transaction leaves
 //! [`markers`](Transactions::markers) to be written: whoever drives it writes each to its partition or to its
@@ -55,6 +56,30 @@ pub(crate) struct Marker {
     pub(crate) participant: Participant,
     /// Commit or abort.
     pub(crate) commit: bool,
+}
+
+/// A transactional id, as tools are told of it.
+#[derive(Debug)]
+pub(crate) struct Described<'a> {
+    pub(crate) id: &'a str,
+    pub(crate) producer: Producer,
+    pub(crate) state: TransactionState,
+    pub(crate) timeout_ms: i32,
+    pub(crate) started: Option<Instant>,
+    pub(crate) participants: &'a BTreeSet<Participant>,
+}
+
+impl<'a> Described<'a> {
+    fn of(id: &'a str, transaction: &'a Transaction) -> Self {
+        Self {
+            id,
+            producer: transaction.producer,
+            state: transaction.state,
+            timeout_ms: transaction.timeout_ms,
+            started: transaction.started(),
+            participants: &transaction.participants,
+        }
+    }
 }
 
 /// The transactions of a cluster.
@@ -173,6 +198,49 @@ impl Transactions {
         self.transaction(transactional_id)?.end(producer, commit)?;
         self.note_ending(transactional_id);
         Ok(())
+    }
+
+    /// EndTxn of version 2, which gives who goes on.
+    pub(crate) fn end_and_bump(
+        &mut self,
+        transactional_id: &str,
+        producer: Producer,
+        commit: bool,
+    ) -> Result<Producer, Code> {
+        let new_id = self.next_producer_id;
+        let mut taken = false;
+        let next = self.transaction(transactional_id)?.end_and_bump(producer, commit, || {
+            taken = true;
+            new_id
+        })?;
+        self.next_producer_id += i64::from(taken);
+        self.note_ending(transactional_id);
+        Ok(next)
+    }
+
+    /// Adds a partition as its leader asks for it, on behalf of a Produce of version 2.
+    pub(crate) fn add_for_leader(
+        &mut self,
+        now: Instant,
+        transactional_id: &str,
+        (id, epoch): (i64, i16),
+        participant: Participant,
+    ) -> Result<(), Code> {
+        self.add(now, transactional_id, Producer { id, epoch }, [participant]).map_err(|code| match code {
+            // As the log says it (`AddPartitionsToTxnManager`).
+            Code::ProducerFenced => Code::InvalidProducerEpoch,
+            code => code,
+        })
+    }
+
+    /// What is known of a transactional id.
+    pub(crate) fn describe(&self, transactional_id: &str) -> Option<Described<'_>> {
+        self.ids.get_key_value(transactional_id).map(|(id, transaction)| Described::of(id, transaction))
+    }
+
+    /// All transactional ids.
+    pub(crate) fn all(&self) -> impl Iterator<Item = Described<'_>> {
+        self.ids.iter().map(|(id, transaction)| Described::of(id, transaction))
     }
 
     /// Whoever has participants to tell is ending from now on; one with none has ended already.

@@ -293,3 +293,66 @@ fn a_write_is_refused_in_words_that_its_client_knows() {
     c.end("id", producer, false).unwrap();
     assert_eq!(ask(&c, producer, 0, 11), Err(Code::NotEnoughReplicas));
 }
+
+#[test]
+fn in_version_2_every_end_begins_the_next_epoch_and_a_repetition_is_known_by_its_own() {
+    let mut c = coordinator();
+    let first = init(&mut c).unwrap();
+    c.add(at(0), "id", first, [part(0)]).unwrap();
+    let second = c.end_and_bump("id", first, true).unwrap();
+    assert_eq!(second, Producer { epoch: 1, ..first });
+    assert_eq!(
+        c.end_and_bump("id", first, true),
+        Err(Code::ConcurrentTransactions),
+        "its markers are on their way"
+    );
+    assert_eq!(c.add(at(0), "id", second, [part(0)]), Err(Code::ConcurrentTransactions));
+    assert_eq!(c.add(at(0), "id", first, [part(0)]), Err(Code::ProducerFenced));
+    let markers = write(&mut c);
+    assert!(markers.iter().all(|marker| marker.commit && marker.producer == second), "{markers:?}");
+    // Its answer was lost.
+    assert_eq!(c.end_and_bump("id", first, true), Ok(second));
+    assert_eq!(c.end_and_bump("id", first, false), Err(Code::InvalidTxnState), "it is committed");
+    assert_eq!(c.end_and_bump("id", second, true), Err(Code::InvalidTxnState), "nothing was begun");
+    // Nothing was begun: an abort begins the next epoch all the same.
+    let third = c.end_and_bump("id", second, false).unwrap();
+    assert_eq!(third.epoch, 2);
+    assert_eq!(c.end_and_bump("id", second, false), Ok(third));
+    assert_eq!(c.end_and_bump("id", first, true), Err(Code::ProducerFenced));
+    assert_eq!(c.end_and_bump("other", third, true), Err(Code::InvalidProducerIdMapping));
+}
+
+#[test]
+fn in_version_2_a_commit_that_comes_too_late_is_told_from_another_producer() {
+    let mut c = coordinator();
+    let producer = init(&mut c).unwrap();
+    c.add(at(0), "id", producer, [part(0)]).unwrap();
+    c.tick(c.next_deadline().unwrap());
+    write(&mut c);
+    assert_eq!(c.end_and_bump("id", producer, true), Err(Code::InvalidTxnState));
+    let next = c.end_and_bump("id", producer, false).unwrap();
+    assert_eq!(next.epoch, producer.epoch + 1);
+    assert_eq!(c.add(at(0), "id", next, [part(0)]), Ok(()));
+    // Somebody else has come.
+    assert_eq!(init(&mut c), Err(Code::ConcurrentTransactions));
+    write(&mut c);
+    init(&mut c).unwrap();
+    assert_eq!(c.end_and_bump("id", next, true), Err(Code::ProducerFenced));
+    assert_eq!(c.end_and_bump("id", next, false), Err(Code::ProducerFenced));
+}
+
+#[test]
+fn in_version_2_a_new_producer_id_follows_the_last_epoch() {
+    let mut c = coordinator();
+    let last = Producer { epoch: i16::MAX - 1, ..init(&mut c).unwrap() };
+    c.transaction("id").unwrap().skip_to_epoch(last.epoch);
+    c.add(at(0), "id", last, [part(0)]).unwrap();
+    let next = c.end_and_bump("id", last, true).unwrap();
+    assert!(next.epoch == 0 && next.id != last.id);
+    assert_eq!(c.add(at(0), "id", next, [part(0)]), Err(Code::ConcurrentTransactions));
+    assert_eq!(c.end_and_bump("id", last, true), Err(Code::ConcurrentTransactions));
+    assert_eq!(write(&mut c)[0].producer, Producer { epoch: i16::MAX, ..last });
+    assert_eq!(c.end_and_bump("id", last, true), Ok(next));
+    assert_eq!(c.add(at(0), "id", next, [part(0)]), Ok(()));
+    assert_ne!(c.init_producer_id(None, MINUTE, MAX, None).unwrap().id, next.id, "it is taken");
+}

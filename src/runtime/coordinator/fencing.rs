@@ -8,8 +8,8 @@ use tokio::sync::watch;
 use uuid::Uuid;
 
 use super::Coordinator;
-use crate::client::Cluster;
 use crate::client::group::init_producer_id;
+use crate::client::{Admin, Cluster};
 use crate::clock;
 use crate::config::Config;
 use crate::group::Instance;
@@ -68,8 +68,14 @@ async fn forgotten(
     own: &(Uuid, BTreeSet<usize>),
 ) -> Vec<String> {
     let prefix = format!("{}-", config.application_id());
-    let listed: Vec<Listed> = Vec::new();
-    let _ = (cluster, &prefix);
+    let listed = match Admin::new(cluster).list_transactions(&prefix).await {
+        Ok(listed) => listed,
+        Err(error) => {
+            // Before 3.0 brokers cannot say; or it is not allowed. They end with their timeout.
+            tracing::debug!(?error, "open transactions cannot be listed");
+            return Vec::new();
+        }
+    };
     let open = listed.into_iter().filter(|transaction| transaction.state == "Ongoing");
     open.map(|transaction| transaction.transactional_id)
         .filter(|id| match settings::of_transactional_id(config, id) {
@@ -106,9 +112,4 @@ async fn fence_all(cluster: &Cluster, mut ids: BTreeSet<String>, timeout: Durati
         ids = failed;
         clock::sleep(PAUSE).await;
     }
-}
-
-struct Listed {
-    transactional_id: String,
-    state: String,
 }

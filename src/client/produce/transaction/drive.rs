@@ -7,6 +7,7 @@ use std::time::Instant;
 use super::machine::{Ask, Machine, again};
 use super::{End, Ended, Transactional, TxnAsk, TxnCall};
 use crate::client::produce::config::ProducerConfig;
+use crate::client::produce::partition::Partition;
 use crate::client::produce::producer::fenced;
 use crate::client::produce::sender::{Event, Sender};
 use crate::client::produce::transport::ProduceTransport;
@@ -64,27 +65,21 @@ impl<T> Sender<T> {
 }
 
 impl<T: ProduceTransport> Sender<T> {
-    /// The front is gone: an open transaction is aborted. Says whether there is something to wait for.
-    pub(in crate::client::produce) fn abort_abandoned(&mut self) -> bool {
+    /// The front is gone: an open transaction is aborted.
+    pub(in crate::client::produce) fn abort_abandoned(&mut self) {
         let send_epoch = self.shared.send_epoch();
-        let Some(txn) = &mut self.txn else { return false };
-        if txn.is_ending() {
-            return true;
+        if let Some(txn) = self.txn.as_mut().filter(|txn| !txn.is_ending() && txn.machine.is_open()) {
+            txn.ending = Some((None, send_epoch));
+            txn.machine.end(End::Abort);
         }
-        if !txn.machine.is_open() {
-            return false;
-        }
-        txn.ending = Some((None, send_epoch));
-        txn.machine.end(End::Abort);
-        true
     }
 
     /// Gives up what cannot be sent any more, asks what is to be asked, and says what has ended.
     pub(in crate::client::produce) fn drive_transactions(&mut self, now: Instant) {
         self.discard();
-        let drained = self.partitions.iter().all(super::super::partition::Partition::is_empty);
         let (send_epoch, permits) = (self.shared.send_epoch(), self.shared.permits(now));
         let Some(txn) = &mut self.txn else { return };
+        let drained = self.partitions.iter().all(Partition::is_empty);
         if txn.ending.as_ref().is_some_and(|(_, of)| *of != send_epoch) {
             txn.machine.fenced(fenced());
         }

@@ -18,7 +18,8 @@ use crate::client::produce::partition::Identity;
 use crate::error::{Error, ErrorClass, ErrorKind, Result};
 use crate::record::TopicPartition;
 
-/// The pause while the coordinator, or a partition's leader, is still busy with the transaction before (KAFKA-5477).
+/// The longest pause while the coordinator, or a partition's leader, is still busy with the transaction before
+/// (KAFKA-5477). The first is a quarter: markers are often written by then, and a short commit interval feels the rest.
 pub(in crate::client::produce) const BUSY: Duration = Duration::from_millis(20);
 
 /// What the coordinator is to be asked. Partitions are those of the sender, by their place.
@@ -353,6 +354,7 @@ impl Machine {
         if error.is_retriable() {
             return self.try_again(&asked, error, now);
         }
+        (self.failures, self.retry_at) = (0, None);
         let given_up = matches!(self.state, State::Abortable(_) | State::Aborting | State::Dead(_));
         if given_up && asked != (Ask::End { commit: false }) {
             // Of a transaction that is being aborted only one thing matters.
@@ -365,7 +367,7 @@ impl Machine {
             Ask::Init => self.die(error),
             Ask::AddPartitions(_) if !kills(&error) || is_of_a_topic(&error) => self.fail(error),
             Ask::AddPartitions(_) => self.die(error),
-            Ask::AddOffsets | Ask::CommitOffsets if is_of_the_group(&error) => {
+            Ask::CommitOffsets if is_of_the_group(&error) => {
                 // All that was sent is good: it may be committed as another generation, or aborted.
                 self.state = State::Open;
                 self.finish(Ended::Failed(error));
@@ -438,7 +440,11 @@ impl Machine {
     fn try_again(&mut self, asked: &Ask, error: Error, now: Instant) {
         self.failures += 1;
         let busy = error.code() == Some(E::ConcurrentTransactions.code());
-        let pause = if busy { BUSY } else { self.config.backoff(self.failures) };
+        let pause = match self.failures {
+            1 if busy => BUSY / 4,
+            _ if busy => BUSY,
+            failures => self.config.backoff(failures),
+        };
         self.retry_at = Some(now + pause);
         tracing::debug!(?asked, ?error, "trying again");
         if self.ending_since.is_none_or(|since| now < since + self.patience) {

@@ -7,6 +7,8 @@
 mod drive;
 mod machine;
 mod requests;
+#[cfg(test)]
+mod tests;
 
 use std::sync::Arc;
 use std::sync::mpsc::{Receiver, RecvTimeoutError, TryRecvError};

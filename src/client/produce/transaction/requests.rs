@@ -242,3 +242,39 @@ fn weight(error: &Error) -> u8 {
         ErrorClass::FencedLease => 4,
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn of(codes: &[(&str, i32, i16)]) -> Result<()> {
+        let asked = [TopicPartition::new("t", 0), TopicPartition::new("t", 1)];
+        worst(&asked, codes, CallSite::Transaction)
+    }
+
+    #[test]
+    fn the_partition_that_is_to_blame_speaks_for_all() {
+        assert!(of(&[("t", 0, 0), ("t", 1, 0)]).is_ok());
+        let left_out = of(&[("t", 0, 0), ("u", 1, 0)]).unwrap_err();
+        assert_eq!((left_out.kind(), left_out.class()), (ErrorKind::Corrupt, ErrorClass::Retriable));
+        for codes in [[55, 29], [29, 55], [51, 29], [29, 120]] {
+            let error = of(&[("t", 0, codes[0]), ("t", 1, codes[1])]).unwrap_err();
+            assert_eq!(error.code(), Some(E::TopicAuthorizationFailed.code()), "{codes:?}");
+        }
+        let fenced = of(&[("t", 0, 29), ("t", 1, 90)]).unwrap_err();
+        assert_eq!((fenced.class(), fenced.partition()), (ErrorClass::FencedLease, Some(1)));
+        // Some partitions of a group were not known for a moment: all is asked again.
+        assert!(of(&[("t", 0, 0), ("t", 1, 51)]).unwrap_err().is_retriable());
+    }
+
+    proptest::proptest! {
+        #[test]
+        fn whatever_is_answered_is_an_answer(
+            codes in proptest::collection::vec(("[tu]", -1..3i32, proptest::prelude::any::<i16>()), 0..6),
+        ) {
+            let codes: Vec<_> = codes.iter().map(|(topic, partition, code)| (topic.as_str(), *partition, *code)).collect();
+            let both = [0, 1].map(|p| codes.iter().find(|c| c.0 == "t" && c.1 == p).map(|c| c.2));
+            proptest::prop_assert_eq!(of(&codes).is_ok(), both == [Some(0), Some(0)]);
+        }
+    }
+}
