@@ -221,6 +221,7 @@ impl Sorted {
             topic_settings: std::mem::take(&mut self.topic_settings),
             client_tags: std::mem::take(&mut self.client_tags),
             warnings: std::mem::take(&mut self.warnings),
+            least_commit_interval: None,
         };
         let given = |name: &str| {
             let settings = PREFIXES.iter().filter_map(|prefix| self.settings.get(&format!("{prefix}{name}")));

@@ -7,6 +7,9 @@ use super::idle::idle;
 use super::properties::known;
 use super::{Compression, Config, ConnectionConfig, IsolationLevel};
 
+/// How long a commit may take before its transaction is too old.
+const COMMIT_TIME: Duration = Duration::from_secs(5);
+
 /// What a property was set to, with any prefix or none: the names as they were written, and the values.
 pub(super) type Given<'a> = dyn Fn(&str) -> Vec<(String, String)> + 'a;
 
@@ -137,6 +140,14 @@ fn tags(config: &Config, errors: &mut Vec<String>) {
 fn exactly_once(config: &mut Config, given: &Given<'_>, errors: &mut Vec<String>) {
     if given("commit.interval.ms").is_empty() {
         config.application.commit_interval = Duration::from_millis(100);
+        config.least_commit_interval = Some(Duration::from_millis(10));
+    }
+    let commit_interval = config.application.commit_interval;
+    if given("transaction.timeout.ms").is_empty() {
+        // A rebalance is waited for with a transaction open, and then there must be time to commit it.
+        let least = commit_interval + config.application.rebalance_timeout + COMMIT_TIME;
+        let timeout = &mut config.producer.values.transaction_timeout;
+        *timeout = (*timeout).max(least);
     }
     if given("delivery.timeout.ms").is_empty() {
         config.producer.values.delivery_timeout = Duration::from_millis(i32::MAX as u64);
@@ -152,7 +163,6 @@ fn exactly_once(config: &mut Config, given: &Given<'_>, errors: &mut Vec<String>
         consumer.values.isolation_level = IsolationLevel::ReadCommitted;
     }
     let producer = &config.producer.values;
-    let commit_interval = config.application.commit_interval;
     if commit_interval > producer.transaction_timeout {
         errors.push(format!(
             "commit.interval.ms={} is longer than transaction.timeout.ms={}: the broker would abort every transaction",

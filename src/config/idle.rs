@@ -42,7 +42,6 @@ pub(super) static IDLE: &[Idle] = &[
             "probing.rebalance.interval.ms",
             "processing.exception.handler.global.enabled",
             "rack.aware.assignment.tags",
-            "transaction.timeout.ms",
             "windowstore.changelog.additional.retention.ms",
             "__emit.interval.ms.kstreams.outer.join.spurious.results.fix__",
             "__emit.interval.ms.kstreams.windowed.aggregation__",

@@ -18,6 +18,7 @@
 //! docs/CONFIG.md lists every property, with the defaults of Kafka Streams and ours.
 
 use std::collections::BTreeMap;
+use std::time::Duration;
 
 use crate::Result;
 
@@ -52,6 +53,8 @@ pub struct Config {
     topic_settings: BTreeMap<String, String>,
     client_tags: BTreeMap<String, String>,
     warnings: Vec<String>,
+    /// The interval between commits may be anything from this up to `commit.interval.ms`.
+    least_commit_interval: Option<Duration>,
 }
 
 /// Which of an application's consumers.
@@ -166,6 +169,13 @@ impl Config {
     /// Whether effects are seen exactly once.
     pub fn is_exactly_once(&self) -> bool {
         self.application.processing_guarantee == ProcessingGuarantee::ExactlyOnceV2
+    }
+
+    /// The shortest and the longest time between commits: a worker finds out what pays. They are the same if
+    /// `commit.interval.ms` was set, and at least once.
+    pub(crate) fn commit_intervals(&self) -> (Duration, Duration) {
+        let most = self.application.commit_interval;
+        (self.least_commit_interval.unwrap_or(most), most)
     }
 
     /// What was set and does nothing, or is better not done. They are logged when the application starts.

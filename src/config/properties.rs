@@ -25,9 +25,9 @@ section! {
     client_id: [text] = "client.id", java "<application.id>-<random UUID>", "";
     /// The number of workers, each a thread that owns whole tasks.
     workers: [count] = "num.stream.threads", java "1", "1", 1..=1024;
-    /// At least once or exactly once. An application refuses exactly_once_v2, which is not implemented yet.
+    /// At least once or exactly once. Exactly once needs brokers from 2.5.
     processing_guarantee: [choice ProcessingGuarantee] = "processing.guarantee", java "at_least_once", "at_least_once";
-    /// The longest time between commits. Exactly once, not set: 100 ms, as on the JVM. At least once it is shorter than the JVM's 30 s, because a commit is cheap here and what lies behind the last one is processed again after a crash.
+    /// The longest time between commits. Exactly once, not set: 100 ms, as on the JVM, and down to 10 ms where commits are quick. At least once it is shorter than the JVM's 30 s, because a commit is cheap here and what lies behind the last one is processed again after a crash.
     commit_interval: [millis] = "commit.interval.ms", java "30000 (exactly once: 100)", "1000";
     /// The bytes of memory that records and state of an instance may take together: statestore.cache.max.bytes, state.memory.max.bytes, input.buffer.max.bytes, and buffer.memory of each worker. Those of them that are not set get their parts of what the others leave, in proportion to their defaults. 0: they say themselves how much it is.
     memory: [count] = "memory.max.bytes", java "(no such property)", "0";
@@ -175,7 +175,7 @@ section! {
     delivery_timeout: [millis] = "delivery.timeout.ms", java "120000 (exactly once: 2147483647)", "120000", POSITIVE_I32;
     /// The requests under way on one connection. At most 5, which is what a broker remembers of an idempotent producer.
     max_in_flight: [count] = "max.in.flight.requests.per.connection", java "5", "5", 1..=1024;
-    /// After this time the broker aborts an open transaction.
+    /// After this time the broker aborts an open transaction. Exactly once, not set: at least commit.interval.ms + rebalance.timeout.ms + 5 s, so that a rebalance costs no transaction; those of an instance that dies are ended by whoever takes its tasks.
     transaction_timeout: [millis] = "transaction.timeout.ms", java "10000 (plain producers: 60000)", "10000", POSITIVE_I32;
 }
 

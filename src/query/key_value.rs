@@ -8,6 +8,7 @@ use std::sync::Arc;
 use bytes::{Bytes, BytesMut};
 
 use super::local::{LocalStores, Wanted};
+use crate::config::IsolationLevel;
 use crate::error::{BoxError, Error, ErrorKind, Result};
 use crate::record::Timestamp;
 use crate::serde::SerdeCx;
@@ -54,6 +55,7 @@ pub struct ReadOnlyKeyValueStore<K, V, T = V> {
     subtopology: i32,
     partition: Option<i32>,
     stale: bool,
+    level: IsolationLevel,
     row: fn((V, Timestamp)) -> T,
 }
 
@@ -74,6 +76,7 @@ impl<K, V, T> fmt::Debug for ReadOnlyKeyValueStore<K, V, T> {
             .field("name", &self.options.name)
             .field("partition", &self.partition)
             .field("stale", &self.stale)
+            .field("isolation_level", &self.level)
             .finish_non_exhaustive()
     }
 }
@@ -84,9 +87,11 @@ impl<K: 'static, V: 'static, T> ReadOnlyKeyValueStore<K, V, T> {
         options: Arc<KvOptions<K, V>>,
         topic: String,
         subtopology: i32,
+        level: IsolationLevel,
         row: fn((V, Timestamp)) -> T,
     ) -> Self {
-        Self { stores, options, topic: topic.into(), subtopology, partition: None, stale: false, row }
+        stores.want(&options.name, level);
+        Self { stores, options, topic: topic.into(), subtopology, partition: None, stale: false, level, row }
     }
 
     /// The store's name.
@@ -107,6 +112,17 @@ impl<K: 'static, V: 'static, T> ReadOnlyKeyValueStore<K, V, T> {
     #[must_use]
     pub fn enable_stale_stores(mut self) -> Self {
         self.stale = true;
+        self
+    }
+
+    /// Reads what is committed, or all that the workers have published. Under exactly-once what is not committed may still be
+    /// aborted, and is then as if it had never been; so [`ReadCommitted`](IsolationLevel::ReadCommitted) is the default
+    /// there, and [`ReadUncommitted`](IsolationLevel::ReadUncommitted), which is fresher by a commit interval, under
+    /// at-least-once.
+    #[must_use]
+    pub fn isolation_level(mut self, level: IsolationLevel) -> Self {
+        self.stores.want(&self.options.name, level);
+        self.level = level;
         self
     }
 
@@ -178,6 +194,7 @@ impl<K: 'static, V: 'static, T> ReadOnlyKeyValueStore<K, V, T> {
             subtopology: self.subtopology,
             partition: self.partition,
             stale: self.stale,
+            level: self.level,
         })
     }
 

@@ -6,6 +6,7 @@ use std::rc::Rc;
 use std::sync::{Arc, PoisonError, RwLock, RwLockReadGuard, RwLockWriteGuard};
 use std::time::Duration;
 
+use crate::config::IsolationLevel;
 use crate::error::{Error, ErrorClass, ErrorKind, Result};
 use crate::store::visible::{Unseen, Visible};
 use crate::store::{AnyStore, View};
@@ -29,8 +30,8 @@ type OfTask = Arc<Vec<(Arc<str>, Arc<Visible>)>>;
 #[derive(Default)]
 struct Inner {
     phase: Phase,
-    /// The stores that there is a handle on.
-    wanted: HashSet<Arc<str>>,
+    /// The stores that there is a handle on, and what of them it reads.
+    wanted: HashSet<(Arc<str>, IsolationLevel)>,
     /// Whether the group has said whose the tasks are.
     assigned: bool,
     /// The tasks that are this instance's, and the worker of each that runs.
@@ -62,6 +63,8 @@ pub(super) struct Wanted<'a> {
     pub(super) partition: Option<i32>,
     /// Do without the tasks that do not run yet.
     pub(super) stale: bool,
+    /// What is committed, or all that was published.
+    pub(super) level: IsolationLevel,
 }
 
 impl LocalStores {
@@ -105,10 +108,11 @@ impl LocalStores {
         let stores = stores.iter().map(|store| (store.name().clone(), store.visible().clone()));
         let stores: OfTask = Arc::new(stores.collect());
         let mut inner = self.write();
-        for (name, visible) in &*stores {
-            if inner.wanted.contains(name) {
-                visible.want();
-            }
+        for (name, level) in &inner.wanted {
+            stores
+                .iter()
+                .filter(|(store, _)| store == name)
+                .for_each(|(_, visible)| visible.face(*level).want());
         }
         inner.running.insert((id, worker), stores.clone());
         drop(inner);
@@ -116,15 +120,15 @@ impl LocalStores {
     }
 
     /// There is a handle on a store: it is published from now on.
-    pub(super) fn want(&self, store: &Arc<str>) {
+    pub(super) fn want(&self, store: &Arc<str>, level: IsolationLevel) {
         let mut inner = self.write();
-        if !inner.wanted.insert(store.clone()) {
+        if !inner.wanted.insert((store.clone(), level)) {
             return;
         }
         for (_, visible) in
             inner.running.values().flat_map(|stores| &**stores).filter(|(name, _)| name == store)
         {
-            visible.want();
+            visible.face(level).want();
         }
         drop(inner);
         (self.wake)();
@@ -135,14 +139,16 @@ impl LocalStores {
         let found = self.read().find(wanted)?;
         found
             .into_iter()
-            .map(|(task, visible)| visible.view(PATIENCE).map_err(|e| unseen(wanted, task, e)))
+            .map(|(task, visible)| {
+                visible.face(wanted.level).view(PATIENCE).map_err(|e| unseen(wanted, task, e))
+            })
             .collect()
     }
 }
 
 impl Inner {
     fn find(&self, wanted: &Wanted<'_>) -> Result<Vec<(TaskId, Arc<Visible>)>> {
-        let &Wanted { name, subtopology, partition, stale } = wanted;
+        let &Wanted { name, subtopology, partition, stale, .. } = wanted;
         match self.phase {
             Phase::Started => {}
             Phase::Created => {

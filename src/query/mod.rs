@@ -3,7 +3,8 @@
 //! A handle is got from [`AppHandle::key_value_store`](crate::AppHandle::key_value_store) (or from the test driver) and
 //! stays good for the life of the application: every read finds the tasks that are here now. It reads what the workers
 //! published last, which is at the end of a slice of at most a thousand records of a task; what a record cache holds back
-//! from the changelog is visible all the same, as in Kafka Streams. A slice is published as a whole, so that a scan sees
+//! from the changelog is visible all the same, as in Kafka Streams. Under exactly-once it reads what was committed last, and
+//! never what may still be aborted, unless it is asked to ([`ReadOnlyKeyValueStore::isolation_level`]). A slice is published as a whole, so that a scan sees
 //! all of it or nothing. Tasks are not synchronized with each other.
 //!
 //! A store that nobody has asked for is not published, and costs nothing.
@@ -29,6 +30,7 @@ use std::sync::Arc;
 pub use key_value::{ReadOnlyKeyValueIterator, ReadOnlyKeyValueStore};
 pub(crate) use local::{LocalStores, Phase, Registered};
 
+use crate::config::IsolationLevel;
 use crate::config::nearest::nearest;
 use crate::error::{Error, ErrorKind, Result};
 use crate::record::Timestamp;
@@ -39,6 +41,8 @@ pub(crate) struct Asked<'a> {
     pub(crate) stores: &'a Arc<LocalStores>,
     pub(crate) application_id: &'a str,
     pub(crate) name: &'a str,
+    /// What is read unless the handle says otherwise.
+    pub(crate) level: IsolationLevel,
 }
 
 impl Asked<'_> {
@@ -72,9 +76,8 @@ impl Asked<'_> {
                 return Err(Error::new(ErrorKind::StoreType, text));
             }
         };
-        self.stores.want(&options.name);
         let topic = format!("{}-{name}-changelog", self.application_id);
-        Ok(ReadOnlyKeyValueStore::new(self.stores.clone(), options, topic, subtopology, row))
+        Ok(ReadOnlyKeyValueStore::new(self.stores.clone(), options, topic, subtopology, self.level, row))
     }
 }
 

@@ -10,6 +10,7 @@ use bytes::Bytes;
 
 use super::{Asked, LocalStores, Phase, ReadOnlyKeyValueStore, Registered};
 use crate::config::Config;
+use crate::config::IsolationLevel;
 use crate::dsl::StreamsBuilder;
 use crate::error::{Error, ErrorKind, Result};
 use crate::record::Record;
@@ -18,6 +19,8 @@ use crate::store::visible::Unseen;
 use crate::store::{KvOptions, StoreBlueprint};
 use crate::task_id::TaskId;
 use crate::testing::BenchTask;
+
+const LEVEL: IsolationLevel = IsolationLevel::ReadUncommitted;
 
 const KEYS: u64 = 600;
 
@@ -193,7 +196,7 @@ impl Rig {
     }
 
     fn asked<V: 'static>(&self, name: &str) -> Result<ReadOnlyKeyValueStore<String, V>> {
-        let asked = Asked { stores: &self.local, application_id: "app", name };
+        let asked = Asked { stores: &self.local, application_id: "app", name, level: LEVEL };
         asked.key_value_store(self.stores.iter().map(|(id, store)| (*id, store)), false, |(value, _)| value)
     }
 
@@ -265,7 +268,7 @@ fn whoever_asks_for_what_is_not_there_is_told_what_there_is() {
         wrong.to_string().contains("String and i64; it was asked for as a key-value store of"),
         "{wrong}"
     );
-    let asked = Asked { stores: &rig.local, application_id: "app", name: "rows" };
+    let asked = Asked { stores: &rig.local, application_id: "app", name: "rows", level: LEVEL };
     let known = rig.stores.iter().map(|(id, store)| (*id, store));
     let with_timestamps = asked.key_value_store::<String, i64, _>(known, true, |row| row);
     refused(with_timestamps, ErrorKind::StoreType, "asked for as a timestamped key-value store");
@@ -346,9 +349,13 @@ fn the_first_read_waits_for_the_worker_and_ends_with_the_task() {
     let store = rig.stores[1].1.build("app-rows-changelog", None, false);
     let registered = rig.local.enter(id(0), 0, std::slice::from_ref(&store));
     store.publish().unwrap();
-    assert_eq!(store.visible().view(Duration::ZERO).err(), Some(Unseen::NotYet), "nobody has asked yet");
+    assert_eq!(
+        store.visible().uncommitted.view(Duration::ZERO).err(),
+        Some(Unseen::NotYet),
+        "nobody has asked yet"
+    );
     let handle = rig.rows();
-    assert!(store.visible().is_wanted());
+    assert!(store.visible().uncommitted.is_wanted());
     thread::scope(|scope| {
         let waiting = scope.spawn(|| all(&handle));
         store.publish().unwrap();

@@ -22,7 +22,7 @@ use super::memory::Account;
 use super::message::ToCoordinator;
 use super::uncaught::{Uncaught, UncaughtErrorResponse};
 use crate::clock::{Clock, SystemClock};
-use crate::config::Config;
+use crate::config::{Config, IsolationLevel};
 use crate::error::{Error, ErrorKind, Result};
 use crate::query::{Asked, LocalStores, Phase, ReadOnlyKeyValueStore};
 use crate::store::{StoreBlueprint, ValueAndTimestamp};
@@ -262,12 +262,6 @@ impl AppBuilder {
     /// [`ErrorKind::Config`] for what cannot be done yet.
     pub fn build(self) -> Result<App> {
         let Self { topology, config, handler, listeners, uncaught } = self;
-        if config.is_exactly_once() {
-            return Err(Error::new(
-                ErrorKind::Config,
-                "processing.guarantee=exactly_once_v2 is not implemented yet; use at_least_once",
-            ));
-        }
         refuse_optimizations(&config)?;
         super::topics::check_names(&topology, config.application_id())?;
         let mut policies = ErrorPolicies::of(&config);
@@ -420,7 +414,12 @@ impl AppHandle {
     }
 
     fn asked<'a>(&'a self, name: &'a str) -> Asked<'a> {
-        Asked { stores: &self.shared.queries, application_id: self.shared.config.application_id(), name }
+        let config = &self.shared.config;
+        let level = match config.is_exactly_once() {
+            true => IsolationLevel::ReadCommitted,
+            false => IsolationLevel::ReadUncommitted,
+        };
+        Asked { stores: &self.shared.queries, application_id: config.application_id(), name, level }
     }
 
     fn stores(&self) -> impl Iterator<Item = (i32, &Arc<dyn StoreBlueprint>)> + Clone {

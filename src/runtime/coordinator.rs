@@ -2,6 +2,7 @@
 //! One async task on the I/O thread; everything that takes time runs beside it and comes back as a message.
 
 mod commit;
+mod fencing;
 mod replace;
 mod scale;
 
@@ -10,6 +11,7 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use tokio::sync::mpsc::{UnboundedReceiver, UnboundedSender, unbounded_channel};
+use tokio::sync::watch;
 use tokio::task::JoinSet;
 
 use self::replace::Replacements;
@@ -23,11 +25,12 @@ use super::settings;
 use super::state_dir::Identity;
 use super::topics::{self, TopicPlan};
 use super::uncaught::UncaughtErrorResponse;
-use super::workers::{WorkerId, Workers};
+use super::workers::{WorkerHandle, WorkerId, Workers};
 use crate::changelog::facts::Judge;
 use crate::client::Admin;
 use crate::client::Cluster;
 use crate::client::group::{GroupClient, Join, Joined as ClientJoined, MemberId};
+use crate::client::produce::GroupMetadata;
 use crate::clock;
 use crate::error::{Error, ErrorClass, ErrorKind, Result};
 use crate::group::{
@@ -79,7 +82,9 @@ pub(super) struct Coordinator {
     workers: Workers,
     replacements: Replacements,
     /// The generation in which commits are accepted.
-    gate: Option<i32>,
+    gate: Option<Box<GroupMetadata>>,
+    /// Whether the producers are fenced whose tasks are placed here.
+    fenced: watch::Receiver<bool>,
     /// What the instance says of itself.
     subscription: (Vec<String>, SubscriptionData),
     last_placement: u64,
@@ -171,7 +176,7 @@ impl Coordinator {
             isolation: settings::live_fetch(config).isolation,
         };
         let repartition_topics = topics::repartition_topics(&shared.topology, config.application_id());
-        let workers = Workers::start(shared, &cluster, preparer.state.keeper(), &own)?;
+        let workers = Workers::start(shared, &cluster, (preparer.state.keeper(), identity.process_id), &own)?;
         Ok(Self {
             shared: shared.clone(),
             cluster,
@@ -187,6 +192,7 @@ impl Coordinator {
             workers,
             replacements: Replacements::default(),
             gate: None,
+            fenced: watch::channel(true).1,
             subscription,
             last_placement: 0,
             placed: HashMap::new(),
@@ -293,6 +299,13 @@ impl Coordinator {
                 self.step(Event::Assigned { generation, outcome })
             }
             ToCoordinator::Prepared { task, placement, outcome } => self.prepared(task, placement, outcome),
+            ToCoordinator::Ready { worker } => self.worker_is_ready(worker),
+            ToCoordinator::LeaveBehind { worker } => {
+                let now = clock::monotonic();
+                if self.ending.is_none() {
+                    self.replace(worker, now, now + replace::PATIENCE);
+                }
+            }
             ToCoordinator::Running(lease) => {
                 if let Some(placed) =
                     self.placed.get_mut(&lease.task).filter(|p| p.lease.epoch == lease.epoch)
@@ -311,7 +324,10 @@ impl Coordinator {
                 self.update_state();
             }
             ToCoordinator::GivenUp(leases) => self.given_up(&leases),
-            ToCoordinator::Purgeable(offsets) => self.housekeeping.committed(offsets),
+            ToCoordinator::Purgeable(mut offsets) => {
+                offsets.retain(|(at, _)| self.housekeeping.repartition_topics.contains(&*at.topic));
+                self.housekeeping.committed(offsets);
+            }
             ToCoordinator::Purged => self.housekeeping.purged(),
             ToCoordinator::Topics(plan) => self.topics_looked_at(plan),
             ToCoordinator::NothingToFlush => self.step(Event::Committed),
@@ -461,8 +477,14 @@ impl Coordinator {
                 let mut leases = Vec::new();
                 for task in tasks {
                     let placed = self.placed.get(&task);
-                    if let Some(worker) = placed.and_then(|placed| self.workers.get(placed.worker)) {
+                    if let Some(placed) = placed
+                        && let Some(worker) = self.workers.get(placed.worker)
+                    {
                         worker.fence();
+                        if self.shared.config.is_exactly_once() {
+                            // Its transaction may be open for long, and its offsets pending.
+                            let _ = self.own.send(ToCoordinator::LeaveBehind { worker: placed.worker });
+                        }
                     }
                     // What nobody has is released, too: the group waits for the answer.
                     let nobody = Lease { task, generation: -1, epoch: 0 };
@@ -494,11 +516,18 @@ impl Coordinator {
         }
     }
 
-    fn set_gate(&mut self, gate: Option<i32>) {
-        self.gate = gate;
+    fn set_gate(&mut self, generation: Option<i32>) {
+        self.gate = generation.map(|generation| {
+            Box::new(GroupMetadata {
+                group_id: self.shared.config.application_id().to_owned(),
+                generation,
+                member_id: self.member.member_id.clone(),
+                instance_id: self.member.instance_id.clone(),
+            })
+        });
         // A commit of an earlier generation has arrived by now, or is refused: nobody need wait for it.
         self.commits = Arc::default();
-        self.workers.broadcast(|| ToWorker::Gate(gate));
+        self.workers.broadcast(|| ToWorker::Gate(self.gate.clone()));
     }
 
     fn revoke(&mut self, leases: Vec<Lease>) {
@@ -648,6 +677,9 @@ impl Coordinator {
             self.workers.send(worker, ToWorker::Leases(leases));
         }
         self.build_anew(&changed);
+        if !assignment.added.is_empty() {
+            self.fence_departed(assignment.departed, &assignment.instances);
+        }
         for (lease, active) in assignment.added {
             self.place(lease, active);
         }
@@ -675,17 +707,21 @@ impl Coordinator {
             moving: false,
         };
         self.placed.insert(lease.task, placed);
-        if self.workers.get(worker).is_none() {
-            // It is placed again when the place is filled.
+        if !self.workers.get(worker).is_some_and(WorkerHandle::is_ready) {
+            // It is placed again when the place is filled, and the worker ready.
             return;
         }
         let commits = self.commits.clone();
+        let mut fenced = self.fenced.clone();
         // Those that have ended make room.
         while self.preparing.try_join_next().is_some() {}
         let prepare = async move {
             // ORDER: a worker that had the task before may have a commit on its way. It must not arrive after the offset was
             // read, or it would be set back to where that worker was.
             drop(commits.write().await);
+            // ORDER: nor may it have a transaction open, in which its offsets could still be committed. An error: nobody
+            // fences any more, because the application ends.
+            let _ = fenced.wait_for(|fenced| *fenced).await;
             let outcome = preparer.prepare(lease, &partitions, &plan, placement).await.map(Box::new);
             let _ = own.send(ToCoordinator::Prepared { task: lease.task, placement, outcome });
         };

@@ -15,6 +15,7 @@ use crate::changelog::restore::RestoreEvent;
 use crate::client::admin::Isolation;
 use crate::client::fetch::FetchEvent;
 use crate::client::group::CommittedOffset;
+use crate::client::produce::GroupMetadata;
 use crate::error::{Error, Result};
 use crate::group::{Lease, Reply, RequestId, RpcError};
 use crate::record::{Timestamp, TopicPartition};
@@ -37,8 +38,8 @@ pub(super) enum ToWorker {
     Move(Vec<Lease>),
     /// All tasks are somebody else's by now: drop them without a commit.
     Lost,
-    /// Commits are accepted in this generation only, or not at all.
-    Gate(Option<i32>),
+    /// Commits are accepted from this member in this generation only, or not at all.
+    Gate(Option<Box<GroupMetadata>>),
     /// A rebalance comes: commit everything now, and say so.
     FlushAndCommit,
     /// Records, or news of a partition.
@@ -109,6 +110,10 @@ pub(super) enum ToCoordinator {
     Assigned { generation: i32, outcome: Result<Vec<(String, crate::group::AssignmentData)>> },
     /// A task is ready to be started, or cannot be.
     Prepared { task: TaskId, placement: u64, outcome: Result<Box<TaskStart>> },
+    /// The worker's producer has fenced those before it, and may write: the worker may have tasks.
+    Ready { worker: WorkerId },
+    /// The worker did not give up what it was told to: it is left behind, so that its successor's producer fences it.
+    LeaveBehind { worker: WorkerId },
     /// A task has restored its stores and runs.
     Running(Lease),
     /// The tasks are closed.
@@ -127,7 +132,7 @@ pub(super) enum ToCoordinator {
         offsets: Vec<(TopicPartition, CommittedOffset)>,
         changelogs: Vec<TopicPartition>,
     },
-    /// These offsets of repartition topics are committed: what is before them is of no more use.
+    /// These offsets are committed: in repartition topics what is before them is of no more use.
     Purgeable(Vec<(TopicPartition, i64)>),
     /// A purge has ended.
     Purged,

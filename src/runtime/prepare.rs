@@ -80,7 +80,11 @@ impl Preparer {
         let admin = Admin::new(&self.cluster);
         // ORDER: offsets are read when they are stable, so that what the task's owner before has pending is settled.
         let committed = match self.group.committed(Some(&active.partitions), true).await {
-            Err(error) if error.kind() == ErrorKind::Broker && error.code().is_none() => {
+            Err(error)
+                if error.kind() == ErrorKind::Broker
+                    && error.code().is_none()
+                    && !self.config.is_exactly_once() =>
+            {
                 self.group.committed(Some(&active.partitions), false).await?
             }
             committed => committed?,

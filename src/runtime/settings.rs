@@ -9,7 +9,7 @@ use crate::client::ClientConfig;
 use crate::client::admin::Isolation;
 use crate::client::compression::Compression;
 use crate::client::fetch::FetchOptions;
-use crate::client::produce::ProducerConfig;
+use crate::client::produce::{ProducerConfig, Transactional};
 use crate::config::{self, Config, IsolationLevel, Role};
 use crate::group::{GroupConfig, SubscriptionData};
 use crate::runtime::memory::StateMemory;
@@ -32,7 +32,8 @@ pub(super) fn client(config: &Config) -> ClientConfig {
     client
 }
 
-pub(super) fn producer(config: &Config) -> ProducerConfig {
+/// The producer of a worker; `transactional_id` under exactly-once.
+pub(super) fn producer(config: &Config, transactional_id: Option<String>) -> ProducerConfig {
     let producer = config.producer();
     let connection = producer.connection();
     ProducerConfig {
@@ -53,11 +54,16 @@ pub(super) fn producer(config: &Config) -> ProducerConfig {
             _ => None,
         },
         max_in_flight: producer.max_in_flight(),
-        delivery_timeout: producer.delivery_timeout(),
+        // What is not written before its transaction is too old is aborted and written again.
+        delivery_timeout: match &transactional_id {
+            Some(_) => producer.delivery_timeout().min(producer.transaction_timeout()),
+            None => producer.delivery_timeout(),
+        },
         request_timeout: connection.request_timeout(),
         retry_backoff: connection.retry_backoff(),
         retry_backoff_max: connection.retry_backoff_max(),
-        transactional: None,
+        transactional: transactional_id
+            .map(|id| Transactional { id, timeout: producer.transaction_timeout() }),
     }
 }
 
@@ -135,15 +141,53 @@ pub(super) fn group(config: &Config) -> GroupConfig {
 pub(super) fn subscription(config: &Config, process_id: Uuid) -> SubscriptionData {
     let workers = u16::try_from(config.workers()).unwrap_or(u16::MAX);
     SubscriptionData {
+        transactional_ids: transactional_ids(config, process_id, config.workers()),
         endpoint: config.application_server().unwrap_or_default().to_owned(),
         tags: config.client_tags().clone(),
         ..SubscriptionData::new(process_id, workers)
     }
 }
 
+/// The transactional id of the worker in a place (`StreamsProducer` names its own in the same way).
+pub(super) fn transactional_id(config: &Config, process_id: Uuid, worker: usize) -> String {
+    format!("{}-{process_id}-{worker}", config.application_id())
+}
+
+/// Those of all workers, under exactly-once.
+pub(super) fn transactional_ids(config: &Config, process_id: Uuid, workers: usize) -> Vec<String> {
+    let workers = if config.is_exactly_once() { workers } else { 0 };
+    (0..workers).map(|worker| transactional_id(config, process_id, worker)).collect()
+}
+
+/// Of which process and worker a transactional id is, if it is one of this application: the names of others may begin as
+/// this one's does.
+pub(super) fn of_transactional_id(config: &Config, id: &str) -> Option<(Uuid, usize)> {
+    let (process, worker) = id.strip_prefix(config.application_id())?.strip_prefix('-')?.rsplit_once('-')?;
+    Some((Uuid::parse_str(process).ok().filter(|id| id.to_string() == process)?, worker.parse().ok()?))
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_transactional_id_says_whose_it_is_and_those_of_other_applications_say_nothing() {
+        let config = Config::builder("orders", "localhost:9092").build().unwrap();
+        let process = Uuid::from_u128(7);
+        let id = transactional_id(&config, process, 11);
+        assert_eq!(id, "orders-00000000-0000-0000-0000-000000000007-11");
+        assert_eq!(of_transactional_id(&config, &id), Some((process, 11)));
+        for other in [
+            "orders-eu-00000000-0000-0000-0000-000000000007-11",
+            "orders-00000000-0000-0000-0000-000000000007",
+            "orders-00000000000000000000000000000007-1",
+            "orders-00000000-0000-0000-0000-000000000007-x",
+            "orders",
+            "order-00000000-0000-0000-0000-000000000007-11",
+        ] {
+            assert_eq!(of_transactional_id(&config, other), None, "{other}");
+        }
+    }
 
     #[test]
     fn the_group_hears_of_workers_endpoint_and_tags() {
@@ -179,10 +223,10 @@ mod tests {
         ]);
         assert_eq!(sizes(&live_fetch(&restore)), (8 << 20, 1 << 20, 500));
         assert_eq!(sizes(&bulk_fetch(&restore)), (7, 5, 3));
-        assert_eq!((producer(&set).max_in_flight, producer(&set).compression_level), (2, None));
+        assert_eq!((producer(&set, None).max_in_flight, producer(&set, None).compression_level), (2, None));
         let level = |codec: &str, level: &str| {
             let name = format!("compression.{codec}.level");
-            producer(&config(&[("compression.type", codec), (&name, level)])).compression_level
+            producer(&config(&[("compression.type", codec), (&name, level)]), None).compression_level
         };
         assert_eq!((level("gzip", "7"), level("gzip", "-1"), level("zstd", "12")), (Some(7), None, Some(12)));
         assert_eq!(level("zstd", "-5"), Some(-5), "zstd has negative levels");

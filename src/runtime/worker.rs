@@ -7,7 +7,8 @@
 //! Three things can go wrong with it. A task fails: it is dropped uncommitted, the others go on until the application ends.
 //! The worker fails (its records cannot be written): nothing is processed or committed any more. The worker is fenced,
 //! because it did not give a task up in time: it drops all its tasks uncommitted, and the coordinator starts those anew
-//! that are still this instance's.
+//! that are still this instance's. Under exactly-once ([`transaction`]) a task that is dropped takes the open transaction
+//! with it: the others go back to the last commit.
 
 mod commit;
 mod hand_over;
@@ -16,6 +17,7 @@ mod picture;
 mod records;
 mod restores;
 mod slice;
+mod transaction;
 
 use std::cell::{Cell, RefCell};
 use std::collections::{HashMap, HashSet, VecDeque};
@@ -32,6 +34,7 @@ use self::hand_over::Changelog;
 use self::picture::Picture;
 use self::restores::Restore;
 use self::slice::Slice;
+use self::transaction::Transactions;
 use super::app::AppShared;
 use super::fetches::SharedFetcher;
 use super::figures::{Activity, Reach, TaskFigures, WorkerFigures};
@@ -54,10 +57,10 @@ use crate::group::Lease;
 use crate::query::Registered;
 use crate::record::TopicPartition;
 use crate::store::keeper::Keeper;
+use crate::task::Task;
 use crate::task::errors::{DropReason, ErrorPolicies};
-use crate::task::{Task, TaskConfig};
 use crate::task_id::TaskId;
-use crate::topology::{AutoOffsetReset, Topology};
+use crate::topology::{AutoOffsetReset, Subtopology, Topology};
 
 /// What a worker is made from.
 pub(super) struct WorkerParts {
@@ -154,6 +157,10 @@ pub(super) struct Worker {
     /// Counts what takes tasks away in the middle of a commit.
     losses: u64,
     failed: bool,
+    /// It was told to stop.
+    stopping: bool,
+    /// Under exactly-once.
+    transactions: Option<Transactions>,
     /// The open changes of the stores take more memory than they should.
     full: bool,
     /// How many records of each task may be processed before the memory is looked at again.
@@ -205,6 +212,8 @@ impl Worker {
         let _worker = span.entered();
         let now = clock::monotonic();
         let next_commit = now + config.commit_interval();
+        let timeout = config.producer().transaction_timeout();
+        let transactions = config.is_exactly_once().then(|| Transactions::new(timeout, now));
         let figures = WorkerFigures::new(&shared.registry, index, &config, clock.wall_ms(), now);
         let mut worker = Self {
             id,
@@ -233,6 +242,8 @@ impl Worker {
             postponed,
             losses: 0,
             failed: false,
+            stopping: false,
+            transactions,
             full: false,
             room: usize::MAX,
             page: Page::new(&shared.memory),
@@ -284,7 +295,9 @@ impl Worker {
             }
             let began = clock::monotonic();
             // What cannot be committed now is not added to without end.
-            let waits = self.failed || (self.full && self.gate.is_none());
+            let waits = self.failed
+                || (self.full && self.gate.is_none())
+                || self.transactions.as_ref().is_some_and(|transactions| transactions.waits(began));
             let processed = if waits { 0 } else { self.process(began) };
             self.shared.processed.fetch_add(processed as u64, Ordering::Relaxed);
             let slice_end = clock::monotonic();
@@ -297,8 +310,12 @@ impl Worker {
                 self.relieve(processed);
             }
             let now = clock::monotonic();
+            if let Some(transactions) = self.transactions.as_mut().filter(|_| processed > 0 || called > 0) {
+                transactions.open_since.get_or_insert(began);
+            }
             self.figures.punctuated(called, now.saturating_duration_since(slice_end));
             self.look_after_producer(now);
+            self.look_after_transactions(now);
             let requested = self.owned.iter().any(|o| o.running && o.task.commit_requested());
             let early = self.full && !self.owes_commit && self.gate.is_some();
             if early || (requested && self.gate.is_some()) || now >= self.next_commit {
@@ -387,8 +404,14 @@ impl Worker {
                 self.renew();
             }
             ToWorker::Gate(gate) => {
-                self.gate = gate;
-                if gate.is_some() && std::mem::take(&mut self.owes_commit) {
+                self.gate = gate.as_ref().map(|group| group.generation);
+                if let Some(transactions) = &mut self.transactions {
+                    transactions.gate(gate.is_some());
+                    if let Some(group) = gate {
+                        transactions.group = *group;
+                    }
+                }
+                if self.gate.is_some() && std::mem::take(&mut self.owes_commit) {
                     self.next_commit = clock::monotonic();
                 }
             }
@@ -467,19 +490,11 @@ impl Worker {
         let id = lease.task;
         // A tenure before this one, of which the worker has not heard the end because it was fenced.
         self.drop_task(id);
-        let mut subtopologies = self.topology.inner.subtopologies.iter();
-        let subtopology = subtopologies.find(|s| s.id == id.subtopology).ok_or_else(|| {
-            Error::new(ErrorKind::Topology, format!("the topology has no part for task {id}"))
-        })?;
+        let topology = self.topology.clone();
+        let subtopology = Self::subtopology(&topology, id)?;
         self.output.borrow_mut().know(partitions)?;
         let collector = TaskOutput { shared: self.output.clone(), clock: self.clock.clone() };
-        let config = TaskConfig {
-            task: id,
-            application_id: self.config.application_id().into(),
-            partitions: inputs.iter().map(|input| input.at.clone()).collect(),
-            policies: self.policies.clone(),
-            cache_bytes: self.cache_share(self.owned.len() + 1),
-        };
+        let config = self.task_config(id, inputs.iter().map(|input| input.at.clone()).collect());
         let task = Task::build(&subtopology.plan, config, Box::new(collector), self.clock.clone())?;
         let changelogs_of = |c: &ChangelogStart| {
             let (start, policy) = (c.judged.verdict.start(), &c.judged.facts.policy);
@@ -521,6 +536,13 @@ impl Worker {
         };
         self.owned.push(owned);
         self.begin_if_restored(id)
+    }
+
+    fn subtopology(topology: &Topology, id: TaskId) -> Result<&Subtopology> {
+        let mut subtopologies = topology.inner.subtopologies.iter();
+        subtopologies
+            .find(|s| s.id == id.subtopology)
+            .ok_or_else(|| Error::new(ErrorKind::Topology, format!("the topology has no part for task {id}")))
     }
 
     /// Initialises a task whose stores are complete and lets its records come.
@@ -578,6 +600,11 @@ impl Worker {
     fn drop_task(&mut self, id: TaskId) -> Option<Owned> {
         let at = self.owned.iter().position(|o| o.lease.task == id)?;
         let mut owned = self.owned.remove(at);
+        if let Some(transactions) =
+            self.transactions.as_mut().filter(|_| owned.running && owned.task.is_dirty())
+        {
+            transactions.spoiled = true;
+        }
         owned.report_drops(&self.shared);
         owned.observe(clock::monotonic());
         self.figures.closed();
@@ -609,12 +636,17 @@ impl Worker {
                 self.close_task(lease.task);
             }
         }
+        // What could not be committed goes, and with it what the other tasks have in the same transaction.
+        if self.transactions.as_ref().is_some_and(|transactions| transactions.spoiled) && !self.is_fenced() {
+            self.roll_back("a task was revoked and could not be committed");
+        }
         self.tell(ToCoordinator::Revoked(leases));
     }
 
     /// ORDER: commit, then close the tasks; the producer is drained by the commit.
     fn stop(&mut self) {
         self.show_as(WorkerState::Stopping);
+        self.stopping = true;
         self.closing.extend(self.owned.iter().map(|o| o.lease.task));
         self.last_commit_of_all();
         self.close_all();
@@ -624,6 +656,7 @@ impl Worker {
         for task in self.owned.iter().map(|o| o.lease.task).collect::<Vec<_>>() {
             self.close_task(task);
         }
+        self.last_abort();
         self.observe(clock::monotonic());
     }
 
@@ -650,10 +683,13 @@ impl Worker {
     }
 
     /// Takes the producer into use again, with nothing in it.
-    fn renew(&self) {
-        let output = &mut *self.output.borrow_mut();
+    fn renew(&mut self) {
+        let mut output = self.output.borrow_mut();
         output.producer.renew();
         drop(output.producer.take_failures());
+        drop(output);
+        self.forget_transaction();
+        let output = self.output.borrow_mut();
         // ORDER: after that: who dismisses a worker says so first, and fences it then.
         if self.pulse.is_dismissed() {
             output.producer.fence();

@@ -10,6 +10,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Instant;
 
 use tokio::sync::mpsc::UnboundedSender;
+use uuid::Uuid;
 
 use super::app::AppShared;
 use super::fetches::SharedFetcher;
@@ -20,7 +21,7 @@ use super::worker::{Worker, WorkerParts};
 use crate::changelog::restore::{RestoreEvent, RestorePool};
 use crate::client::Cluster;
 use crate::client::fetch::{FetchEvent, Fetcher};
-use crate::client::produce::{Fence, Producer, Sender};
+use crate::client::produce::{Fence, GroupMetadata, Producer, Sender};
 use crate::clock;
 use crate::error::{Error, ErrorKind, Result};
 use crate::store::keeper::Keeper;
@@ -61,10 +62,16 @@ pub(super) struct WorkerHandle {
     thread: Option<std::thread::JoinHandle<()>>,
     fence: Fence,
     pulse: Arc<Pulse>,
+    /// It may have tasks: its producer has fenced those that had its transactional id before.
+    ready: bool,
     stopped: bool,
 }
 
 impl WorkerHandle {
+    pub(super) fn is_ready(&self) -> bool {
+        self.ready
+    }
+
     pub(super) fn send(&self, message: ToWorker) {
         // A worker that has ended takes no more messages, and needs none.
         let _ = self.inbox.send(message);
@@ -115,6 +122,8 @@ type Routes = Arc<Mutex<HashMap<WorkerId, std_mpsc::Sender<ToWorker>>>>;
 pub(super) struct Workers {
     shared: Arc<AppShared>,
     cluster: Cluster,
+    /// In the names of producers.
+    process_id: Uuid,
     out: UnboundedSender<ToCoordinator>,
     live: Arc<SharedFetcher>,
     restores: Arc<RestorePool<SharedFetcher>>,
@@ -135,7 +144,7 @@ impl Workers {
     pub(super) fn start(
         shared: &Arc<AppShared>,
         cluster: &Cluster,
-        keeper: &Keeper,
+        (keeper, process_id): (&Keeper, Uuid),
         out: &UnboundedSender<ToCoordinator>,
     ) -> Result<Self> {
         let config = &shared.config;
@@ -158,6 +167,7 @@ impl Workers {
         let mut workers = Self {
             shared: shared.clone(),
             cluster: cluster.clone(),
+            process_id,
             out: out.clone(),
             live: Arc::new(SharedFetcher::new(live)),
             restores: Arc::new(restores),
@@ -176,7 +186,7 @@ impl Workers {
     }
 
     /// Starts one more worker, which may commit in the generation `gate`.
-    pub(super) fn add(&mut self, index: usize, gate: Option<i32>) -> Result<WorkerId> {
+    pub(super) fn add(&mut self, index: usize, gate: Option<Box<GroupMetadata>>) -> Result<WorkerId> {
         let (shared, cluster) = (&self.shared, &self.cluster);
         let config = &shared.config;
         self.last += 1;
@@ -186,7 +196,9 @@ impl Workers {
         let progress = Arc::new(move || {
             let _ = wake.send(ToWorker::ProducerProgress);
         });
-        let (producer, outbox) = Producer::new(settings::producer(config), progress)?;
+        let transactional_id =
+            config.is_exactly_once().then(|| settings::transactional_id(config, self.process_id, index));
+        let (producer, outbox) = Producer::new(settings::producer(config, transactional_id), progress)?;
         let fence = producer.fence_handle();
         if let Some(until) = self.permit {
             fence.permit_until(until);
@@ -228,6 +240,7 @@ impl Workers {
             thread: Some(thread),
             fence,
             pulse,
+            ready: !config.is_exactly_once(),
             stopped: false,
         };
         handle.send(ToWorker::Gate(gate));
@@ -290,6 +303,16 @@ impl Workers {
     /// A worker that has not been left behind.
     pub(super) fn get(&self, worker: WorkerId) -> Option<&WorkerHandle> {
         self.running.get(&worker)
+    }
+
+    /// The producer of a worker may write. Says whether that is news.
+    pub(super) fn ready(&mut self, worker: WorkerId) -> bool {
+        self.running.get_mut(&worker).is_some_and(|worker| !std::mem::replace(&mut worker.ready, true))
+    }
+
+    /// The places of those that have not ended.
+    pub(super) fn places(&self) -> impl Iterator<Item = usize> + '_ {
+        self.running.values().filter(|worker| !worker.stopped).map(|worker| worker.index)
     }
 
     /// The place of a worker.
@@ -363,7 +386,7 @@ mod tests {
     #[test]
     fn a_panic_of_the_io_thread_ends_its_workers() {
         let config = Config::builder("panics", "localhost:1").build().unwrap();
-        let (producer, _outbox) = Producer::new(settings::producer(&config), Arc::new(|| {})).unwrap();
+        let (producer, _outbox) = Producer::new(settings::producer(&config, None), Arc::new(|| {})).unwrap();
         let (inbox, messages) = std_mpsc::channel();
         // As the fetchers and the producer do.
         let _open = inbox.clone();
@@ -375,6 +398,7 @@ mod tests {
             thread: None,
             fence: producer.fence_handle(),
             pulse: pulse.clone(),
+            ready: true,
             stopped: false,
         };
         let io = std::thread::spawn(move || {

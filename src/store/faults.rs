@@ -1,4 +1,4 @@
-//! Places where tests end the process, or hold it: the steps of a hand-over, and the opening of stores.
+//! Places where tests end the process, or hold it: the steps of a transaction and of a hand-over, and the opening of stores.
 //!
 //! Only with the feature `testing`, and only where the environment asks for it:
 //!
@@ -9,11 +9,13 @@
 //! | `MAINSTEM_HAND_OVER_RECORDS=N` | stores are handed over after N records of the changelog |
 //!
 //! The places, in the order of a hand-over: `begin`, `before-apply`, `row` (each), `mark`, `finish` (these three belong to the
-//! engine: they come in restores, too), `after-apply`, `before-drop-runs`, `after-drop-runs`; and `open-store`.
+//! engine: they come in restores, too), `after-apply`, `before-drop-runs`, `after-drop-runs`; and `open-store`. Under
+//! exactly-once a commit comes to `flushed` (caches are), `asked` (the producer was told to commit), `committed` (Kafka
+//! has), `published` (readers see it).
 
 /// The process is at a place.
 #[cfg(not(feature = "testing"))]
-pub(super) fn at(_: &'static str) {}
+pub(crate) fn at(_: &'static str) {}
 
 /// How many records make a hand-over, if a test says so.
 #[cfg(not(feature = "testing"))]
@@ -22,7 +24,9 @@ pub(super) fn hand_over_records() -> Option<i64> {
 }
 
 #[cfg(feature = "testing")]
-pub(super) use asked::{at, hand_over_records};
+pub(crate) use asked::at;
+#[cfg(feature = "testing")]
+pub(super) use asked::hand_over_records;
 
 #[cfg(feature = "testing")]
 mod asked {
@@ -56,7 +60,7 @@ mod asked {
         FAULT.get_or_init(|| abort().or_else(hold)).as_ref()
     }
 
-    pub(in crate::store) fn at(place: &'static str) {
+    pub(crate) fn at(place: &'static str) {
         match asked_for() {
             Some((at, Fault::Abort { time, come }))
                 if at == place && come.fetch_add(1, Ordering::Relaxed) + 1 == *time =>

@@ -66,8 +66,10 @@ struct Inner<V> {
     withheld: Vec<RowKey>,
     sequence: u64,
     layers: Layers,
-    /// Since the first time that another thread asked for the store.
+    /// Since the first time that another thread asked for what is uncommitted.
     publisher: Option<Publisher>,
+    /// Other threads are shown what is committed.
+    shows_committed: bool,
     scratch: BytesMut,
     /// What a row has taken on average at the last commits, its key and its value as bytes.
     row_bytes: usize,
@@ -157,6 +159,7 @@ impl<K: Clone + 'static, V: Clone + 'static> KvStore<K, V> {
                 sequence: 0,
                 layers: Layers::new(MemoryEngine::default()),
                 publisher: None,
+                shows_committed: false,
                 scratch: BytesMut::new(),
                 row_bytes: 64,
             }),
@@ -494,6 +497,7 @@ impl<K: Clone + 'static, V: Clone + 'static> AnyStore for KvStore<K, V> {
             publisher.rebased = true;
         }
         inner.layers.attach(engine, next_offset, keeper);
+        inner.shows_committed = false;
     }
 
     fn let_go(&self, bytes: usize) {
@@ -553,15 +557,36 @@ impl<K: Clone + 'static, V: Clone + 'static> AnyStore for KvStore<K, V> {
         if let Some(sorted) = &mut inner.open_sorted {
             sorted.clear();
         }
-        let changed = published || !run.is_empty();
+        let changed = !run.is_empty();
         let settled = inner.layers.commit(run, next_offset)?;
         if let Some(publisher) = &mut inner.publisher {
             publisher.rebased |= settled;
         }
-        if inner.publisher.is_some() && changed {
-            self.visible.show(inner.layers.view(&[]));
+        if inner.publisher.is_some() && (published || changed) {
+            self.visible.uncommitted.show(inner.layers.view(&[]));
+        }
+        if inner.shows_committed && (settled || changed) {
+            self.visible.committed.show(inner.layers.view(&[]));
         }
         Ok(())
+    }
+
+    fn roll_back(&self) {
+        let inner = &mut *self.inner.borrow_mut();
+        // What the cache withholds, and what readers were not shown yet, is in open rows too. The layers below have nothing
+        // but what is committed: a row is read from there when it is looked for next.
+        for key in inner.open.drain(..) {
+            inner.table.remove(&key);
+        }
+        if let Some(sorted) = &mut inner.open_sorted {
+            sorted.clear();
+        }
+        inner.withheld.clear();
+        if let Some(publisher) = &mut inner.publisher {
+            *publisher = Publisher::new(&[]);
+            publisher.rebased = false;
+            self.visible.uncommitted.show(inner.layers.view(&[]));
+        }
     }
 
     fn visible(&self) -> &Arc<Visible> {
@@ -569,7 +594,15 @@ impl<K: Clone + 'static, V: Clone + 'static> AnyStore for KvStore<K, V> {
     }
 
     fn publish(&self) -> Result<()> {
-        if !self.visible.is_wanted() {
+        let Visible { uncommitted, committed } = &*self.visible;
+        if committed.is_wanted() {
+            let inner = &mut *self.inner.borrow_mut();
+            // The first time. From then on commits show it.
+            if !std::mem::replace(&mut inner.shows_committed, true) {
+                committed.show(inner.layers.view(&[]));
+            }
+        }
+        if !uncommitted.is_wanted() {
             return Ok(());
         }
         let inner = &mut *self.inner.borrow_mut();
@@ -584,7 +617,7 @@ impl<K: Clone + 'static, V: Clone + 'static> AnyStore for KvStore<K, V> {
         if self.freeze_fresh(inner)?
             && let Some(publisher) = &inner.publisher
         {
-            self.visible.show(inner.layers.view(publisher.runs()));
+            uncommitted.show(inner.layers.view(publisher.runs()));
         }
         Ok(())
     }

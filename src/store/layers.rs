@@ -1,6 +1,8 @@
 //! The layer stack below a store's open changes: sorted runs frozen at commits, newest first, then the engine.
 //!
-//! It is a list, so that a commit may be in flight while the next one's changes gather above it.
+//! Nothing gets here before it is committed: what is open, and what a transaction under way is about to commit (nothing is
+//! processed meanwhile, so that it is the same), is in rows of the store's table alone. An abort drops those rows and has
+//! nothing to do here, an engine holds no change that Kafka does not have, and a view of the layers is what is committed.
 
 use std::iter::Peekable;
 use std::sync::Arc;

@@ -7,7 +7,7 @@
 #[allow(dead_code, reason = "joined with the runtime next")]
 pub(crate) mod database;
 pub(crate) mod engine;
-mod faults;
+pub(crate) mod faults;
 #[allow(dead_code, reason = "joined with the runtime next")]
 pub(crate) mod keeper;
 mod key_value;
@@ -95,6 +95,10 @@ pub(crate) trait AnyStore {
 
     /// Lets go of rows that it can read again, about so many bytes of them.
     fn let_go(&self, bytes: usize);
+
+    /// The changes since the last commit never were: they were part of a transaction that is aborted, or will be. What its
+    /// record cache holds back goes as well. Readers of what is uncommitted see it at once; the others never saw them.
+    fn roll_back(&self);
 
     /// What it takes.
     fn memory(&self) -> StoreMemory;

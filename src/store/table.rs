@@ -75,6 +75,13 @@ impl<V> Table<V> {
         self.rows.clear();
     }
 
+    /// Lets go of a row, whatever state it is in.
+    pub(super) fn remove(&mut self, key: &[u8]) {
+        if let Ok(row) = self.rows.find_entry(self.hash(key), |row| row.key[..] == *key) {
+            row.remove();
+        }
+    }
+
     /// The row of a key, made by `load` if it is not there.
     pub(super) fn get_or_load<E>(
         &mut self,

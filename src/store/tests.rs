@@ -15,6 +15,7 @@ use super::keeper::Keeper;
 use super::options::sealed::Sealed;
 use super::{AnyStore, HandOverWhen, KeyValue, KeyValueStore, KvStore, StoreMemory, memory};
 use crate::clock::ManualClock;
+use crate::config::IsolationLevel;
 use crate::error::Result;
 use crate::record::{Headers, Timestamp};
 use crate::task::context::StoreRef;
@@ -22,7 +23,8 @@ use crate::task::errors::{ErrorPolicies, ErrorResponse, Fixed};
 use crate::task::{Collector, Partition, TaskCx, TopicIx};
 use crate::task_id::TaskId;
 
-type Log = Rc<RefCell<Vec<(Bytes, Option<Bytes>)>>>;
+/// Records, `None` in place of those that were aborted: they have offsets too.
+type Log = Rc<RefCell<Vec<Option<(Bytes, Option<Bytes>)>>>>;
 
 /// Keeps the changelog.
 struct Changelog(Log);
@@ -46,7 +48,7 @@ impl Collector for Changelog {
         _: &Headers,
     ) -> Result<()> {
         let row = (Bytes::copy_from_slice(key.expect("rows have keys")), value.map(Bytes::copy_from_slice));
-        self.0.borrow_mut().push(row);
+        self.0.borrow_mut().push(Some(row));
         Ok(())
     }
 }
@@ -102,11 +104,11 @@ impl Home {
     fn restore(&self, store: &dyn AnyStore, log: &Log) {
         let log = log.borrow();
         let Some((disk, keeper)) = &self.disk else {
-            store.restore(log.iter().map(|(key, value)| (key.clone(), value.clone(), 0)));
+            store.restore(log.iter().flatten().map(|(key, value)| (key.clone(), value.clone(), 0)));
             return;
         };
         let mark = disk.mark().unwrap().map_or(0, |mark| i64::from_be_bytes(mark[..].try_into().unwrap()));
-        let tail: BTreeMap<_, _> = log[usize::try_from(mark).unwrap()..].iter().cloned().collect();
+        let tail: BTreeMap<_, _> = log[usize::try_from(mark).unwrap()..].iter().flatten().cloned().collect();
         disk.clone().apply(&tail.into_iter().collect(), Some(&log.len().to_be_bytes())).unwrap();
         store.attach(Box::new(disk.clone()), log.len() as i64, Some(keeper.clone()));
     }
@@ -125,6 +127,8 @@ struct Life {
     store: KeyValueStore<String, i64>,
     cx: TaskCx,
     log: Log,
+    /// How much of it is committed.
+    committed: usize,
 }
 
 impl Life {
@@ -153,7 +157,8 @@ impl Life {
             Arc::new(ManualClock::at(0)),
             policies,
         );
-        Self { store: KeyValueStore(store), cx, log }
+        let committed = log.borrow().len();
+        Self { store: KeyValueStore(store), cx, log, committed }
     }
 
     fn with(&mut self) -> StoreRef<'_, KeyValueStore<String, i64>> {
@@ -165,6 +170,13 @@ impl Life {
         let end = self.log.borrow().len() as i64;
         AnyStore::commit(&*self.store.0, Some(end)).unwrap();
         assert_eq!(self.cx.cached_bytes, 0, "what the cache lets go no longer counts");
+        self.committed = self.log.borrow().len();
+    }
+
+    /// What the changelog has of a transaction that was not committed does not count.
+    fn abort(&mut self) {
+        self.log.borrow_mut()[self.committed..].fill(None);
+        self.committed = self.log.borrow().len();
     }
 }
 
@@ -182,8 +194,14 @@ enum Op {
     },
     Prefix(u16),
     Commit,
+    /// The transaction is aborted: flushed or not, everything is as it was at the last commit.
+    Abort {
+        flushed: bool,
+    },
     /// Readers on other threads see everything up to here, and nothing further until the next time.
     Publish,
+    /// The same for readers of what is committed: they see what the last commit, or the next ones, made.
+    PublishCommitted,
     /// A record of the changelog that somebody else has written arrives.
     Restore(u16, Option<i64>),
     /// What is committed begins its way to the engine.
@@ -196,6 +214,8 @@ enum Op {
     Move,
     /// The process dies, the keeper in whatever it is doing: what was logged is there again, committed or not.
     Crash,
+    /// The same, and what it had not committed is aborted by whoever comes next.
+    CrashAborted,
 }
 
 /// Enough keys for three pages of a scan.
@@ -217,13 +237,16 @@ fn ops() -> impl Strategy<Value = Vec<Op>> {
             .prop_map(|(from, to, reverse)| Op::Scan { from, to, reverse }),
         1 => n().prop_map(Op::Prefix),
         2 => Just(Op::Commit),
+        2 => any::<bool>().prop_map(|flushed| Op::Abort { flushed }),
         3 => Just(Op::Publish),
+        1 => Just(Op::PublishCommitted),
         1 => (n(), proptest::option::of(any::<i64>())).prop_map(|(k, v)| Op::Restore(k, v)),
         2 => Just(Op::HandOver),
         1 => Just(Op::Settle),
         2 => (0..20_000u16).prop_map(Op::Relieve),
         1 => Just(Op::Move),
         1 => Just(Op::Crash),
+        1 => Just(Op::CrashAborted),
     ];
     proptest::collection::vec(op, 1..40)
 }
@@ -233,8 +256,9 @@ fn scanned(scan: impl Iterator<Item = Result<(String, i64)>>) -> Vec<(String, i6
 }
 
 /// What another thread reads.
-fn check_view(life: &Life, want: &BTreeMap<String, i64>) {
-    let view = life.store.0.visible().view(Duration::ZERO).unwrap_or_else(|why| panic!("{why:?}"));
+fn check_view(life: &Life, level: IsolationLevel, want: &BTreeMap<String, i64>) {
+    let view = life.store.0.visible().face(level).view(Duration::ZERO);
+    let view = view.unwrap_or_else(|why| panic!("{why:?}"));
     let number = |row: &Bytes| i64::from_be_bytes(row[..].try_into().expect("a long"));
     for reverse in [false, true] {
         let range = KeyRange { from: Bound::Unbounded, to: Bound::Unbounded, reverse };
@@ -259,13 +283,18 @@ fn check(cached: bool, on_disk: bool, filled: u16, ops: &[Op]) {
     let mut model = BTreeMap::new();
     // What readers see; nobody reads before the first `Publish`.
     let mut shown: Option<BTreeMap<String, i64>> = None;
+    // What is committed, and whether anybody reads that.
+    let (mut committed, mut reads_committed) = (BTreeMap::new(), false);
     for n in 0..filled {
         life.with().put(&key(n), i64::from(n)).unwrap();
         model.insert(key(n), i64::from(n));
     }
     for op in ops {
         if let Some(shown) = &shown {
-            check_view(&life, shown);
+            check_view(&life, IsolationLevel::ReadUncommitted, shown);
+        }
+        if reads_committed {
+            check_view(&life, IsolationLevel::ReadCommitted, &committed);
         }
         match op {
             Op::Put(k, v) => {
@@ -316,26 +345,49 @@ fn check(cached: bool, on_disk: bool, filled: u16, ops: &[Op]) {
             }
             Op::Commit => {
                 life.commit();
+                committed = model.clone();
                 shown = shown.map(|_| model.clone());
             }
+            Op::Abort { flushed } => {
+                if *flushed {
+                    AnyStore::flush(&*life.store.0, &mut life.cx).unwrap();
+                }
+                life.abort();
+                AnyStore::roll_back(&*life.store.0);
+                // A task that is aborted is built anew, over the same stores.
+                life.cx.cached_bytes = 0;
+                model.clone_from(&committed);
+                shown = shown.map(|_| model.clone());
+            }
+            Op::PublishCommitted => {
+                life.store.0.visible().committed.want();
+                AnyStore::publish(&*life.store.0).unwrap();
+                shown = shown.map(|_| model.clone());
+                reads_committed = true;
+            }
             Op::Publish => {
-                life.store.0.visible().want();
+                life.store.0.visible().uncommitted.want();
                 AnyStore::publish(&*life.store.0).unwrap();
                 shown = Some(model.clone());
             }
             Op::Restore(..) if on_disk => {}
             Op::Restore(k, v) => {
                 life.commit();
-                shown = shown.map(|_| model.clone());
                 let (bytes, value) =
                     (Bytes::from(key(*k)), v.map(|v| Bytes::copy_from_slice(&v.to_be_bytes())));
-                life.log.borrow_mut().push((bytes, value));
-                let log: Vec<_> = life.log.borrow().iter().map(|(k, v)| (k.clone(), v.clone(), 0)).collect();
+                life.log.borrow_mut().push(Some((bytes, value)));
+                life.committed = life.log.borrow().len();
+                let log: Vec<_> =
+                    life.log.borrow().iter().flatten().map(|(k, v)| (k.clone(), v.clone(), 0)).collect();
+                shown = shown.map(|_| model.clone());
                 <dyn AnyStore>::restore(&*life.store.0, log);
                 match v {
                     Some(v) => model.insert(key(*k), *v),
                     None => model.remove(&key(*k)),
                 };
+                committed.clone_from(&model);
+                // Whoever reads what is committed is shown the other engine with the task's start.
+                reads_committed = false;
             }
             Op::HandOver => {
                 let mark = |next: i64| Bytes::copy_from_slice(&next.to_be_bytes());
@@ -355,27 +407,38 @@ fn check(cached: bool, on_disk: bool, filled: u16, ops: &[Op]) {
                 life.commit();
                 home.settle();
                 life = Life::begin(cached, &home, life.log.clone());
-                shown = None;
+                committed = model.clone();
+                (shown, reads_committed) = (None, false);
             }
-            Op::Crash => {
+            Op::Crash | Op::CrashAborted => {
                 home.settle();
+                if let Op::CrashAborted = op {
+                    life.abort();
+                }
                 life = Life::begin(cached, &home, life.log.clone());
-                shown = None;
+                (shown, reads_committed) = (None, false);
                 model.clear();
-                for (key, value) in life.log.borrow().iter() {
+                for (key, value) in life.log.borrow().iter().flatten() {
                     let key = String::from_utf8_lossy(key).into_owned();
                     match value {
                         Some(v) => model.insert(key, i64::from_be_bytes(v[..].try_into().unwrap())),
                         None => model.remove(&key),
                     };
                 }
+                if let Op::CrashAborted = op {
+                    assert_eq!(model, committed, "what was committed is there, and nothing else");
+                }
+                committed.clone_from(&model);
             }
         }
     }
     if let Some(shown) = &shown {
-        check_view(&life, shown);
+        check_view(&life, IsolationLevel::ReadUncommitted, shown);
         AnyStore::publish(&*life.store.0).unwrap();
-        check_view(&life, &model);
+        check_view(&life, IsolationLevel::ReadUncommitted, &model);
+    }
+    if reads_committed {
+        check_view(&life, IsolationLevel::ReadCommitted, &committed);
     }
     let want: Vec<_> = model.into_iter().collect();
     assert_eq!(scanned(life.with().all().unwrap()), want);
@@ -475,7 +538,7 @@ fn a_store_much_larger_than_its_share_of_memory_keeps_to_it() {
     life.commit();
     home.settle();
     let mut model = BTreeMap::new();
-    for (key, value) in life.log.borrow().iter() {
+    for (key, value) in life.log.borrow().iter().flatten() {
         model.insert(key.clone(), value.clone().unwrap());
     }
     let rows = AnyStore::rows(&*store).unwrap();

@@ -1,7 +1,9 @@
 //! What other threads see of a store: its layers as they were when the worker last published.
 //!
-//! A store is published at the end of a slice of records, never in the middle of one, and as a whole: readers hold either
-//! what was before or what is after. It costs what has changed since the last time, and nothing before anybody asks.
+//! A store has two faces (`isolation.level`, as for consumers). The uncommitted one is published at the end of a slice of
+//! records, never in the middle of one; the committed one when a commit is through, so that it never shows what may still
+//! be aborted. Both are exchanged as a whole: readers hold either what was before or what is after. A face costs what has
+//! changed since the last time, and nothing before anybody asks for it.
 
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
@@ -10,10 +12,34 @@ use std::time::Duration;
 use super::engine::SortedRun;
 use super::layers::View;
 use super::row_key::RowKey;
+use crate::config::IsolationLevel;
 
-/// The place where the worker that owns a store and its readers meet.
+/// The places where the worker that owns a store and its readers meet.
 #[derive(Default)]
 pub(crate) struct Visible {
+    pub(crate) uncommitted: Face,
+    pub(crate) committed: Face,
+}
+
+impl Visible {
+    /// What readers of this level look at.
+    pub(crate) fn face(&self, level: IsolationLevel) -> &Face {
+        match level {
+            IsolationLevel::ReadCommitted => &self.committed,
+            _ => &self.uncommitted,
+        }
+    }
+
+    /// There is nothing more to see.
+    pub(crate) fn close(&self) {
+        self.uncommitted.close();
+        self.committed.close();
+    }
+}
+
+/// One of these places.
+#[derive(Default)]
+pub(crate) struct Face {
     wanted: AtomicBool,
     shown: Mutex<Shown>,
     first: Condvar,
@@ -36,7 +62,7 @@ pub(crate) enum Unseen {
     NotYet,
 }
 
-impl Visible {
+impl Face {
     fn lock(&self) -> MutexGuard<'_, Shown> {
         self.shown.lock().unwrap_or_else(PoisonError::into_inner)
     }
@@ -65,8 +91,7 @@ impl Visible {
         drop(before);
     }
 
-    /// There is nothing more to see.
-    pub(crate) fn close(&self) {
+    fn close(&self) {
         let before = std::mem::replace(&mut *self.lock(), Shown::Closed);
         self.first.notify_all();
         drop(before);

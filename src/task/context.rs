@@ -328,6 +328,13 @@ impl TaskCx {
         "the task has failed; it reports the error itself".into()
     }
 
+    /// Takes over what another context of the same plan has counted.
+    pub(crate) fn count_on(&mut self, before: &mut Self) {
+        self.counts = std::mem::take(&mut before.counts);
+        self.drops = std::mem::take(&mut before.drops);
+        self.node_counts.iter().zip(&before.node_counts).for_each(|(count, before)| count.set(before.get()));
+    }
+
     // ---- drops and failures ----
 
     /// Counts a record that goes no further.

@@ -51,6 +51,16 @@ pub(crate) struct Task {
     commit_needed: bool,
     /// The position of each queue at the last commit.
     committed: Vec<Option<i64>>,
+    /// What a roll-back goes back to.
+    base: Base,
+}
+
+/// Where the inputs of a task were at the last commit, or when it started.
+#[derive(Clone)]
+struct Base {
+    /// The position and the partition time of each queue.
+    queues: Vec<(Option<i64>, Timestamp)>,
+    stream_time: Timestamp,
 }
 
 impl Task {
@@ -61,6 +71,42 @@ impl Task {
         collector: Box<dyn Collector>,
         clock: Arc<dyn Clock>,
     ) -> Result<Self> {
+        Self::over(plan, config, collector, clock, None)
+    }
+
+    /// Goes back to the last commit: what came after it was part of a transaction that is aborted. Nodes are built anew from
+    /// the plan, because nobody knows what they have kept of their own, and are to be initialised; the stores stay, without
+    /// what was not committed. Positions, partition times and stream time are those of the commit, and nothing waits in the
+    /// queues. What was counted stays counted.
+    pub(crate) fn roll_back(
+        &mut self,
+        plan: &Plan,
+        config: TaskConfig,
+        collector: Box<dyn Collector>,
+        clock: Arc<dyn Clock>,
+    ) -> Result<()> {
+        self.stores.iter().for_each(|store| store.roll_back());
+        let mut next = Self::over(plan, config, collector, clock, Some(self.stores.clone()))?;
+        for (queue, (position, time)) in next.queues.iter_mut().zip(&self.base.queues) {
+            if let Some(position) = position {
+                queue.start_at(*position);
+            }
+            queue.restore_partition_time(*time);
+        }
+        next.cx.stream_time = self.base.stream_time;
+        next.cx.count_on(&mut self.cx);
+        (next.committed, next.base) = (self.committed.clone(), self.base.clone());
+        *self = next;
+        Ok(())
+    }
+
+    fn over(
+        plan: &Plan,
+        config: TaskConfig,
+        collector: Box<dyn Collector>,
+        clock: Arc<dyn Clock>,
+        kept: Option<Vec<Rc<dyn AnyStore>>>,
+    ) -> Result<Self> {
         let TaskConfig { task, application_id, mut partitions, policies, cache_bytes } = config;
         // Equal timestamps are taken in the order of (topic, partition).
         partitions.sort();
@@ -69,12 +115,10 @@ impl Task {
             partitions.into_iter().map(|p| Source { topic: p.topic, partition: p.partition }).collect();
         let topic_name = |topic: &str| plan.topic_name(&application_id, topic);
 
-        let mut stores: Vec<Rc<dyn AnyStore>> = Vec::new();
-        for store in &plan.stores {
-            let topic = store.changelog_topic(&application_id);
-            let changelog = store.changelog().map(|_| cx.collector.register(&topic)).transpose()?;
-            stores.push(store.build(&topic, changelog, cache_bytes > 0));
-        }
+        let stores = match kept {
+            Some(stores) => stores,
+            None => build_stores(plan, &mut cx, cache_bytes > 0)?,
+        };
         let by_name = stores.iter().map(|s| (s.name().clone(), s.clone())).collect();
 
         let mut lifecycles = Vec::new();
@@ -138,7 +182,19 @@ impl Task {
             .collect::<Result<_>>()?;
         let (heads, committed) = (vec![None; queues.len()], vec![None; queues.len()]);
         let commit_needed = false;
-        Ok(Self { cx, queues, heads, lifecycles, stores, flushers, cache_bytes, commit_needed, committed })
+        let base = Base { queues: vec![(None, -1); queues.len()], stream_time: cx.stream_time };
+        Ok(Self {
+            cx,
+            queues,
+            heads,
+            lifecycles,
+            stores,
+            flushers,
+            cache_bytes,
+            commit_needed,
+            committed,
+            base,
+        })
     }
 
     #[allow(dead_code, reason = "asked by tests")]
@@ -210,6 +266,7 @@ impl Task {
     /// Sets where reading a partition starts; records before that are passed over.
     pub(crate) fn start_at(&mut self, source: usize, offset: i64) {
         self.queues[source].start_at(offset);
+        self.base.queues[source].0 = Some(offset);
     }
 
     /// Sets the task's share of the record cache. What is over it is flushed after the next record.
@@ -220,6 +277,7 @@ impl Task {
     /// Sets the partition time that was committed with a partition's offset.
     pub(crate) fn restore_partition_time(&mut self, source: usize, time: Timestamp) {
         self.queues[source].restore_partition_time(time);
+        self.base.queues[source].1 = time;
     }
 
     /// Whether there is nothing to process nor to find out: one input, which nothing has come for. (With several, what is
@@ -336,6 +394,12 @@ impl Task {
         self.commit_needed || !positions.eq(self.committed.iter().copied())
     }
 
+    /// Whether anything that was done since the last commit may have sent records, dead letters among them.
+    pub(crate) fn is_dirty(&self) -> bool {
+        let positions = self.queues.iter().map(|queue| queue.position());
+        self.commit_needed || !positions.eq(self.base.queues.iter().map(|(position, _)| *position))
+    }
+
     /// Whether a processor has asked for a commit.
     pub(crate) fn commit_requested(&self) -> bool {
         self.cx.commit_requested
@@ -386,6 +450,8 @@ impl Task {
         for (committed, queue) in self.committed.iter_mut().zip(&self.queues) {
             *committed = queue.position();
         }
+        let queues = self.queues.iter().map(|queue| (queue.position(), queue.partition_time()));
+        self.base = Base { queues: queues.collect(), stream_time: self.cx.stream_time };
         Ok(())
     }
 
@@ -444,4 +510,13 @@ impl Task {
             }
         }
     }
+}
+
+fn build_stores(plan: &Plan, cx: &mut TaskCx, cache: bool) -> Result<Vec<Rc<dyn AnyStore>>> {
+    let build = |store: &Arc<dyn crate::store::StoreBlueprint>| {
+        let topic = store.changelog_topic(&cx.application_id);
+        let changelog = store.changelog().map(|_| cx.collector.register(&topic)).transpose()?;
+        Ok(store.build(&topic, changelog, cache))
+    };
+    plan.stores.iter().map(build).collect()
 }

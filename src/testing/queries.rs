@@ -2,6 +2,7 @@
 
 use std::sync::Arc;
 
+use crate::config::IsolationLevel;
 use crate::error::Result;
 use crate::query::{Asked, LocalStores, Phase, ReadOnlyKeyValueStore, Registered};
 use crate::record::Timestamp;
@@ -36,7 +37,8 @@ impl Queries {
         needs_timestamps: bool,
         row: fn((V, Timestamp)) -> T,
     ) -> Result<ReadOnlyKeyValueStore<K, V, T>> {
-        let asked = Asked { stores: &self.local, application_id: &self.application_id, name };
+        let level = IsolationLevel::ReadUncommitted;
+        let asked = Asked { stores: &self.local, application_id: &self.application_id, name, level };
         let known = self.stores.iter().map(|(subtopology, store)| (*subtopology, store));
         asked.key_value_store(known, needs_timestamps, row)
     }

@@ -15,6 +15,7 @@ mod control;
 #[path = "../../examples/word_count/data.rs"]
 mod data;
 mod errors;
+mod exactly_once;
 mod faults;
 #[allow(dead_code, reason = "shared with tests of several instances")]
 #[path = "../real_group/group.rs"]

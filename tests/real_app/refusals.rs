@@ -107,14 +107,6 @@ async fn a_dead_letter_topic_that_does_not_exist_is_refused() {
     says(&text, &[&dead, "errors.dead.letter.queue.topic.name", "create it"]);
 }
 
-#[test]
-fn exactly_once_is_refused_as_long_as_it_is_not_there() {
-    let config = Config::builder("eos", "localhost:9092").set("processing.guarantee", "exactly_once_v2");
-    let error = App::new(copy("in", "out"), config.build().unwrap()).unwrap_err();
-    assert_eq!(error.kind(), ErrorKind::Config);
-    says(&error.to_string(), &["exactly_once_v2", "at_least_once"]);
-}
-
 #[tokio::test]
 async fn no_committed_offset_and_no_reset_is_refused() {
     let rig = rig("no-reset").await;

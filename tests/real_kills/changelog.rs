@@ -14,7 +14,7 @@ use crate::support::Rig;
 /// Where the checkpoints of stores are, by name and partition; `None` before the first.
 pub type Marks = BTreeMap<(String, i32), Option<i64>>;
 
-fn copy(from: &Path, to: &Path) {
+pub fn copy(from: &Path, to: &Path) {
     fs::create_dir_all(to).unwrap();
     for entry in fs::read_dir(from).unwrap() {
         let entry = entry.unwrap();

@@ -13,7 +13,7 @@ use crate::nodes::Nodes;
 use crate::support::{Rig, eventually, rig, rig_at, start, text};
 
 fn plan(input: &str, engine: &'static str) -> Plan {
-    Plan { topology: "last", input: input.to_owned(), engine, instance: Some("one") }
+    Plan { topology: "last", input: input.to_owned(), engine, instance: Some("one"), output: None }
 }
 
 /// An application with the folder of one host or another. Tombstones go soon, but not before a restore is done: longer ones

@@ -7,7 +7,7 @@ use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
 use std::sync::{Arc, Mutex};
 
-use mainstem::config::ConfigBuilder;
+use mainstem::config::{ConfigBuilder, ProcessingGuarantee};
 use mainstem::{App, RestoreListener, RestoringStore};
 
 use crate::support::{Rig, eventually, start};
@@ -54,6 +54,8 @@ pub struct Plan {
     /// `fjall`, `sled`, or `memory`.
     pub engine: &'static str,
     pub instance: Option<&'static str>,
+    /// Where it writes to, exactly once; `None` for a topology without an output.
+    pub output: Option<String>,
 }
 
 impl Plan {
@@ -77,6 +79,11 @@ impl Plan {
             Some(id) => config.set("group.instance.id", id),
             None => config,
         };
+        // An application that writes to a topic does so exactly once.
+        let config = match self.output {
+            Some(_) => config.processing_guarantee(ProcessingGuarantee::ExactlyOnceV2),
+            None => config,
+        };
         match self.engine {
             "memory" => config.set("default.dsl.store", "in_memory"),
             engine => config.set("state.engine", engine),
@@ -87,6 +94,7 @@ impl Plan {
         let topology = match self.topology {
             "four" => topologies::four(&self.input),
             "many" => topologies::many(&self.input),
+            "stages" => topologies::stages(&self.input, self.output.as_deref().expect("it has an output")),
             _ => topologies::last(&self.input),
         };
         App::builder(topology, config.build().unwrap()).restore_listener(restores).build().unwrap()
@@ -99,10 +107,10 @@ impl Plan {
 
     /// Starts a process. `environment` says where it ends itself.
     pub fn start(&self, rig: &Rig, environment: &[(&str, &str)]) -> Life {
-        let Self { topology, input, engine, instance } = self;
+        let Self { topology, input, engine, instance, output } = self;
         let (broker, app_id, state_dir) = (&rig.broker, &rig.app_id, rig.state_dir.path().display());
-        let instance = instance.unwrap_or("-");
-        let plan = format!("{broker} {app_id} {state_dir} {topology} {input} {engine} {instance}");
+        let (instance, output) = (instance.unwrap_or("-"), output.as_deref().unwrap_or("-"));
+        let plan = format!("{broker} {app_id} {state_dir} {topology} {input} {engine} {instance} {output}");
         let said = tempfile::NamedTempFile::new().unwrap();
         let out = |file: &tempfile::NamedTempFile| Stdio::from(file.reopen().unwrap());
         let child = Command::new(std::env::current_exe().unwrap())
@@ -123,7 +131,7 @@ impl Plan {
 #[tokio::test]
 async fn a_life() {
     let Ok(plan) = std::env::var(LIFE) else { return };
-    let [broker, app_id, state_dir, topology, input, engine, instance] =
+    let [broker, app_id, state_dir, topology, input, engine, instance, output] =
         plan.split(' ').collect::<Vec<_>>()[..]
     else {
         panic!("{plan}")
@@ -134,6 +142,7 @@ async fn a_life() {
         input: input.to_owned(),
         engine: known(engine),
         instance: Some(known(instance)).filter(|id| *id != "-"),
+        output: Some(output.to_owned()).filter(|output| output != "-"),
     };
     let restores = Restores(Arc::default(), Arc::default(), true);
     let app = plan.app(plan.config(broker, app_id, Path::new(state_dir)), restores);
@@ -171,6 +180,10 @@ impl Life {
                 (w[0].to_owned(), number(1) as i32, number(2), number(3), number(4) as u64)
             })
             .collect()
+    }
+
+    pub fn id(&self) -> u32 {
+        self.child.id()
     }
 
     pub fn is_alive(&mut self) -> bool {

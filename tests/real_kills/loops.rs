@@ -16,7 +16,7 @@ use crate::changelog::{Marks, changelog, fold, is_sound};
 use crate::life::{Life, Plan, Restores};
 use crate::support::{Rig, clock, eventually, rig, start, text};
 
-const PARTITIONS: i32 = 2;
+pub const PARTITIONS: i32 = 2;
 const KEYS: u64 = 400;
 
 /// Every step of a hand-over.
@@ -24,13 +24,13 @@ const PLACES: [&str; 8] =
     ["begin", "before-apply", "row", "mark", "finish", "after-apply", "before-drop-runs", "after-drop-runs"];
 
 /// One after another: who shares the machine with many processes may be late for its heartbeats.
-static TURN: tokio::sync::Mutex<()> = tokio::sync::Mutex::const_new(());
+pub static TURN: tokio::sync::Mutex<()> = tokio::sync::Mutex::const_new(());
 
 /// xorshift64*.
-struct Dice(u64);
+pub struct Dice(pub u64);
 
 impl Dice {
-    fn below(&mut self, most: u64) -> u64 {
+    pub fn below(&mut self, most: u64) -> u64 {
         self.0 ^= self.0 >> 12;
         self.0 ^= self.0 << 25;
         self.0 ^= self.0 >> 27;
@@ -38,7 +38,7 @@ impl Dice {
     }
 }
 
-fn asked(name: &str) -> Option<u64> {
+pub fn asked(name: &str) -> Option<u64> {
     std::env::var(name).ok().map(|text| text.parse().unwrap())
 }
 
@@ -58,7 +58,7 @@ async fn feed(producer: Producer, input: String, seed: u64, over: Arc<AtomicBool
     }
 }
 
-async fn end(rig: &Rig, topic: &str) -> i64 {
+pub async fn end(rig: &Rig, topic: &str) -> i64 {
     let mut sum = 0;
     for partition in 0..PARTITIONS {
         sum += rig.offset(topic, partition, OffsetSpec::Latest).await;
@@ -66,7 +66,7 @@ async fn end(rig: &Rig, topic: &str) -> i64 {
     sum
 }
 
-async fn committed(rig: &Rig, topic: &str) -> i64 {
+pub async fn committed(rig: &Rig, topic: &str) -> i64 {
     let mut sum = 0;
     for partition in 0..PARTITIONS {
         sum += rig.committed(topic, partition).await.map_or(0, |(offset, _)| offset);
@@ -111,7 +111,7 @@ async fn kill_loop(engine: &'static str, named: bool, kills: u64) {
     let rig = rig(&format!("kills-{engine}")).await;
     let input = rig.topic("in", PARTITIONS).await;
     let uncached = format!("{}-uncached-changelog", rig.app_id);
-    let plan = Plan { topology: "four", input: input.clone(), engine, instance: Some("one") };
+    let plan = Plan { topology: "four", input: input.clone(), engine, instance: Some("one"), output: None };
     let over = Arc::<AtomicBool>::default();
     let feeder = tokio::spawn(feed(
         Producer::new(&rig.cluster, ProducerOptions::default()).unwrap(),

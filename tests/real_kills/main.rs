@@ -11,6 +11,7 @@ mod changelog;
 #[path = "../common/mod.rs"]
 mod common;
 mod distrust;
+mod exactly_once;
 mod life;
 mod loops;
 #[path = "../common/nodes.rs"]

@@ -30,7 +30,7 @@ async fn one_more_each(rig: &Rig, input: &str) {
 async fn tasks_that_run_commit_while_thirty_stores_are_being_opened() {
     let rig = rig("opening").await;
     let input = rig.topic("in", PARTITIONS).await;
-    let plan = Plan { topology: "many", input: input.clone(), engine: "fjall", instance: None };
+    let plan = Plan { topology: "many", input: input.clone(), engine: "fjall", instance: None, output: None };
     let hold = rig.state_dir.path().join("hold");
     let place = format!("open-store:{}", hold.display());
     let mut first = plan.start(&rig, &[("MAINSTEM_HOLD_AT", &place), ("MAINSTEM_HAND_OVER_RECORDS", "5")]);

@@ -18,7 +18,7 @@ async fn only_the_tail_is_read(engine: &'static str, keys: i64) {
     let keys: i64 = std::env::var("MAINSTEM_TAIL_KEYS").map_or(keys, |text| text.parse().unwrap());
     let rig = rig(&format!("tail-{engine}")).await;
     let input = rig.topic("in", PARTITIONS).await;
-    let plan = Plan { topology: "last", input: input.clone(), engine, instance: Some("one") };
+    let plan = Plan { topology: "last", input: input.clone(), engine, instance: Some("one"), output: None };
     let send = async |from: i64, to: i64| {
         for n in from..to {
             let record = Record::new(Some(Bytes::from(format!("key-{n:09}"))), Some(Bytes::from("v")), n);

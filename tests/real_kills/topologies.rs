@@ -56,3 +56,21 @@ pub fn many(input: &str) -> Topology {
     }
     builder.build().unwrap()
 }
+
+/// Three stages with two repartition topics between them: what is not skipped is counted by its value in two stores, one of
+/// them with the record cache, and each count goes on to the output under another key.
+pub fn stages(input: &str, output: &str) -> Topology {
+    let builder = StreamsBuilder::new();
+    let values = builder
+        .stream::<String, String>(input)
+        .filter(|_, value| value != "skip")
+        .group_by("by-value", |_, value: &String| value.clone());
+    values.count(Materialized::named("cached"));
+    values
+        .count(Materialized::named("counts").caching_disabled())
+        .to_stream()
+        .select_key(|key, _| format!("k{}", key.cloned().unwrap_or_default()))
+        .repartition("again")
+        .to(output);
+    builder.build().unwrap()
+}

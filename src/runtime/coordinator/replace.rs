@@ -10,6 +10,7 @@ use crate::error::{Error, ErrorKind};
 use crate::group::{Event, Lease};
 use crate::runtime::close::{CLOSE_TIMEOUT, CloseOptions};
 use crate::runtime::message::ToCoordinator;
+use crate::runtime::settings;
 use crate::runtime::uncaught::UncaughtErrorResponse;
 use crate::runtime::workers::WorkerId;
 
@@ -19,7 +20,7 @@ const LONGEST_PAUSE: Duration = Duration::from_secs(10);
 /// Who worked for so long has not failed at once.
 const LASTED: Duration = Duration::from_secs(60);
 /// How long the successor of a failed worker waits for the old one to have closed its tasks.
-const PATIENCE: Duration = Duration::from_secs(5);
+pub(super) const PATIENCE: Duration = Duration::from_secs(5);
 /// So many workers a place may sit in user code and be left behind. Their threads cannot be ended.
 const STUCK_AT_MOST: usize = 3;
 
@@ -129,8 +130,13 @@ impl Coordinator {
     }
 
     /// Leaves a worker behind. Its tasks wait for the next worker in its place; what it was asked for is as good as done.
-    fn replace(&mut self, worker: WorkerId, from: Instant, latest: Instant) {
+    pub(super) fn replace(&mut self, worker: WorkerId, from: Instant, latest: Instant) {
         let Some(index) = self.workers.leave_behind(worker) else { return };
+        // A commit of its transaction may be on its way: nothing of what it had begins before its producer is fenced. A
+        // successor's does that.
+        if self.is_leaving(worker) {
+            self.fence(vec![settings::transactional_id(&self.shared.config, self.process_id(), index)]);
+        }
         // One that was to go has no successor.
         if !self.left(worker) {
             self.replacements.vacancies.push(Vacancy { index, worker, from, latest });
@@ -152,8 +158,17 @@ impl Coordinator {
     }
 
     fn fill(&mut self, vacancy: &Vacancy) {
-        if let Err(error) = self.workers.add(vacancy.index, self.gate) {
-            return self.fail(error);
+        let successor = match self.workers.add(vacancy.index, self.gate.clone()) {
+            Ok(successor) => successor,
+            Err(error) => return self.fail(error),
+        };
+        if self.shared.config.is_exactly_once() {
+            // ORDER: they wait until its producer has fenced the one before, wherever they are placed then.
+            for placed in self.placed.values_mut().filter(|placed| placed.worker == vacancy.worker) {
+                self.last_placement += 1;
+                (placed.worker, placed.placement, placed.started) = (successor, self.last_placement, false);
+            }
+            return;
         }
         let waits = |placed: &&Placed| placed.worker == vacancy.worker;
         let waiting: Vec<Lease> = self.placed.values().filter(waits).map(|placed| placed.lease).collect();
@@ -162,6 +177,16 @@ impl Coordinator {
                 self.place(lease, placed.active);
             }
         }
+    }
+
+    /// The producer of a worker may write: what waited for it is placed.
+    pub(super) fn worker_is_ready(&mut self, worker: WorkerId) {
+        if !self.workers.ready(worker) {
+            return;
+        }
+        let waits = |placed: &&Placed| placed.worker == worker && !placed.started && !placed.revoked;
+        let waiting: Vec<Lease> = self.placed.values().filter(waits).map(|placed| placed.lease).collect();
+        self.place_anew(&waiting);
     }
 
     /// Who gets a new task: the worker with the fewest, or whoever will take a place that is free.

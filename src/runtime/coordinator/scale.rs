@@ -13,6 +13,7 @@ use crate::client::admin::{Admin, Isolation, OffsetSpec};
 use crate::error::{Error, ErrorKind, Result};
 use crate::runtime::message::ToWorker;
 use crate::runtime::metadata::StoreLag;
+use crate::runtime::settings;
 use crate::task_id::TaskId;
 
 /// A worker that is being removed.
@@ -30,7 +31,7 @@ impl Coordinator {
         self.workers.alive().filter(|worker| !self.is_leaving(*worker))
     }
 
-    fn is_leaving(&self, worker: WorkerId) -> bool {
+    pub(super) fn is_leaving(&self, worker: WorkerId) -> bool {
         self.leaving.iter().any(|leaving| leaving.worker == worker)
     }
 
@@ -44,7 +45,7 @@ impl Coordinator {
         let alive = self.workers.alive().filter_map(|worker| self.workers.index(worker));
         let taken: Vec<usize> = alive.chain(self.replacements.vacant()).collect();
         let index = (0..).find(|index| !taken.contains(index)).unwrap_or_default();
-        self.workers.add(index, self.gate)?;
+        self.workers.add(index, self.gate.clone())?;
         tracing::info!(worker = index, "a worker was added");
         self.level();
         self.resized();
@@ -112,7 +113,7 @@ impl Coordinator {
         self.place_anew(&unstarted);
     }
 
-    fn place_anew(&mut self, leases: &[Lease]) {
+    pub(super) fn place_anew(&mut self, leases: &[Lease]) {
         for lease in leases {
             if let Some(placed) = self.placed.remove(&lease.task) {
                 self.place(placed.lease, placed.active);
@@ -198,6 +199,7 @@ impl Coordinator {
         let (topics, data) = &mut self.subscription;
         // An instance without workers stays in the group, and nothing is given to it.
         data.workers = u16::try_from(workers).unwrap_or(u16::MAX);
+        data.transactional_ids = settings::transactional_ids(&self.shared.config, data.instance, workers);
         let (topics, data) = (topics.clone(), Box::new(data.clone()));
         self.step(Event::Subscribe { topics, data });
         self.step(Event::Rejoin);

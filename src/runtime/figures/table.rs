@@ -132,6 +132,9 @@ figures! {
     WORKER_COMMITS_POSTPONED: Counter "mainstem_worker_commits_postponed_total" ["worker"] "commits" Info,
         java "(none)",
         "Commits that waited for the next generation of the group.";
+    WORKER_ROLLED_BACK: Counter "mainstem_worker_transactions_aborted_total" ["worker"] "transactions" Info,
+        java "producer-metrics: txn-abort-time-ns-total",
+        "Transactions that were aborted, so that the worker's tasks went back to the last commit.";
     WORKER_COMMIT: Histogram "mainstem_worker_commit_seconds" ["worker"] "seconds" Info,
         java "stream-thread-metrics: commit-latency-avg, -max; consumer-coordinator-metrics: commit-latency-avg, -max",
         "The time of a commit: caches flushed, records acknowledged, offsets committed.";

@@ -40,6 +40,7 @@ pub(in crate::runtime) struct WorkerFigures {
     punctuate: Histogram,
     commits: Counter,
     postponed: Counter,
+    rolled_back: Counter,
     commit: Histogram,
     batches: Counter,
     bytes: Counter,
@@ -100,6 +101,7 @@ impl WorkerFigures {
             punctuate: scope.histogram(&table::WORKER_PUNCTUATE, &[]),
             commits: scope.counter(&table::WORKER_COMMITS, &[]),
             postponed: scope.counter(&table::WORKER_COMMITS_POSTPONED, &[]),
+            rolled_back: scope.counter(&table::WORKER_ROLLED_BACK, &[]),
             commit: scope.histogram(&table::WORKER_COMMIT, &[]),
             batches: scope.counter(&table::PRODUCER_BATCHES, &[]),
             bytes: scope.counter(&table::PRODUCER_BYTES, &[]),
@@ -149,6 +151,10 @@ impl WorkerFigures {
 
     pub(in crate::runtime) fn postponed(&mut self) {
         self.postponed.add(1);
+    }
+
+    pub(in crate::runtime) fn rolled_back(&mut self) {
+        self.rolled_back.add(1);
     }
 
     pub(in crate::runtime) fn spent(&mut self, activity: Activity, took: Duration) {

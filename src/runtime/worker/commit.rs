@@ -30,7 +30,7 @@ const LAST_COMMIT: Duration = Duration::from_secs(10);
 
 /// How a commit ended.
 #[derive(Debug, PartialEq, Eq)]
-enum Committed {
+pub(super) enum Committed {
     Yes,
     /// Not in this generation: to be tried again with the next lease.
     Later,
@@ -58,7 +58,7 @@ impl Worker {
 
     fn handle_failure(&mut self, failed: Failed) -> Result<()> {
         let Failed { topic, partition, batch, guilty, error } = failed;
-        if error.class() == ErrorClass::FencedLease {
+        if error.class() == ErrorClass::FencedLease || self.is_of_transaction(&error) {
             // Of tasks that are gone, or will be before anything is committed: the main loop looks for a fence.
             return Ok(());
         }
@@ -95,6 +95,12 @@ impl Worker {
                     dead.push((record.clone(), dead_letter_headers(&error, &kind, &context)));
                 }
                 match self.policies.handler.handle(ErrorStage::Production, &error, &context) {
+                    ErrorResponse::Continue if self.transactions.is_some() => {
+                        let text = "a record cannot be written, and cannot be left out either: its transaction is aborted, \
+                                    and the next one would fail over it again; raise max.message.bytes of the topic, or \
+                                    process with at_least_once";
+                        return Err(place(Error::new(ErrorKind::Production, text)).because(error));
+                    }
                     ErrorResponse::Continue => {
                         tracing::warn!(topic = &*topic, partition, %error, "dropped a record that cannot be written");
                         self.shared.dropped("producer", DropReason::Production, 1);
@@ -138,7 +144,7 @@ impl Worker {
         let outcome = self.commit(began);
         let now = clock::monotonic();
         self.figures.spent(Activity::Commit, now.saturating_duration_since(began));
-        self.next_commit = now + self.config.commit_interval();
+        self.next_commit = now + self.commit_interval();
         match outcome {
             Ok(Committed::Yes) => {
                 (self.owes_commit, self.full) = (false, false);
@@ -186,10 +192,21 @@ impl Worker {
         }
     }
 
-    /// Caches are flushed, the producer is drained, the offsets are committed, the layers are published.
+    /// The time to the next commit.
+    pub(super) fn commit_interval(&self) -> Duration {
+        let limits = self.config.commit_intervals();
+        self.transactions.as_ref().map_or(limits.1, |transactions| transactions.pace(limits))
+    }
+
+    /// Caches are flushed, the producer is drained, the offsets are committed, the layers are published. Or all of it as one
+    /// transaction.
     fn commit(&mut self, began: Instant) -> Result<Committed> {
         if self.is_fenced() {
             return Ok(Committed::Later);
+        }
+        // ORDER: nothing of a task that is gone is committed.
+        if self.transactions.as_ref().is_some_and(|transactions| transactions.spoiled) {
+            self.roll_back("a task was given up with something uncommitted in the transaction");
         }
         let mut failed = Vec::new();
         let any =
@@ -207,6 +224,12 @@ impl Worker {
         }
         for (task, error) in failed {
             self.fail(Some(task), error);
+        }
+        if self.transactions.as_ref().is_some_and(|transactions| transactions.spoiled) {
+            return Ok(Committed::Later);
+        }
+        if self.transactions.is_some() {
+            return self.commit_transaction(began);
         }
         let losses = self.losses;
         // ORDER: the offsets are those of records whose effects the flush below has written.
@@ -248,7 +271,7 @@ impl Worker {
         Ok(outcome)
     }
 
-    fn offsets(&self) -> Vec<(TopicPartition, CommittedOffset)> {
+    pub(super) fn offsets(&self) -> Vec<(TopicPartition, CommittedOffset)> {
         let mut offsets = Vec::new();
         for owned in self.owned.iter().filter(|o| o.running) {
             for (committable, input) in owned.task.committable().into_iter().filter_map(|c| {
@@ -274,7 +297,7 @@ impl Worker {
     }
 
     /// Commits until there is an answer that says yes or no; and the leader epochs of changelogs that are handed over next.
-    fn commit_offsets(
+    pub(super) fn commit_offsets(
         &mut self,
         generation: i32,
         offsets: &[(TopicPartition, CommittedOffset)],
@@ -340,7 +363,7 @@ impl Worker {
         }
     }
 
-    fn published(&mut self, offsets: &[(TopicPartition, CommittedOffset)]) -> Result<()> {
+    pub(super) fn published(&mut self, offsets: &[(TopicPartition, CommittedOffset)]) -> Result<()> {
         let offsets: HashMap<&TopicPartition, i64> = offsets.iter().map(|(at, o)| (at, o.offset)).collect();
         for owned in self.owned.iter_mut().filter(|o| o.running) {
             self.rebuilt.remove(&owned.lease.task);
