@@ -123,9 +123,11 @@ struct Begun {
 /// use mainstem::TopicPartition;
 ///
 /// let kafka = mainstem::embedded::EmbeddedKafka::start()?;
-/// # mainstem::client::Admin::connect(ClientConfig::new(kafka.bootstrap())).await?
-/// #     .create_topic(mainstem::client::NewTopic::new("words", 1)).await?;
 /// let cluster = Cluster::connect(ClientConfig::new(kafka.bootstrap())).await?;
+/// # for topic in ["words", "input"] {
+/// #     let topic = mainstem::client::NewTopic::new(topic, 1);
+/// #     mainstem::client::Admin::new(&cluster).create_topic(topic).await?;
+/// # }
 /// let producer = Producer::new(&cluster, ProducerOptions::default().transactional_id("words-1"))?;
 /// producer.init_transactions().await?;
 ///
