@@ -137,6 +137,16 @@ fn kind(error: E, site: CallSite) -> ErrorKind {
         | E::InvalidReplicationFactor
         | E::TopicDeletionDisabled => ErrorKind::Topic,
         E::InvalidConfig | E::PolicyViolation => ErrorKind::Config,
+        // No policy for records that cannot be written is asked about these (`RecordCollectorImpl.isFatalException`).
+        E::TopicAuthorizationFailed
+        | E::GroupAuthorizationFailed
+        | E::ClusterAuthorizationFailed
+        | E::TransactionalIdAuthorizationFailed
+        | E::DelegationTokenAuthorizationFailed => ErrorKind::Authorization,
+        E::SaslAuthenticationFailed
+        | E::UnsupportedSaslMechanism
+        | E::IllegalSaslState
+        | E::SecurityDisabled => ErrorKind::Authentication,
         E::RequestTimedOut => ErrorKind::Timeout,
         E::IllegalGeneration
         | E::UnknownMemberId
