@@ -337,6 +337,30 @@ mod tests {
     }
 
     #[test]
+    fn a_missing_right_is_fatal_and_says_which() {
+        for (error, site, words) in [
+            (E::TopicAuthorizationFailed, CallSite::Produce, "WRITE on the topic"),
+            (E::TopicAuthorizationFailed, CallSite::Fetch, "READ on the topic"),
+            (E::GroupAuthorizationFailed, CallSite::JoinGroup, "READ on the group"),
+            (
+                E::TransactionalIdAuthorizationFailed,
+                CallSite::InitProducerId,
+                "WRITE on the transactional id",
+            ),
+            (E::ClusterAuthorizationFailed, CallSite::InitProducerId, "IDEMPOTENT_WRITE"),
+            (E::ClusterAuthorizationFailed, CallSite::Topics, "on the cluster"),
+        ] {
+            let error = broker_error(error.code(), site).unwrap();
+            assert_eq!(
+                (error.kind(), error.class()),
+                (ErrorKind::Authorization, ErrorClass::Fatal),
+                "{error}"
+            );
+            assert!(error.to_string().contains(words), "{error}");
+        }
+    }
+
+    #[test]
     fn every_error_a_person_can_mend_says_how() {
         for (error, site, words) in [
             (E::UnknownTopicOrPartition, CallSite::Metadata, "mainstem topics create"),

@@ -4,7 +4,7 @@
 
 use base64::Engine as _;
 use base64::prelude::BASE64_STANDARD;
-use hmac::digest::{FixedOutputReset, KeyInit, Output};
+use hmac::digest::{KeyInit, Output};
 use hmac::{Hmac, Mac};
 use pbkdf2::pbkdf2_hmac_array;
 use sha2::{Digest, Sha256, Sha512};
@@ -81,13 +81,13 @@ pub(super) fn prove(
     Ok(Proof { message, hash, server_key, signed })
 }
 
-fn hmac<M: Mac + KeyInit + FixedOutputReset>(key: &[u8], message: &[u8]) -> Output<M> {
+fn hmac<M: Mac + KeyInit>(key: &[u8], message: &[u8]) -> Output<M> {
     let mac = <M as Mac>::new_from_slice(key).expect("HMAC takes keys of any length");
     mac.chain_update(message).finalize().into_bytes()
 }
 
 /// The client's proof and the server's key.
-fn keys<H: Digest, M: Mac + KeyInit + FixedOutputReset>(salted: &[u8], signed: &str) -> (Vec<u8>, Vec<u8>) {
+fn keys<H: Digest, M: Mac + KeyInit>(salted: &[u8], signed: &str) -> (Vec<u8>, Vec<u8>) {
     let client_key = hmac::<M>(salted, b"Client Key");
     let stored_key = H::digest(&client_key);
     let signature = hmac::<M>(&stored_key, signed.as_bytes());
