@@ -13,6 +13,7 @@ pub(crate) mod keeper;
 mod key_value;
 pub(crate) mod layers;
 mod options;
+mod row_key;
 mod table;
 #[cfg(test)]
 mod tests;
