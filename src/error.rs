@@ -34,6 +34,11 @@ pub enum ErrorKind {
     Topic,
     /// Nothing answered at an address, or a connection broke.
     Connection,
+    /// A broker and this client do not trust each other: a certificate, a password or a token
+    /// (`SaslAuthenticationException`, `SslAuthenticationException`).
+    Authentication,
+    /// The brokers know who this client is, and do not allow it what it asks for (`AuthorizationException`).
+    Authorization,
     /// No answer in time.
     Timeout,
     /// A broker answered with an error code.

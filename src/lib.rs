@@ -53,6 +53,8 @@
 //! |---|---|---|
 //! | `gzip`, `snappy`, `lz4`, `zstd` | yes | reading and writing batches compressed so; a reader cannot choose what it meets |
 //! | `fjall`, `sled` | yes | engines that keep state on disk |
+//! | `tls` | yes | TLS, by rustls and ring |
+//! | `sasl` | yes | SASL: PLAIN, SCRAM and OAUTHBEARER |
 //! | `testing` | no | `testing::TopologyTestDriver` |
 //! | `embedded` | no | `embedded::EmbeddedKafka` |
 //! | `cli` | no | the `mainstem` command |

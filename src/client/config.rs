@@ -2,6 +2,7 @@
 
 use std::time::Duration;
 
+use crate::config::{Config, ConfigBuilder, Role, Security};
 use crate::{Error, ErrorKind, Result};
 
 /// How to reach a cluster, and how patient to be with it. The names and defaults are Kafka's.
@@ -49,6 +50,8 @@ pub struct ClientConfig {
     pub rebootstrap_trigger: Duration,
     /// The largest answer that is read, in bytes. 128 MiB.
     pub max_frame: usize,
+    /// `security.protocol`, `ssl.*` and `sasl.*`: whom to trust, and who this client is. Plaintext, and nobody.
+    pub security: Security,
 }
 
 impl ClientConfig {
@@ -71,7 +74,40 @@ impl ClientConfig {
             reconnect_backoff_max: Duration::from_secs(1),
             rebootstrap_trigger: Duration::from_secs(300),
             max_frame: 128 << 20,
+            security: Security::default(),
         }
+    }
+
+    /// A configuration from a client's properties as Kafka's tools take them (`--command-config`); an application's are
+    /// taken as well. `bootstrap.servers` must be there.
+    ///
+    /// # Errors
+    /// As [`ConfigBuilder::build`](crate::config::ConfigBuilder::build).
+    ///
+    /// ```
+    /// use mainstem::client::ClientConfig;
+    ///
+    /// let config = ClientConfig::from_properties_str("
+    ///     bootstrap.servers = kafka-1:9093
+    ///     request.timeout.ms = 5000
+    /// ")?;
+    /// assert_eq!(config.request_timeout.as_secs(), 5);
+    /// # Ok::<_, mainstem::Error>(())
+    /// ```
+    pub fn from_properties_str(text: &str) -> Result<Self> {
+        Ok(Self::from(&ConfigBuilder::for_a_client().properties_str(text).build()?))
+    }
+
+    /// The same from pairs of names and values; the last one of a name wins.
+    ///
+    /// # Errors
+    /// As [`ConfigBuilder::build`](crate::config::ConfigBuilder::build).
+    pub fn from_properties<K, V>(properties: impl IntoIterator<Item = (K, V)>) -> Result<Self>
+    where
+        K: Into<String>,
+        V: Into<String>,
+    {
+        Ok(Self::from(&ConfigBuilder::for_a_client().properties(properties).build()?))
     }
 
     /// The bootstrap addresses as host and port.
@@ -83,6 +119,29 @@ impl ClientConfig {
             ));
         }
         self.bootstrap.iter().map(|text| Address::parse(text)).collect()
+    }
+}
+
+/// What an application's configuration says of its one set of connections.
+impl From<&Config> for ClientConfig {
+    fn from(config: &Config) -> Self {
+        let connection = config.consumer(Role::Main).connection();
+        Self {
+            client_id: config.client_id().to_owned(),
+            rack: config.consumer(Role::Main).client_rack().map(str::to_owned),
+            request_timeout: connection.request_timeout(),
+            api_timeout: connection.api_timeout(),
+            connect_timeout: connection.connect_timeout(),
+            connection_max_idle: connection.connection_max_idle(),
+            metadata_max_age: connection.metadata_max_age(),
+            retry_backoff: connection.retry_backoff(),
+            retry_backoff_max: connection.retry_backoff_max(),
+            reconnect_backoff: connection.reconnect_backoff(),
+            reconnect_backoff_max: connection.reconnect_backoff_max(),
+            rebootstrap_trigger: connection.rebootstrap_trigger(),
+            security: connection.security().clone(),
+            ..Self::new(config.bootstrap_servers().join(","))
+        }
     }
 }
 

@@ -143,6 +143,16 @@ fn kind(error: E, site: CallSite) -> ErrorKind {
         | E::InvalidReplicationFactor
         | E::TopicDeletionDisabled => ErrorKind::Topic,
         E::InvalidConfig | E::PolicyViolation => ErrorKind::Config,
+        // No policy for records that cannot be written is asked about these (`RecordCollectorImpl.isFatalException`).
+        E::TopicAuthorizationFailed
+        | E::GroupAuthorizationFailed
+        | E::ClusterAuthorizationFailed
+        | E::TransactionalIdAuthorizationFailed
+        | E::DelegationTokenAuthorizationFailed => ErrorKind::Authorization,
+        E::SaslAuthenticationFailed
+        | E::UnsupportedSaslMechanism
+        | E::IllegalSaslState
+        | E::SecurityDisabled => ErrorKind::Authentication,
         E::RequestTimedOut => ErrorKind::Timeout,
         E::IllegalGeneration
         | E::UnknownMemberId
@@ -346,6 +356,30 @@ mod tests {
         assert!(!is_stale_metadata(&of(E::OffsetNotAvailable, CallSite::Fetch)));
         assert!(is_stale_coordinator(&of(E::NotCoordinator, CallSite::Heartbeat)));
         assert!(!is_stale_coordinator(&of(E::CoordinatorLoadInProgress, CallSite::Heartbeat)));
+    }
+
+    #[test]
+    fn a_missing_right_is_fatal_and_says_which() {
+        for (error, site, words) in [
+            (E::TopicAuthorizationFailed, CallSite::Produce, "WRITE on the topic"),
+            (E::TopicAuthorizationFailed, CallSite::Fetch, "READ on the topic"),
+            (E::GroupAuthorizationFailed, CallSite::JoinGroup, "READ on the group"),
+            (
+                E::TransactionalIdAuthorizationFailed,
+                CallSite::InitProducerId,
+                "WRITE on the transactional id",
+            ),
+            (E::ClusterAuthorizationFailed, CallSite::InitProducerId, "IDEMPOTENT_WRITE"),
+            (E::ClusterAuthorizationFailed, CallSite::Topics, "on the cluster"),
+        ] {
+            let error = broker_error(error.code(), site).unwrap();
+            assert_eq!(
+                (error.kind(), error.class()),
+                (ErrorKind::Authorization, ErrorClass::Fatal),
+                "{error}"
+            );
+            assert!(error.to_string().contains(words), "{error}");
+        }
     }
 
     #[test]

@@ -14,6 +14,7 @@ pub(crate) mod produce;
 mod producer;
 mod reader;
 mod retry;
+mod security;
 
 #[cfg(test)]
 pub(crate) mod fake;

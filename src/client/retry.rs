@@ -23,7 +23,7 @@ impl Backoff {
 }
 
 /// A number in `0.0..1.0`. Not for secrets.
-fn random() -> f64 {
+pub(super) fn random() -> f64 {
     // Every `RandomState` has keys of its own: enough chance to spread clients out, without a crate for it.
     let bits = RandomState::new().build_hasher().finish();
     (bits >> 11) as f64 / (1u64 << 53) as f64

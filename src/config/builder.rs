@@ -1,11 +1,19 @@
 //! From settings to a checked configuration.
 
 use std::collections::{BTreeMap, HashMap};
+use std::fmt;
+use std::sync::Arc;
 
-use super::properties::{ApplicationValues, ConnectionValues, ConsumerValues, ProducerValues, known};
+use super::properties::{
+    ApplicationValues, ConnectionValues, ConsumerValues, ProducerValues, SecurityValues, known,
+};
+use super::secret::is_secret;
 use super::section::{Property, Scope};
 use super::unused::{Rule, TOPIC, UNUSED};
-use super::{Config, ConnectionConfig, ConsumerConfig, ProducerConfig, check, nearest::nearest, text};
+use super::{
+    Config, ConnectionConfig, ConsumerConfig, OAuthTokenProvider, ProducerConfig, SaslMechanism, Secret,
+    check, jaas, nearest::nearest, security, text,
+};
 use crate::{Error, ErrorKind, Result};
 
 /// A configuration under way. Setters may come in any order, the last one wins; [`build`](Self::build) checks all of it.
@@ -18,14 +26,29 @@ use crate::{Error, ErrorKind, Result};
 /// assert!(text.contains("application.id") && text.contains("host:port") && text.contains("num.stream.threads=0"));
 /// assert!(text.contains("commit.interval.ms"), "the nearest name: {text}");
 /// ```
-#[derive(Debug, Clone, Default)]
+#[derive(Clone, Default)]
 #[must_use = "nothing is checked before build()"]
 pub struct ConfigBuilder {
     settings: Vec<(String, String)>,
     errors: Vec<String>,
+    tokens: Option<Arc<dyn OAuthTokenProvider>>,
+}
+
+/// The names of what was set, without the values: there may be passwords among them.
+impl fmt::Debug for ConfigBuilder {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let names = self.settings.iter().map(|(name, _)| name);
+        f.write_str("ConfigBuilder ")?;
+        f.debug_set().entries(names).finish()
+    }
 }
 
 impl ConfigBuilder {
+    /// For what is no application: it need not have a name of its own.
+    pub(crate) fn for_a_client() -> Self {
+        Self::default().set("application.id", "mainstem")
+    }
+
     /// Sets a property by its name, with or without a client's prefix.
     ///
     /// ```
@@ -79,13 +102,46 @@ impl ConfigBuilder {
         self.set(format!("client.tag.{name}"), value)
     }
 
+    /// Says who the application is, by a user and its password: sets `sasl.mechanism` (PLAIN or one of SCRAM) and
+    /// `sasl.jaas.config`. `security.protocol` says whether TLS is used.
+    ///
+    /// ```
+    /// use mainstem::config::{Config, SaslMechanism, SecurityProtocol};
+    ///
+    /// # #[cfg(all(feature = "sasl", feature = "tls"))] {
+    /// let config = Config::builder("a", "localhost:9092")
+    ///     .security_protocol(SecurityProtocol::SaslSsl)
+    ///     .sasl_credentials(SaslMechanism::ScramSha512, "alice", "alice-secret")
+    ///     .build()?;
+    /// assert!(!format!("{config:?}").contains("alice-secret"));
+    /// # }
+    /// # Ok::<_, mainstem::Error>(())
+    /// ```
+    pub fn sasl_credentials(
+        self,
+        mechanism: SaslMechanism,
+        username: &str,
+        password: impl Into<Secret>,
+    ) -> Self {
+        let module = security::login_module(mechanism);
+        let password = password.into();
+        let config = jaas::write(module, &[("username", username), ("password", password.expose())]);
+        self.sasl_mechanism(mechanism).sasl_jaas_config(config)
+    }
+
+    /// Who brings the tokens of OAUTHBEARER, for all clients.
+    pub fn oauth_token_provider(mut self, provider: impl OAuthTokenProvider) -> Self {
+        self.tokens = Some(Arc::new(provider));
+        self
+    }
+
     /// Checks everything and makes the configuration.
     ///
     /// # Errors
     /// One error of kind [`ErrorKind::Config`] that lists everything that is wrong: unknown names with the nearest known
     /// one, values out of range, values that contradict each other, and properties that cannot be set.
     pub fn build(self) -> Result<Config> {
-        let mut sorted = Sorted { errors: self.errors, ..Sorted::default() };
+        let mut sorted = Sorted { errors: self.errors, tokens: self.tokens, ..Sorted::default() };
         for (name, value) in self.settings {
             sorted.sort(name, value);
         }
@@ -134,6 +190,7 @@ pub(super) struct Sorted {
     client_tags: BTreeMap<String, String>,
     warnings: Vec<String>,
     errors: Vec<String>,
+    tokens: Option<Arc<dyn OAuthTokenProvider>>,
 }
 
 impl Sorted {
@@ -163,6 +220,9 @@ impl Sorted {
             match unused.rule {
                 Rule::Ignored => self.warnings.push(format!("{name} has no effect. {}", unused.why)),
                 Rule::Fixed(values) if values.contains(&&*value.trim().to_ascii_lowercase()) => {}
+                Rule::Fixed(_) if is_secret(bare) => {
+                    self.errors.push(format!("{name} cannot be set. {}", unused.why))
+                }
                 Rule::Fixed(_) => {
                     self.errors.push(format!("{name} cannot be set to {value:?}. {}", unused.why))
                 }
@@ -182,11 +242,15 @@ impl Sorted {
         prefixes.iter().find_map(|prefix| self.settings.get(&format!("{prefix}{name}"))).cloned()
     }
 
-    fn connection(&self, prefixes: &[&str], errors: &mut Vec<String>) -> ConnectionConfig {
-        ConnectionConfig { values: ConnectionValues::resolve(&|name| self.lookup(prefixes, name), errors) }
+    fn connection(&mut self, prefixes: &[&str], errors: &mut Vec<String>) -> ConnectionConfig {
+        let lookup = |name: &'static str| self.lookup(prefixes, name);
+        let values = ConnectionValues::resolve(&lookup, errors);
+        let secured = SecurityValues::resolve(&lookup, errors);
+        let security = security::resolve(&secured, self.tokens.as_ref(), errors, &mut self.warnings);
+        ConnectionConfig { values, secured, security }
     }
 
-    fn consumer(&self, prefix: &str, errors: &mut Vec<String>) -> ConsumerConfig {
+    fn consumer(&mut self, prefix: &str, errors: &mut Vec<String>) -> ConsumerConfig {
         let prefixes = [prefix, CONSUMER, ""];
         let lookup = |name: &'static str| {
             self.lookup(&prefixes, name).or_else(|| {

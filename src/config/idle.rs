@@ -32,6 +32,23 @@ pub(super) fn idle(written: &str, name: &str) -> Option<&'static Idle> {
 
 const SHARED: &str = "an instance has one set of connections, which the setting without a prefix governs, or the main consumer's";
 
+const SECURITY: &[&str] = &[
+    "security.protocol",
+    "ssl.truststore.type",
+    "ssl.truststore.location",
+    "ssl.truststore.certificates",
+    "ssl.keystore.type",
+    "ssl.keystore.location",
+    "ssl.keystore.certificate.chain",
+    "ssl.keystore.key",
+    "ssl.key.password",
+    "ssl.endpoint.identification.algorithm",
+    "ssl.enabled.protocols",
+    "sasl.mechanism",
+    "sasl.jaas.config",
+    "sasl.oauthbearer.token.endpoint.url",
+];
+
 pub(super) static IDLE: &[Idle] = &[
     Idle {
         prefix: "",
@@ -51,6 +68,8 @@ pub(super) static IDLE: &[Idle] = &[
     },
     Idle { prefix: "global.consumer.", names: &[], yet: true, why: "there are no global tables" },
     Idle { prefix: "admin.", names: &[], yet: false, why: SHARED },
+    Idle { prefix: "producer.", names: SECURITY, yet: false, why: SHARED },
+    Idle { prefix: "restore.consumer.", names: SECURITY, yet: false, why: SHARED },
     Idle {
         prefix: "producer.",
         names: &[

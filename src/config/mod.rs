@@ -25,10 +25,14 @@ use crate::Result;
 mod builder;
 mod check;
 mod idle;
+mod jaas;
 pub(crate) mod nearest;
 mod properties;
+mod secret;
 mod section;
+pub(crate) mod security;
 mod text;
+mod token;
 mod unused;
 mod value;
 
@@ -36,9 +40,12 @@ mod value;
 mod tests;
 
 pub use builder::ConfigBuilder;
+pub use secret::Secret;
+pub use security::{KeyStore, Pem, Sasl, Security, Tls, TlsVersion};
+pub use token::{OAuthToken, OAuthTokenFuture, OAuthTokenProvider, OAuthTokens, UnsecuredTokens};
 pub use value::{
     Compression, ErrorPolicy, IsolationLevel, OffsetReset, Optimizations, ProcessingGuarantee,
-    RecordingLevel, StateEngine, StoreKind, TimestampPolicy,
+    RecordingLevel, SaslMechanism, SecurityProtocol, StateEngine, StoreKind, TimestampPolicy,
 };
 
 /// The configuration of an application. Every value is there: what was not set has its default.
@@ -201,6 +208,21 @@ impl Config {
 #[derive(Debug, Clone)]
 pub struct ConnectionConfig {
     values: properties::ConnectionValues,
+    secured: properties::SecurityValues,
+    security: Security,
+}
+
+impl ConnectionConfig {
+    /// What `security.protocol`, `ssl.*` and `sasl.*` come to.
+    ///
+    /// ```
+    /// let config = mainstem::Config::builder("a", "localhost:9092").build()?;
+    /// assert!(config.admin().security().tls.is_none());
+    /// # Ok::<_, mainstem::Error>(())
+    /// ```
+    pub fn security(&self) -> &Security {
+        &self.security
+    }
 }
 
 /// The settings of a consumer.

@@ -5,7 +5,7 @@ use super::section::{
 };
 use super::value::{
     Compression, ErrorPolicy, IsolationLevel, OffsetReset, Optimizations, ProcessingGuarantee,
-    RecordingLevel, StateEngine, StoreKind, TimestampPolicy,
+    RecordingLevel, SaslMechanism, SecurityProtocol, StateEngine, StoreKind, TimestampPolicy,
 };
 use super::{Config, ConfigBuilder, ConnectionConfig, ConsumerConfig, ProducerConfig};
 
@@ -128,6 +128,40 @@ section! {
 }
 
 section! {
+    /// Who a client is, and whom it trusts. docs/SECURITY.md says how to reach which listener.
+    SecurityValues, Connection, getters on ConnectionConfig [.secured], rows SECURITY;
+
+    /// How brokers are reached: PLAINTEXT, SSL, SASL_PLAINTEXT or SASL_SSL. See docs/SECURITY.md.
+    security_protocol: [choice SecurityProtocol] = "security.protocol", java "PLAINTEXT", "PLAINTEXT";
+    /// The format of the trust store; JKS and PKCS12 are refused.
+    ssl_truststore_type: [text] = "ssl.truststore.type", java "JKS", "PEM";
+    /// A PEM file with the authorities that brokers' certificates come from. Not set: those that this machine trusts.
+    ssl_truststore_location: [maybe_text] = "ssl.truststore.location", java "(none)", "";
+    /// The authorities themselves, in PEM.
+    ssl_truststore_certificates: [maybe_text] = "ssl.truststore.certificates", java "(none)", "";
+    /// The format of the key store; JKS and PKCS12 are refused.
+    ssl_keystore_type: [text] = "ssl.keystore.type", java "JKS", "PEM";
+    /// A PEM file with the client's certificate, its chain and its key. Not set: the client has none.
+    ssl_keystore_location: [maybe_text] = "ssl.keystore.location", java "(none)", "";
+    /// The client's certificate and its chain, in PEM.
+    ssl_keystore_certificate_chain: [maybe_text] = "ssl.keystore.certificate.chain", java "(none)", "";
+    /// The client's key, in PEM: PKCS#8, encrypted or not, and unencrypted PKCS#1 and SEC1.
+    ssl_keystore_key: [secret] = "ssl.keystore.key", java "(none)", "";
+    /// What the client's key is encrypted with, in a file or not.
+    ssl_key_password: [secret] = "ssl.key.password", java "(none)", "";
+    /// https: a broker's certificate must be for the host it is reached at; empty: it need not (KIP-294).
+    ssl_endpoint_identification_algorithm: [text] = "ssl.endpoint.identification.algorithm", java "https", "https";
+    /// The versions of TLS.
+    ssl_enabled_protocols: [list] = "ssl.enabled.protocols", java "TLSv1.2,TLSv1.3", "TLSv1.2,TLSv1.3";
+    /// How the client says who it is: PLAIN, SCRAM-SHA-256, SCRAM-SHA-512 or OAUTHBEARER.
+    sasl_mechanism: [maybe SaslMechanism] = "sasl.mechanism", java "GSSAPI", "";
+    /// The login module of the mechanism on the JVM, with user and password.
+    sasl_jaas_config: [secret] = "sasl.jaas.config", java "(none)", "";
+    /// file:///path/to/token, a file that OAUTHBEARER's tokens are read from. Not over HTTP.
+    sasl_oauthbearer_token_endpoint_url: [maybe_text] = "sasl.oauthbearer.token.endpoint.url", java "(none)", "";
+}
+
+section! {
     /// What consumers have.
     ConsumerValues, Consumer, getters on ConsumerConfig [.values], rows CONSUMER;
 
@@ -181,5 +215,5 @@ section! {
 
 /// The properties that do something here.
 pub(super) fn known() -> impl Iterator<Item = &'static Property> {
-    [APPLICATION, CONNECTION, CONSUMER, PRODUCER].into_iter().flatten()
+    [APPLICATION, CONNECTION, SECURITY, CONSUMER, PRODUCER].into_iter().flatten()
 }

@@ -65,6 +65,8 @@ macro_rules! stored {
     (path) => { std::path::PathBuf };
     (list) => { Vec<String> };
     (choice $type:ty) => { $type };
+    (maybe $type:ty) => { Option<$type> };
+    (secret) => { Option<super::Secret> };
 }
 
 /// The type a setter takes.
@@ -73,6 +75,8 @@ macro_rules! argument {
     (maybe_text) => { &str };
     (path) => { impl AsRef<std::path::Path> };
     (list) => { &[&str] };
+    (maybe $type:ty) => { $type };
+    (secret) => { impl Into<super::Secret> };
     ($($kind:tt)+) => { stored!($($kind)+) };
 }
 
@@ -90,6 +94,9 @@ macro_rules! shown {
     ($value:ident, list) => {
         $value.join(",")
     };
+    ($value:ident, secret) => {
+        $value.into().expose()
+    };
     ($value:ident, $($kind:tt)+) => {
         $value.to_string()
     };
@@ -101,6 +108,7 @@ macro_rules! returned {
     (maybe_text) => { Option<&str> };
     (path) => { &std::path::Path };
     (list) => { &[String] };
+    (secret) => { Option<&super::Secret> };
     ($($kind:tt)+) => { stored!($($kind)+) };
 }
 
@@ -117,6 +125,9 @@ macro_rules! got {
     };
     ($value:expr, list) => {
         &$value
+    };
+    ($value:expr, secret) => {
+        $value.as_ref()
     };
     ($value:expr, $($kind:tt)+) => {
         $value

@@ -153,6 +153,7 @@ fn every_setting_is_read_or_said_to_be_without_effect() {
     let getter = |name: &'static str| match name {
         "explicit_naming" => "allow_generated_names",
         "processing_guarantee" => "is_exactly_once",
+        _ if ["security_", "ssl_", "sasl_"].iter().any(|start| name.starts_with(start)) => "security",
         _ => name,
     };
     let mut wrong = Vec::new();
@@ -307,4 +308,90 @@ fn one_number_for_the_memory_is_shared_out() {
     assert!(text.contains("is less than input.buffer.max.bytes"), "{text}");
     let text = refused(&[("memory.max.bytes", "1000000")]);
     assert!(text.contains("for state.memory.max.bytes") && text.contains("give it more"), "{text}");
+}
+
+#[cfg(all(feature = "sasl", feature = "tls"))]
+mod security {
+    use super::*;
+
+    const JAAS: &str = "org.apache.kafka.common.security.scram.ScramLoginModule required username=\"u\" password=\"hunter2\";";
+
+    #[track_caller]
+    fn refused(settings: &[(&str, &str)], words: &[&str]) {
+        let error = built(settings).unwrap_err();
+        let text = format!("{error:?}");
+        for word in words {
+            assert!(text.contains(word), "{word:?} is missing: {text}");
+        }
+        assert!(!text.contains("hunter2"), "{text}");
+    }
+
+    #[test]
+    fn properties_of_java_become_what_a_connection_needs() {
+        let config = built(&[
+            ("security.protocol", "sasl_ssl"),
+            ("ssl.truststore.location", "/ca.pem"),
+            ("ssl.enabled.protocols", "TLSv1.3"),
+            ("sasl.mechanism", "SCRAM-SHA-512"),
+            ("sasl.jaas.config", JAAS),
+        ]);
+        let config = config.unwrap();
+        let security = config.consumer(Role::Main).connection().security();
+        let tls = security.tls.as_ref().unwrap();
+        assert_eq!((tls.verify_hostname, &tls.versions[..]), (true, &[TlsVersion::Tls13][..]));
+        assert!(matches!(&tls.truststore, Some(Pem::File(path)) if path.as_os_str() == "/ca.pem"));
+        let Some(Sasl::Scram { mechanism, username, password }) = &security.sasl else { panic!() };
+        assert_eq!(
+            (*mechanism, &**username, password.expose()),
+            (SaslMechanism::ScramSha512, "u", "hunter2")
+        );
+        assert!(!format!("{config:?}").contains("hunter2"));
+        assert_eq!(config.warnings(), [""; 0]);
+    }
+
+    #[test]
+    fn what_cannot_be_used_is_refused_by_name_and_without_secrets() {
+        let ssl = ("security.protocol", "SSL");
+        let sasl = ("security.protocol", "SASL_SSL");
+        let scram = ("sasl.mechanism", "SCRAM-SHA-256");
+        refused(&[ssl, ("ssl.truststore.type", "JKS")], &["ssl.truststore.type=JKS", "keytool"]);
+        refused(&[ssl, ("ssl.keystore.type", "PKCS12")], &["ssl.keystore.type=PKCS12", "openssl pkcs12"]);
+        refused(&[ssl, ("ssl.keystore.password", "hunter2")], &["ssl.keystore.password", "ssl.key.password"]);
+        refused(&[ssl, ("ssl.truststore.password", "hunter2")], &["ssl.truststore.password"]);
+        refused(&[ssl, ("ssl.keystore.key", "hunter2")], &["ssl.keystore.certificate.chain", "set both"]);
+        refused(&[ssl, ("ssl.endpoint.identification.algorithm", "LDAPS")], &["https, or empty"]);
+        refused(&[ssl, ("ssl.enabled.protocols", "TLSv1.1")], &["TLSv1.2 and TLSv1.3"]);
+        refused(&[sasl], &["sasl.mechanism is not set", "GSSAPI"]);
+        refused(&[sasl, ("sasl.mechanism", "GSSAPI")], &["sasl.mechanism=GSSAPI", "SCRAM-SHA-256"]);
+        refused(&[sasl, scram], &["sasl.jaas.config is not set", "ScramLoginModule"]);
+        refused(&[sasl, ("sasl.mechanism", "PLAIN"), ("sasl.jaas.config", JAAS)], &["PlainLoginModule"]);
+        refused(&[sasl, scram, ("sasl.jaas.config", &JAAS.replace(';', ""))], &["semicolon"]);
+        refused(&[sasl, scram, ("sasl.jaas.config", &JAAS.replace("username", "user"))], &["no username"]);
+        let token = JAAS.replace(" username", " tokenauth=true username");
+        refused(&[sasl, scram, ("sasl.jaas.config", &token)], &["delegation tokens"]);
+        let bearer = ("sasl.mechanism", "OAUTHBEARER");
+        refused(&[sasl, bearer], &["OAuthTokenProvider", "file:///"]);
+        let over_http = ("sasl.oauthbearer.token.endpoint.url", "https://issuer/token");
+        refused(&[sasl, bearer, over_http], &["not fetched over HTTP"]);
+        let secret = ("sasl.oauthbearer.client.credentials.client.secret", "hunter2");
+        refused(&[sasl, bearer, secret], &["client.secret", "OAuthTokenProvider"]);
+        refused(&[("sasl.jass.config", JAAS)], &["Did you mean sasl.jaas.config?"]);
+        let misspelt = Config::builder("a", "localhost:9092").set("sasl.jass.config", JAAS);
+        assert!(!format!("{misspelt:?}").contains("hunter2"));
+    }
+
+    #[test]
+    fn what_has_no_effect_or_is_dangerous_is_said() {
+        let warned = |settings: &[(&str, &str)], words: &str| {
+            let config = built(settings).unwrap();
+            assert!(config.warnings().iter().any(|w| w.contains(words)), "{:?}", config.warnings());
+        };
+        warned(&[("ssl.truststore.location", "/ca.pem")], "sends everything unencrypted");
+        warned(&[("sasl.jaas.config", JAAS)], "proves nothing by SASL");
+        let off = ("ssl.endpoint.identification.algorithm", "");
+        warned(&[("security.protocol", "SSL"), off], "pose as a broker");
+        let plain = JAAS.replace("scram.Scram", "plain.Plain");
+        let open = ("security.protocol", "SASL_PLAINTEXT");
+        warned(&[open, ("sasl.mechanism", "PLAIN"), ("sasl.jaas.config", &plain)], "password unencrypted");
+    }
 }

@@ -56,8 +56,15 @@ const METRICS: &str = "Figures go to the recorder of the metrics facade, not to 
 const RACKS: &str = "Assignments do not look at racks; rack.aware.assignment.tags spreads standby copies.";
 const SOCKET: &str = "The operating system sizes socket buffers.";
 const IDEMPOTENT: &str = "Records are always written idempotently, with acks=all.";
-const TLS: &str = "Used with TLS only, which this version does not speak.";
-const SASL: &str = "Used with SASL only, which this version does not speak.";
+const TLS: &str = "A setting of the JVM's TLS; rustls is used here.";
+const STORE_PASSWORD: &str =
+    "A store in PEM has no password of its own; ssl.key.password is that of the key.";
+const LOGIN: &str =
+    "A class of the JVM: pass an OAuthTokenProvider, or set sasl.oauthbearer.token.endpoint.url to a file.";
+const KERBEROS: &str = "Kerberos (GSSAPI) is not spoken here.";
+const REFRESH: &str = "A token is asked for when a connection needs one, and again before its session ends.";
+const OVER_HTTP: &str = "Tokens are not fetched over HTTP: pass an OAuthTokenProvider that does.";
+const BROKERS: &str = "Brokers check tokens.";
 const PARTITIONER: &str = "Records go where Kafka's default partitioner sends them, or where Produced says.";
 
 pub(super) static UNUSED: &[Unused] = &[
@@ -87,7 +94,41 @@ pub(super) static UNUSED: &[Unused] = &[
         "Its other half is rebalance.timeout.ms.",
     ),
     fixed("group.protocol", "classic", &["classic"], "Only the classic group protocol is spoken."),
-    fixed("security.protocol", "PLAINTEXT", &["plaintext"], "TLS and SASL are not spoken by this version."),
+    fixed("ssl.truststore.password", "(none)", &[], STORE_PASSWORD),
+    fixed("ssl.keystore.password", "(none)", &[], STORE_PASSWORD),
+    fixed(
+        "ssl.cipher.suites",
+        "(none)",
+        &[""],
+        "The suites are those of rustls, all of which have forward secrecy.",
+    ),
+    fixed("ssl.engine.factory.class", "(none)", &[""], TLS),
+    fixed(
+        "sasl.login.callback.handler.class",
+        "(none)",
+        &[
+            "",
+            "org.apache.kafka.common.security.oauthbearer.oauthbearerlogincallbackhandler",
+            "org.apache.kafka.common.security.oauthbearer.secured.oauthbearerlogincallbackhandler",
+            "org.apache.kafka.common.security.oauthbearer.internals.unsecured.oauthbearerunsecuredlogincallbackhandler",
+        ],
+        LOGIN,
+    ),
+    fixed("sasl.client.callback.handler.class", "(none)", &[""], LOGIN),
+    fixed("sasl.login.class", "(none)", &[""], LOGIN),
+    fixed(
+        "sasl.oauthbearer.jwt.retriever.class",
+        "DefaultJwtRetriever",
+        &[
+            "org.apache.kafka.common.security.oauthbearer.defaultjwtretriever",
+            "org.apache.kafka.common.security.oauthbearer.filejwtretriever",
+        ],
+        LOGIN,
+    ),
+    fixed("sasl.oauthbearer.client.credentials.client.id", "(none)", &[""], OVER_HTTP),
+    fixed("sasl.oauthbearer.client.credentials.client.secret", "(none)", &[""], OVER_HTTP),
+    fixed("sasl.oauthbearer.scope", "(none)", &[""], OVER_HTTP),
+    fixed("sasl.oauthbearer.assertion.*", "(none)", &[""], OVER_HTTP),
     fixed("enable.auto.commit", "false", &["false"], "Offsets are committed together with the state."),
     fixed(
         "allow.auto.create.topics",
@@ -192,8 +233,27 @@ pub(super) static UNUSED: &[Unused] = &[
         &[],
         "Internal topics begin with application.id.",
     ),
-    ignored("ssl.*", "", TLS),
-    ignored("sasl.*", "", SASL),
+    ignored("ssl.protocol", "TLSv1.3", "ssl.enabled.protocols says which versions are spoken."),
+    ignored("ssl.provider", "(none)", TLS),
+    ignored("ssl.keymanager.algorithm", "SunX509", TLS),
+    ignored("ssl.trustmanager.algorithm", "PKIX", TLS),
+    ignored("ssl.secure.random.implementation", "(none)", TLS),
+    ignored("sasl.kerberos.*", "(none)", KERBEROS),
+    ignored("sasl.login.refresh.*", "(some)", REFRESH),
+    ignored(
+        "sasl.login.retry.*",
+        "(some)",
+        "reconnect.backoff.ms and reconnect.backoff.max.ms govern new attempts.",
+    ),
+    ignored("sasl.login.connect.timeout.ms", "(none)", OVER_HTTP),
+    ignored("sasl.login.read.timeout.ms", "(none)", OVER_HTTP),
+    ignored("sasl.oauthbearer.header.urlencode", "false", OVER_HTTP),
+    ignored("sasl.oauthbearer.jwt.validator.class", "DefaultJwtValidator", BROKERS),
+    ignored("sasl.oauthbearer.scope.claim.name", "scope", BROKERS),
+    ignored("sasl.oauthbearer.sub.claim.name", "sub", BROKERS),
+    ignored("sasl.oauthbearer.jwks.*", "(some)", BROKERS),
+    ignored("sasl.oauthbearer.expected.*", "(none)", BROKERS),
+    ignored("sasl.oauthbearer.clock.skew.seconds", "30", BROKERS),
 ];
 
 /// The settings of topics that Kafka 4.3 knows, for `topic.`. A broker may know others, so an unknown one is a warning.

@@ -89,6 +89,13 @@ impl Value for Option<String> {
     }
 }
 
+/// A secret; its text is not repeated by any error.
+impl Value for Option<super::Secret> {
+    fn parse(text: &str, _: &RangeInclusive<i64>) -> Result<Self, String> {
+        Ok((!text.is_empty()).then(|| text.into()))
+    }
+}
+
 impl Value for PathBuf {
     fn parse(text: &str, _: &RangeInclusive<i64>) -> Result<Self, String> {
         Ok(text.into())
@@ -121,6 +128,12 @@ macro_rules! choice {
                     return Ok(Self::$variant);
                 })+
                 Err(refusal(text, &[$($text),+]))
+            }
+        }
+
+        impl Value for Option<$name> {
+            fn parse(text: &str, range: &RangeInclusive<i64>) -> Result<Self, String> {
+                if text.is_empty() { Ok(None) } else { $name::parse(text, range).map(Some) }
             }
         }
     };
@@ -199,6 +212,34 @@ choice!(
         Fjall = "fjall",
         /// sled, a tree of pages. It takes more memory for large state.
         Sled = "sled",
+    }
+);
+
+choice!(
+    /// How brokers are reached.
+    SecurityProtocol {
+        /// Unencrypted, and without saying who the client is.
+        Plaintext = "PLAINTEXT",
+        /// By TLS.
+        Ssl = "SSL",
+        /// Unencrypted, with SASL.
+        SaslPlaintext = "SASL_PLAINTEXT",
+        /// By TLS, with SASL.
+        SaslSsl = "SASL_SSL",
+    }
+);
+
+choice!(
+    /// How a client says who it is.
+    SaslMechanism {
+        /// A user and its password (RFC 4616).
+        Plain = "PLAIN",
+        /// A proof that the client knows a user's password (RFC 7677).
+        ScramSha256 = "SCRAM-SHA-256",
+        /// The same with the longer hash.
+        ScramSha512 = "SCRAM-SHA-512",
+        /// A token (RFC 7628).
+        OAuthBearer = "OAUTHBEARER",
     }
 );
 

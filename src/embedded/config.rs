@@ -8,6 +8,7 @@ use crate::{Error, ErrorKind, Result};
 /// test does not wait for members that do not come.
 const BROKER: &[(&str, &str, Kind)] = &[
     ("auto.create.topics.enable", "true", Kind::Boolean),
+    ("connections.max.reauth.ms", "0", Kind::Long(0)),
     ("default.replication.factor", "1", Kind::Int(1)),
     ("fetch.max.bytes", "57671680", Kind::Int(1024)),
     ("group.initial.rebalance.delay.ms", "0", Kind::Int(0)),

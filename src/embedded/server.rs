@@ -317,10 +317,10 @@ impl Requests {
     /// Where the broker has users, everything but the handshake is for those who have proved who they are.
     fn may_ask(&self, api: Api, caller: &Caller) -> Result<()> {
         let open = matches!(api, Api::ApiVersions | Api::SaslHandshake | Api::SaslAuthenticate);
-        if self.broker.users.is_empty() || open || caller.session().principal.is_some() {
+        if self.broker.users.is_empty() || open || caller.session().is_open() {
             return Ok(());
         }
-        Err(corrupt(format!("{api:?} was asked before the connection was authenticated")))
+        Err(corrupt(format!("{api:?} was asked while the connection was not authenticated")))
     }
 
     /// Has the request answered, in the way that the hooks say.

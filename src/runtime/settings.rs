@@ -15,21 +15,7 @@ use crate::group::{GroupConfig, SubscriptionData};
 use crate::runtime::memory::StateMemory;
 
 pub(super) fn client(config: &Config) -> ClientConfig {
-    let connection = config.consumer(Role::Main).connection();
-    let mut client = ClientConfig::new(config.bootstrap_servers().join(","));
-    client.client_id = config.client_id().to_owned();
-    client.rack = config.consumer(Role::Main).client_rack().map(str::to_owned);
-    client.request_timeout = connection.request_timeout();
-    client.api_timeout = connection.api_timeout();
-    client.connect_timeout = connection.connect_timeout();
-    client.connection_max_idle = connection.connection_max_idle();
-    client.metadata_max_age = connection.metadata_max_age();
-    client.retry_backoff = connection.retry_backoff();
-    client.retry_backoff_max = connection.retry_backoff_max();
-    client.reconnect_backoff = connection.reconnect_backoff();
-    client.reconnect_backoff_max = connection.reconnect_backoff_max();
-    client.rebootstrap_trigger = connection.rebootstrap_trigger();
-    client
+    ClientConfig::from(config)
 }
 
 /// The producer of a worker; `transactional_id` under exactly-once.

@@ -1,5 +1,7 @@
 //! `mainstem copy`.
 
+use std::path::PathBuf;
+
 use clap::Args;
 use mainstem::client::{Admin, Producer, ProducerOptions, ReadOptions, Reader};
 use mainstem::{Error, ErrorKind, Record, Result};
@@ -20,6 +22,9 @@ pub(crate) struct Copy {
     /// Brokers of the cluster to read from, if it is another one
     #[arg(long, value_name = "HOST:PORT,..")]
     from_bootstrap: Option<String>,
+    /// A file of client properties for the cluster to read from, if it is another one
+    #[arg(long, value_name = "FILE")]
+    from_command_config: Option<PathBuf>,
     #[arg(long, value_enum, default_value = "read_committed")]
     isolation: IsolationArg,
     /// none, gzip, snappy, lz4 or zstd
@@ -30,9 +35,9 @@ pub(crate) struct Copy {
 impl Copy {
     pub(super) async fn run(self, cluster: &ClusterArgs) -> Result<()> {
         let target = cluster.connect().await?;
-        let source = match &self.from_bootstrap {
-            Some(bootstrap) => connect(bootstrap).await?,
-            None => target.clone(),
+        let source = match (&self.from_command_config, &self.from_bootstrap) {
+            (None, None) => target.clone(),
+            (file, bootstrap) => connect(file.as_deref(), bootstrap.as_deref()).await?,
         };
         if self.from == self.to && source.cluster_id() == target.cluster_id() {
             return Err(Error::new(

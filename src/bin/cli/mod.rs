@@ -10,6 +10,7 @@ mod topics;
 
 use std::error::Error as _;
 use std::io::Write;
+use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 
 use clap::{Args, Parser, Subcommand};
@@ -31,6 +32,10 @@ struct ClusterArgs {
     /// Brokers to ask first, as host:port with commas between. Default: $MAINSTEM_KAFKA, then localhost:9092
     #[arg(long, short, global = true, value_name = "HOST:PORT,..")]
     bootstrap: Option<String>,
+    /// A file of client properties, as Kafka's tools take it: bootstrap.servers, security.protocol, ssl.*, sasl.* and others.
+    /// --bootstrap and $MAINSTEM_KAFKA go before its bootstrap.servers
+    #[arg(long, global = true, value_name = "FILE")]
+    command_config: Option<PathBuf>,
 }
 
 #[derive(Debug, Subcommand)]
@@ -69,18 +74,23 @@ impl From<IsolationArg> for Isolation {
 }
 
 impl ClusterArgs {
-    fn bootstrap(&self) -> String {
-        let named = self.bootstrap.clone().or_else(|| std::env::var("MAINSTEM_KAFKA").ok());
-        named.unwrap_or_else(|| "localhost:9092".to_owned())
-    }
-
     async fn connect(&self) -> Result<Cluster> {
-        connect(&self.bootstrap()).await
+        let named = self.bootstrap.clone().or_else(|| std::env::var("MAINSTEM_KAFKA").ok());
+        connect(self.command_config.as_deref(), named.as_deref()).await
     }
 }
 
-async fn connect(bootstrap: &str) -> Result<Cluster> {
-    let mut config = ClientConfig::new(bootstrap);
+/// Connects by a file of properties, or without one; a bootstrap address that is given goes before the file's.
+async fn connect(file: Option<&Path>, bootstrap: Option<&str>) -> Result<Cluster> {
+    let mut config = match file {
+        None => ClientConfig::new(bootstrap.unwrap_or("localhost:9092")),
+        Some(path) => {
+            let wrong = || Error::new(ErrorKind::Config, format!("cannot use {}", path.display()));
+            let text = std::fs::read_to_string(path).map_err(|cause| wrong().because(cause))?;
+            let text = bootstrap.map_or(text.clone(), |named| format!("{text}\nbootstrap.servers={named}\n"));
+            ClientConfig::from_properties_str(&text).map_err(|cause| wrong().because(cause))?
+        }
+    };
     config.client_id = "mainstem-cli".to_owned();
     Cluster::connect(config).await
 }

@@ -15,7 +15,7 @@ use super::output::{Output, table};
 pub(crate) enum Command {
     /// List slots and the stores in them; of a slot that a running instance holds, their names alone
     Ls(Where),
-    /// Read every row of the stores in free slots; with --bootstrap, hold their checkpoints against the changelogs too
+    /// Read every row of the stores in free slots; with --bootstrap or --command-config, hold their checkpoints against the changelogs too
     Verify(Where),
     /// Delete stores, or whole slots, that no running instance holds; instances read them from the changelogs again
     Rm(Rm),
@@ -57,9 +57,9 @@ pub(super) async fn run(command: Command, cluster: &ClusterArgs) -> Result<()> {
     let outcome = match command {
         Command::Ls(at) => list(&at, &mut out),
         Command::Verify(at) => {
-            let brokers = match &cluster.bootstrap {
-                Some(_) => Some(cluster.connect().await?),
-                None => None,
+            let brokers = match cluster.bootstrap.is_some() || cluster.command_config.is_some() {
+                true => Some(cluster.connect().await?),
+                false => None,
             };
             verify(&at, brokers.as_ref(), &mut out).await
         }

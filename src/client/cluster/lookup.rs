@@ -98,13 +98,21 @@ impl Cluster {
             .iter()
             .filter_map(|(at, error)| Some(format!("{}: {}", self.0.addresses.get(*at)?, chain(error))))
             .collect();
+        let each = each.join("; ");
+        if failures
+            .iter()
+            .any(|(_, error)| error.kind() == ErrorKind::Authentication && !error.is_retriable())
+        {
+            let text = "no bootstrap address lets this client in: correct what is named below";
+            return Error::new(ErrorKind::Authentication, text).because(each);
+        }
         Error::new(
             ErrorKind::Connection,
-            "no bootstrap address answers as a Kafka broker: check that bootstrap.servers names hosts and ports of a \
-             plaintext listener, that the brokers run, and that names and ports are open from here",
+            "no bootstrap address answers as a Kafka broker: check that bootstrap.servers names hosts and ports of \
+             listeners of this security.protocol, that the brokers run, and that names and ports are open from here",
         )
         .with_class(ErrorClass::Retriable)
-        .because(each.join("; "))
+        .because(each)
     }
 
     /// Looks at topics again, unless somebody has done so since `seen`, and at the brokers.

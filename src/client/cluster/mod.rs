@@ -26,6 +26,7 @@ use node::{Node, Reach};
 use crate::client::config::{Address, ClientConfig};
 use crate::client::connection::{Api, Connection};
 use crate::client::retry::{Backoff, Retry};
+use crate::client::security::Access;
 use crate::{Error, ErrorClass, ErrorKind, Result, clock};
 
 /// For how long a bootstrap address is tried again at the start. A connection that breaks, or a broker that is just restarting,
@@ -66,6 +67,7 @@ pub struct Cluster(Arc<Inner>);
 #[derive(Debug)]
 struct Inner {
     config: ClientConfig,
+    access: Arc<Access>,
     addresses: Vec<Address>,
     runtime: Handle,
     closed: AtomicBool,
@@ -102,16 +104,19 @@ impl Cluster {
     /// Finds the brokers through any of the bootstrap addresses.
     ///
     /// # Errors
-    /// [`ErrorKind::Config`] when an address cannot be read; [`ErrorKind::Connection`] when none answers: its causes name
-    /// every address.
+    /// [`ErrorKind::Config`] when an address, a certificate or a key cannot be read; [`ErrorKind::Authentication`] when a
+    /// broker and this client do not trust each other; [`ErrorKind::Connection`] when none answers: its causes name every
+    /// address.
     ///
     /// # Panics
     /// Outside of a tokio runtime.
     pub async fn connect(config: ClientConfig) -> Result<Self> {
         let addresses = config.addresses()?;
         let age = config.metadata_max_age;
+        let access = Arc::new(Access::prepare(&config.security)?);
         let cluster = Self(Arc::new(Inner {
             config,
+            access,
             addresses,
             runtime: Handle::current(),
             closed: AtomicBool::new(false),
@@ -253,7 +258,7 @@ impl Cluster {
     }
 
     fn reach(&self) -> Reach<'_> {
-        Reach { config: &self.0.config, runtime: &self.0.runtime }
+        Reach { config: &self.0.config, access: &self.0.access, runtime: &self.0.runtime }
     }
 
     /// What needs a connection has it within the request timeout, and never from a client that was closed meanwhile.

@@ -1,6 +1,6 @@
 //! A broker and the connections to it, one for each class of requests.
 
-use std::sync::{Mutex, PoisonError};
+use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
 use tokio::net::TcpStream;
@@ -9,6 +9,7 @@ use tokio::sync::Mutex as AsyncMutex;
 use crate::client::config::{Address, ClientConfig};
 use crate::client::connection::{Api, Connection, ConnectionOptions, Pending, SharedError};
 use crate::client::retry::Backoff;
+use crate::client::security::Access;
 use crate::{Error, ErrorClass, ErrorKind, Result, clock};
 
 /// What a request is for. Each class has its own connection to a broker, because a broker answers one request a
@@ -119,7 +120,14 @@ impl Node {
         let known = slot.status().connection.clone();
         let fresh = |connection: &Connection| !connection.is_idle_for(reach.config.connection_max_idle);
         if let Some(connection) = known.filter(|connection| !connection.is_poisoned() && fresh(connection)) {
-            return Ok(connection);
+            match connection.renew_session(reach.config.request_timeout).await {
+                Ok(()) => return Ok(connection),
+                // A new connection shows whether that was the broker's last word.
+                Err(error) => {
+                    tracing::warn!(%error, node = self.id, "cannot authenticate again: the connection is opened anew");
+                    connection.close(error.with_class(ErrorClass::Retriable));
+                }
+            }
         }
         if slot.status().attempts != seen
             && let Some(failed) = &current.failed
@@ -157,6 +165,11 @@ impl Node {
 
     fn unreachable(&self, cause: SharedError) -> Error {
         let class = cause.class();
+        if cause.kind() == ErrorKind::Authentication {
+            return Error::new(cause.kind(), format!("{self} and this client do not trust each other"))
+                .with_class(class)
+                .because(cause);
+        }
         Error::new(
             cause.kind(),
             format!(
@@ -203,39 +216,52 @@ impl std::fmt::Display for Node {
 /// How to reach nodes.
 pub(super) struct Reach<'a> {
     pub(super) config: &'a ClientConfig,
+    pub(super) access: &'a Arc<Access>,
     pub(super) runtime: &'a tokio::runtime::Handle,
 }
 
-/// Connects to an address and agrees on versions. The socket lives on the given runtime, whoever asks for it.
+/// Connects to an address, agrees on versions, and says who the client is. The socket lives on the given runtime, whoever asks for it.
 pub(super) async fn open(address: &Address, peer: String, reach: &Reach<'_>) -> Result<Connection> {
-    let Reach { config, runtime } = reach;
-    let (host, port) = (address.host.clone(), address.port);
+    let Reach { config, access, runtime } = reach;
+    let (address, access) = (address.clone(), Arc::clone(access));
     let options = ConnectionOptions {
         peer,
         client_id: config.client_id.clone(),
         max_frame: config.max_frame,
         timeout: config.request_timeout,
+        sasl: access.sasl().cloned(),
     };
     let limit = config.connect_timeout;
     let opening = runtime.spawn(async move {
-        let stream = match clock::timeout(limit, TcpStream::connect((host.as_str(), port))).await {
-            Some(Ok(stream)) => stream,
-            Some(Err(cause)) => {
-                return Err(Error::new(ErrorKind::Connection, "no connection")
-                    .with_class(ErrorClass::Retriable)
-                    .because(cause));
-            }
-            None => {
-                return Err(Error::new(ErrorKind::Connection, format!("no connection within {limit:?}"))
-                    .with_class(ErrorClass::Retriable));
-            }
-        };
+        let stream =
+            match clock::timeout(limit, TcpStream::connect((address.host.as_str(), address.port))).await {
+                Some(Ok(stream)) => stream,
+                Some(Err(cause)) => {
+                    return Err(Error::new(ErrorKind::Connection, "no connection")
+                        .with_class(ErrorClass::Retriable)
+                        .because(cause));
+                }
+                None => {
+                    return Err(Error::new(ErrorKind::Connection, format!("no connection within {limit:?}"))
+                        .with_class(ErrorClass::Retriable));
+                }
+            };
         // Requests are small and wait for their answers: Nagle's algorithm only delays them.
         let _ = stream.set_nodelay(true);
         // A connection that is given up is reset. Closed in good order it would go on delivering what waits in it, and a
         // broker carry it out whenever it gets there: a commit behind a slow request would set offsets back that a later
         // connection has committed.
         let _ = stream.set_zero_linger();
+        let stream = match clock::timeout(limit, access.secure(stream, &address)).await {
+            Some(secured) => secured?,
+            None => {
+                return Err(Error::new(
+                    ErrorKind::Connection,
+                    format!("no end of the TLS handshake within {limit:?}"),
+                )
+                .with_class(ErrorClass::Retriable));
+            }
+        };
         Connection::open(stream, options).await
     });
     // A caller that gives up leaves the attempt to end by itself, within its timeouts.

@@ -22,8 +22,19 @@ pub(crate) trait Api: Encodable + HeaderVersion + Send + Sync {
     fn throttle_ms(response: &Self::Response) -> i32;
 }
 
+/// The answers of authentication have no throttle time.
+macro_rules! throttle_ms {
+    ($response:ident) => {
+        $response.throttle_time_ms
+    };
+    ($response:ident never) => {{
+        let _ = $response;
+        0
+    }};
+}
+
 macro_rules! apis {
-    ($($name:ident $request:ident -> $response:ident: $min:literal..=$max:literal;)*) => {
+    ($($name:ident $request:ident -> $response:ident: $min:literal..=$max:literal $(, $throttled:ident throttled)?;)*) => {
         $(impl Api for m::$request {
             const NAME: &'static str = stringify!($name);
             const KEY: i16 = m::ApiKey::$name as i16;
@@ -31,7 +42,7 @@ macro_rules! apis {
             type Response = m::$response;
 
             fn throttle_ms(response: &Self::Response) -> i32 {
-                response.throttle_time_ms
+                throttle_ms!(response $($throttled)?)
             }
         })*
 
@@ -143,6 +154,8 @@ apis! {
     ListGroups ListGroupsRequest -> ListGroupsResponse: 0..=4;
     DeleteGroups DeleteGroupsRequest -> DeleteGroupsResponse: 0..=2;
     ApiVersions ApiVersionsRequest -> ApiVersionsResponse: 0..=3;
+    SaslHandshake SaslHandshakeRequest -> SaslHandshakeResponse: 1..=1, never throttled;
+    SaslAuthenticate SaslAuthenticateRequest -> SaslAuthenticateResponse: 0..=2, never throttled;
     CreateTopics CreateTopicsRequest -> CreateTopicsResponse: 2..=7;
     DeleteTopics DeleteTopicsRequest -> DeleteTopicsResponse: 1..=5;
     DeleteRecords DeleteRecordsRequest -> DeleteRecordsResponse: 0..=2;

@@ -33,10 +33,17 @@ impl<R: AsyncRead + Unpin> FrameReader<R> {
         let length = usize::try_from(length).ok().filter(|length| *length >= 4).ok_or_else(|| {
             corrupt(format!("a frame claims a length of {length} bytes: is this a Kafka broker's port?"))
         })?;
+        // A TLS alert of any version: type 21, then 3 and the minor version, then a length of two.
+        if length & 0xffff_fc00 == 0x1503_0000 {
+            return Err(corrupt(
+                "what answers speaks TLS: set security.protocol to SSL or SASL_SSL, or correct the port"
+                    .to_owned(),
+            ));
+        }
         if length > self.limit {
             return Err(corrupt(format!(
                 "a frame of {length} bytes is larger than the limit of {} bytes: fetch less at once, or raise max_frame \
-                 (a length like this also comes from a port that speaks TLS or HTTP)",
+                 (a length like this also comes from a port that speaks HTTP)",
                 self.limit
             )));
         }
@@ -92,6 +99,9 @@ fn corrupt(message: String) -> Error {
 }
 
 fn broken(cause: std::io::Error) -> Error {
+    if let Some(error) = crate::client::security::explain(&cause) {
+        return error;
+    }
     let message = match cause.kind() {
         std::io::ErrorKind::UnexpectedEof => "the broker closed the connection",
         _ => "the connection broke",

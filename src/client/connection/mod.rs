@@ -5,6 +5,8 @@
 //! fault that makes the stream unknowable poisons the connection: every waiter and every later caller gets that cause.
 
 mod api;
+#[cfg(feature = "sasl")]
+mod authenticate;
 mod frame;
 mod guard;
 #[cfg(test)]
@@ -32,6 +34,9 @@ use frame::FrameReader;
 #[cfg(feature = "embedded")]
 pub(crate) use guard::read;
 
+#[cfg(feature = "sasl")]
+use crate::client::retry::random;
+use crate::config::Sasl;
 use crate::{Error, ErrorClass, ErrorKind, Result, clock};
 
 const UNSUPPORTED_VERSION: i16 = 35;
@@ -75,8 +80,10 @@ pub(crate) struct ConnectionOptions {
     pub(crate) client_id: String,
     /// The largest frame that is read, in bytes.
     pub(crate) max_frame: usize,
-    /// How long the version negotiation may take.
+    /// How long each answer of the version negotiation and of SASL may take.
     pub(crate) timeout: Duration,
+    /// Who the client is, if it says so.
+    pub(crate) sasl: Option<Sasl>,
 }
 
 /// One connection to a broker. Clones share it; the last one closes it.
@@ -91,6 +98,9 @@ struct Handle {
     task: AbortHandle,
     versions: HashMap<i16, VersionRange>,
     features: HashMap<String, i16>,
+    sasl: Option<Sasl>,
+    /// When to authenticate again, before the broker ends the session (KIP-368).
+    renew_at: Mutex<Option<Instant>>,
 }
 
 impl Drop for Handle {
@@ -188,9 +198,19 @@ async fn run<RW: AsyncRead + AsyncWrite + Send>(
 }
 
 async fn read_all<R: AsyncRead + Unpin>(mut frames: FrameReader<R>, shared: &Shared) -> Error {
+    let mut answers = 0;
     loop {
         match frames.next().await.and_then(|frame| shared.answer(frame)) {
-            Ok(()) => {}
+            Ok(()) => answers += 1,
+            // A listener that asks for SASL answers ApiVersions, and ends the connection at anything else.
+            Err(cause) if cause.kind() == ErrorKind::Connection && answers <= 1 => {
+                return Error::new(
+                    ErrorKind::Connection,
+                    "the broker ended a new connection: if this listener asks for SASL or TLS, set security.protocol",
+                )
+                .with_class(cause.class())
+                .because(cause);
+            }
             Err(cause) => return cause,
         }
     }
@@ -222,6 +242,7 @@ impl Connection {
     {
         let (out, frames) = mpsc::unbounded_channel();
         let state = State::Healthy(VecDeque::new(), out, clock::monotonic());
+        let sasl = options.sasl;
         let shared = Arc::new(Shared { peer: options.peer, state: Mutex::new(state) });
         let task = tokio::spawn(run(stream, frames, Arc::clone(&shared), options.max_frame)).abort_handle();
         let mut handle = Handle {
@@ -231,6 +252,8 @@ impl Connection {
             task,
             versions: HashMap::new(),
             features: HashMap::new(),
+            sasl,
+            renew_at: Mutex::new(None),
         };
         let theirs = handle.negotiate(options.timeout).await?;
         handle.versions = theirs
@@ -240,7 +263,22 @@ impl Connection {
             .collect();
         handle.features =
             theirs.finalized_features.iter().map(|f| (f.name.to_string(), f.max_version_level)).collect();
+        // As in Java (`SaslClientAuthenticator`) the versions are asked for before, and hold after.
+        handle.renew(options.timeout).await?;
         Ok(Self(Arc::new(handle)))
+    }
+
+    /// Authenticates again if the session is about to end; requests under way are answered all the same. No request may be
+    /// sent meanwhile. After an error the connection is of no use.
+    pub(crate) async fn renew_session(&self, timeout: Duration) -> Result<()> {
+        let due = *self.0.renew_at.lock().unwrap_or_else(PoisonError::into_inner);
+        if due.is_some_and(|due| clock::monotonic() >= due) {
+            tracing::debug!(peer = self.0.shared.peer, "authenticating again before the session ends");
+            // ORDER: it stays due until it has succeeded. If the caller gives up on the way, the next one begins anew, which
+            // the broker refuses, and the connection ends.
+            self.0.renew(timeout).await?;
+        }
+        Ok(())
     }
 
     /// Sends a request; what comes back is awaited separately, so that the order of calls is the order on the wire.
@@ -259,21 +297,7 @@ impl Connection {
 
     /// The version in which a request is said on this connection.
     pub(crate) fn version<A: Api>(&self, max_version: Option<i16>) -> Result<i16> {
-        let mut ours = A::VERSIONS;
-        ours.max = ours.max.min(max_version.unwrap_or(i16::MAX));
-        let peer = &self.0.shared.peer;
-        let refuse = |theirs: String| {
-            Error::new(
-                ErrorKind::Broker,
-                format!(
-                    "{} is said here in versions {} to {}, {peer} understands {theirs}: brokers from 2.5 to 4.x are supported",
-                    A::NAME, ours.min, ours.max
-                ),
-            )
-            .with_code(UNSUPPORTED_VERSION)
-        };
-        let theirs = *self.0.versions.get(&A::KEY).ok_or_else(|| refuse("none".to_owned()))?;
-        choose(ours, theirs).ok_or_else(|| refuse(format!("{} to {}", theirs.min, theirs.max)))
+        self.0.version::<A>(max_version)
     }
 
     /// The level of a feature that the cluster has finalized, such as `transaction.version`; 0 if it has not.
@@ -304,6 +328,38 @@ impl Connection {
 }
 
 impl Handle {
+    fn version<A: Api>(&self, max_version: Option<i16>) -> Result<i16> {
+        let mut ours = A::VERSIONS;
+        ours.max = ours.max.min(max_version.unwrap_or(i16::MAX));
+        let peer = &self.shared.peer;
+        let refuse = |theirs: String| {
+            Error::new(
+                ErrorKind::Broker,
+                format!(
+                    "{} is said here in versions {} to {}, {peer} understands {theirs}: brokers from 2.5 to 4.x are supported",
+                    A::NAME, ours.min, ours.max
+                ),
+            )
+            .with_code(UNSUPPORTED_VERSION)
+        };
+        let theirs = *self.versions.get(&A::KEY).ok_or_else(|| refuse("none".to_owned()))?;
+        choose(ours, theirs).ok_or_else(|| refuse(format!("{} to {}", theirs.min, theirs.max)))
+    }
+
+    /// Says who the client is, if it does, and notes when to say it again.
+    async fn renew(&self, timeout: Duration) -> Result<()> {
+        #[cfg(feature = "sasl")]
+        if let Some(sasl) = &self.sasl {
+            let lifetime = self.authenticate(sasl, timeout).await?;
+            // As in Java, somewhere between 85 and 95 % of it, so that not all connections do it at once.
+            let renew_at =
+                lifetime.map(|lifetime| clock::monotonic() + lifetime.mul_f64(0.85 + 0.1 * random()));
+            *self.renew_at.lock().unwrap_or_else(PoisonError::into_inner) = renew_at;
+        }
+        let _ = (&self.sasl, timeout);
+        Ok(())
+    }
+
     /// ApiVersions is the one request whose version cannot be negotiated: a broker that does not know ours answers in
     /// version 0, with the versions it knows (KIP-511).
     async fn negotiate(&self, timeout: Duration) -> Result<ApiVersionsResponse> {
@@ -384,7 +440,7 @@ impl Handle {
 
     fn refused<A: Api>(&self, cause: SharedError) -> Error {
         let kind = match cause.kind() {
-            ErrorKind::Timeout | ErrorKind::Closed => cause.kind(),
+            ErrorKind::Timeout | ErrorKind::Closed | ErrorKind::Authentication => cause.kind(),
             _ => ErrorKind::Connection,
         };
         Error::new(kind, format!("no answer to {}: the connection to {} is lost", A::NAME, self.shared.peer))

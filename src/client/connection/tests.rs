@@ -58,6 +58,7 @@ fn options() -> ConnectionOptions {
         client_id: "test".into(),
         max_frame: 1 << 20,
         timeout: LONG,
+        sasl: None,
     }
 }
 

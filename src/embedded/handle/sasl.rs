@@ -1,10 +1,13 @@
 //! Authentication: SaslHandshake and SaslAuthenticate.
 
+use std::time::{Duration, Instant};
+
 use kafka_protocol::error::ResponseError;
 use kafka_protocol::messages as m;
 use kafka_protocol::protocol::StrBytes;
 use uuid::Uuid;
 
+use crate::clock;
 use crate::embedded::broker::{Broker, Caller};
 use crate::embedded::refuse::Refuse;
 use crate::embedded::sasl::{Exchange, MECHANISMS, Refusal};
@@ -16,10 +19,17 @@ pub(crate) struct Session {
     pub(crate) principal: Option<String>,
     /// Set by a handler: the connection is closed after the answer.
     pub(crate) hang_up: bool,
+    /// When it has to be proved again (KIP-368), in real time.
+    ends: Option<Instant>,
     exchange: Exchange,
 }
 
 impl Session {
+    /// Whether it was proved, and not too long ago.
+    pub(crate) fn is_open(&self) -> bool {
+        self.principal.is_some() && self.ends.is_none_or(|ends| clock::monotonic() < ends)
+    }
+
     /// What a refusal is called; the connection ends with it.
     fn refused(&mut self, refusal: Refusal) -> (i16, String) {
         self.hang_up = true;
@@ -75,7 +85,14 @@ pub(crate) async fn sasl_authenticate(
     match session.exchange.authenticate(&broker.users, &request.auth_bytes, random) {
         Ok(token) => {
             session.principal = session.exchange.user().map(str::to_owned);
-            answer.with_auth_bytes(token.into())
+            let answer = answer.with_auth_bytes(token.into());
+            let lifetime = broker.config.number("connections.max.reauth.ms");
+            let Some(ms) = u64::try_from(lifetime).ok().filter(|ms| *ms > 0 && session.principal.is_some())
+            else {
+                return answer;
+            };
+            session.ends = Some(clock::monotonic() + Duration::from_millis(ms));
+            if caller.version >= 1 { answer.with_session_lifetime_ms(lifetime) } else { answer }
         }
         Err(refusal) => refused(session.refused(refusal)),
     }
