@@ -83,9 +83,16 @@ class Bench:
                                    env={**os.environ, **env})
         return process, heard(process)
 
-    def topic(self, partitions):
+    def run(self, *args):
+        """A command that is not measured and says nothing."""
+        subprocess.run([*map(str, args)], cwd=ROOT, check=True, stdin=subprocess.DEVNULL)
+
+    def name(self):
         self.topics += 1
-        name = f"bench-{os.getpid()}-{self.topics}"
+        return f"bench-{os.getpid()}-{self.topics}"
+
+    def topic(self, partitions):
+        name = self.name()
         self.helper("topics", "--bootstrap", self.bootstrap, "--create", name, "--partitions", partitions)
         return name
 

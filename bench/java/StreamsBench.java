@@ -55,8 +55,9 @@ import org.apache.kafka.streams.kstream.Produced;
  *     runs until stdin ends; a line when it is running, and one for each line of stdin: seconds since the start, CPU
  *     seconds of the process, resident memory now and at most, records processed
  * topics               --bootstrap B --create T,T... [--partitions P] | --delete T,T...
- * make-input           --bootstrap B --in T --records N --keys K --value-size BYTES [--rate RECORDS-A-SECOND]
- *     record i: key = i mod K as eight big-endian bytes, value = pseudo-random bytes of i; partition by the default partitioner
+ * make-input           --bootstrap B --in T --records N --keys K --value-size BYTES [--rate RECORDS-A-SECOND] [--draw turns|zipf]
+ *     record i: key = i mod K as eight big-endian bytes (zipf: the r-th key about 1/r as often as the first, in an order that
+ *     looks random), value = pseudo-random bytes of i; partition by the default partitioner
  * make-lines           --bootstrap B --in T --records N --keys WORDS --partitions P
  *     lines of 14 words out of that many, the r-th word about 1/r as often as the first, 100 bytes on average, no keys
  * restore              --bootstrap B --in T --out T --application-id ID [--threads N]
@@ -314,6 +315,7 @@ public final class StreamsBench {
         int size = lines ? 0 : Integer.parseInt(need(options, "value-size"));
         int partitions = lines ? Integer.parseInt(need(options, "partitions")) : 0;
         double rate = Double.parseDouble(options.getOrDefault("rate", "1e12"));
+        boolean zipf = options.getOrDefault("draw", "turns").equals("zipf");
         Properties config = new Properties();
         config.put("bootstrap.servers", need(options, "bootstrap"));
         config.put("batch.size", 256 * 1024);
@@ -331,7 +333,7 @@ public final class StreamsBench {
                 } else {
                     ByteBuffer value = ByteBuffer.allocate(size + 8);
                     for (long z = i; value.position() < size; z++) value.putLong(mix(z * 31 + value.position()));
-                    byte[] key = ByteBuffer.allocate(8).putLong(i % keys).array();
+                    byte[] key = ByteBuffer.allocate(8).putLong(zipf ? mix(rank(i, keys)) : i % keys).array();
                     record = new ProducerRecord<>(topic, key, Arrays.copyOf(value.array(), size));
                 }
                 producer.send(record, (at, thrown) -> {
@@ -343,12 +345,17 @@ public final class StreamsBench {
         System.out.printf("{\"made\":%d}%n", records);
     }
 
-    /** Words as often as in natural text: rank r about 1/r as often as the first. */
+    /** The n-th draw out of so many: rank r about 1/r as often as the first. */
+    private static long rank(long n, long many) {
+        double chance = (mix(n) >>> 11) * 0x1p-53;
+        return (long) Math.pow(many, chance) - 1;
+    }
+
+    /** Words as often as in natural text. */
     private static byte[] line(long i, long words) {
         ByteBuffer line = ByteBuffer.allocate(WORDS * 16);
         for (int at = 0; at < WORDS; at++) {
-            double chance = (mix(i * WORDS + at) >>> 11) * 0x1p-53;
-            long rank = (long) Math.pow(words, chance) - 1;
+            long rank = rank(i * WORDS + at, words);
             if (at > 0) line.put((byte) ' ');
             // Four letters tell words apart; the rest gives them the lengths 4 to 9.
             long letters = rank;

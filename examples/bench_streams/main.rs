@@ -79,6 +79,9 @@ struct Settings {
     threads: usize,
     #[arg(long, default_value = "at_least_once")]
     guarantee: String,
+    /// What keeps the rows of the stores: fjall, sled or memory.
+    #[arg(long, default_value = "fjall")]
+    engine: String,
     /// linger.ms of the application's producers, instead of its default.
     #[arg(long)]
     linger: Option<u64>,
@@ -169,6 +172,10 @@ fn app(work: Work, at: &Place, settings: &Settings, name: &str) -> Result<App> {
             .cache_bytes(settings.cache)
             .commit_interval(Duration::from_millis(settings.commit))
             .set("processing.guarantee", &settings.guarantee);
+    config = match settings.engine.as_str() {
+        "memory" => config.set("default.dsl.store", "in_memory"),
+        on_disk => config.set("state.engine", on_disk),
+    };
     if let Some(linger) = settings.linger {
         config = config.set("producer.linger.ms", linger.to_string());
     }

@@ -30,6 +30,9 @@ pub(crate) struct Options {
     partitions: i32,
     #[arg(long, default_value_t = 1)]
     threads: usize,
+    /// What keeps the rows of the store: fjall, sled or memory.
+    #[arg(long, default_value = "fjall")]
+    engine: String,
 }
 
 /// A moment, and what had been spent by then.
@@ -95,8 +98,12 @@ pub(crate) async fn run(options: Options) -> Result<()> {
     let state_dir = std::env::temp_dir().join(format!("mainstem-bench-restore-{}", std::process::id()));
     let config = Config::builder(&options.application_id, &options.at.bootstrap)
         .state_dir(&state_dir)
-        .workers(options.threads)
-        .build()?;
+        .workers(options.threads);
+    let config = match options.engine.as_str() {
+        "memory" => config.set("default.dsl.store", "in_memory"),
+        on_disk => config.set("state.engine", on_disk),
+    }
+    .build()?;
     let (say, heard) = channel();
     let app =
         App::builder(count(&options.at)?, config).restore_listener(Listener(Mutex::new(say))).build()?;

@@ -14,6 +14,7 @@ mod key_value;
 pub(crate) mod layers;
 pub(crate) mod memory;
 mod options;
+mod row_key;
 mod table;
 #[cfg(test)]
 mod tests;
