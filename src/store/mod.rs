@@ -4,11 +4,9 @@
 //! record downstream until a commit), the changelog writer, the layers (what is open, runs that were frozen at a commit),
 //! the engine. What lies below the changelog writer is invisible to semantics.
 
-#[allow(dead_code, reason = "joined with the runtime next")]
 pub(crate) mod database;
 pub(crate) mod engine;
 mod faults;
-#[allow(dead_code, reason = "joined with the runtime next")]
 pub(crate) mod keeper;
 mod key_value;
 pub(crate) mod layers;
@@ -34,7 +32,7 @@ use crate::record::Timestamp;
 use crate::task::{TaskCx, TopicIx};
 
 use engine::Engine;
-use keeper::Keeper;
+use keeper::{HandOver, Keeper};
 pub(crate) use key_value::{Flushed, KvStore};
 pub use key_value::{KeyValueIterator, KeyValueStore, TimestampedKeyValueStore, ValueAndTimestamp};
 pub(crate) use key_value::{PAGE, decode_row, prefix_end};
@@ -64,7 +62,6 @@ pub(crate) enum RowFormat {
 }
 
 /// What a task asks of any of its stores.
-#[allow(dead_code, reason = "joined with the runtime next")]
 pub(crate) trait AnyStore {
     fn name(&self) -> &Arc<str>;
 
@@ -106,6 +103,10 @@ pub(crate) trait AnyStore {
     /// Begins to put what is committed into the engine. `mark` makes the mark for an offset of the changelog, which is what
     /// the engine has afterwards; `None` for a store without one.
     fn hand_over(&self, mark: Option<&dyn Fn(i64) -> Bytes>) -> Result<()>;
+
+    /// Begins to put everything into the engine that has changed, also since the last commit: for a store on disk whose rows
+    /// nothing else has. `None` if the engine has all of it, or is in memory.
+    fn save(&self) -> Result<Option<HandOver>>;
 
     /// What other threads see of it.
     fn visible(&self) -> &Arc<Visible>;

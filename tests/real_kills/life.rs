@@ -86,6 +86,7 @@ impl Plan {
     pub fn app(&self, config: ConfigBuilder, restores: Restores) -> App {
         let topology = match self.topology {
             "four" => topologies::four(&self.input),
+            "unlogged" => topologies::unlogged(&self.input),
             "many" => topologies::many(&self.input),
             _ => topologies::last(&self.input),
         };

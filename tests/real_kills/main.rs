@@ -21,3 +21,4 @@ mod opening;
 mod support;
 mod tail;
 mod topologies;
+mod unlogged;

@@ -2,6 +2,7 @@
 
 use std::cell::Cell;
 use std::collections::{HashMap, HashSet};
+use std::time::Duration;
 
 use super::{Owned, Worker};
 use crate::changelog::checkpoint::{Checkpoint, Origin};
@@ -9,6 +10,9 @@ use crate::error::{Error, ErrorClass, ErrorKind, Result};
 use crate::record::{Timestamp, TopicPartition};
 use crate::store::AnyStore;
 use crate::task_id::TaskId;
+
+/// How often a worker that waits for a disk looks into its mailbox.
+const LOOK: Duration = Duration::from_millis(10);
 
 /// The changelog of a store, as its next checkpoint names it.
 pub(in crate::runtime) struct Changelog {
@@ -55,6 +59,31 @@ impl Worker {
                         store.hand_over(Some(&|next| changelog.mark(next, wall_ms, &position)))?;
                     }
                     None => store.hand_over(None)?,
+                }
+            }
+        }
+        Ok(())
+    }
+
+    /// Puts what has changed in stores on disk without a changelog into their engines, and waits until it is on the disk. If
+    /// the commit then fails, their records are processed again: at least once.
+    pub(super) fn save_unlogged(&mut self) -> Result<()> {
+        let mut saving = Vec::new();
+        for owned in self.owned.iter().filter(|o| o.running) {
+            for store in owned.task.stores() {
+                if !owned.changelogs.contains_key(store.name()) {
+                    saving.extend(store.save()?);
+                }
+            }
+        }
+        for save in saving {
+            loop {
+                self.pulse.rest();
+                let saved = save.wait_for(LOOK);
+                self.pulse.beat();
+                match saved {
+                    Some(outcome) => break outcome?,
+                    None => self.look_into_mailbox(),
                 }
             }
         }

@@ -14,7 +14,7 @@ fn refused(place: &Place, says: &[&str]) -> Error {
     error
 }
 
-fn names(folder: &Path) -> Vec<String> {
+pub(super) fn names(folder: &Path) -> Vec<String> {
     let Ok(entries) = fs::read_dir(folder) else { return Vec::new() };
     let mut names: Vec<_> = entries.map(|e| e.unwrap().file_name().to_string_lossy().into_owned()).collect();
     names.sort();
@@ -31,7 +31,7 @@ fn filled(kind: EngineKind) -> Place {
     place
 }
 
-const DISKS: [EngineKind; 2] = [EngineKind::Fjall, EngineKind::Sled];
+pub(super) const DISKS: [EngineKind; 2] = [EngineKind::Fjall, EngineKind::Sled];
 
 #[test]
 fn foreign_files_are_left_alone() {
@@ -40,6 +40,31 @@ fn foreign_files_are_left_alone() {
         fs::create_dir_all(place.folder()).unwrap();
         fs::write(place.folder().join("holiday.jpg"), "").unwrap();
         refused(&place, &["holiday.jpg", "set another state.dir"]);
+    }
+}
+
+#[test]
+fn what_is_foreign_in_a_database_is_named_and_left_alone() {
+    for kind in DISKS {
+        for (name, is_folder) in
+            [("notes", true), ("notes.txt", false), ("data/mybackup", true), ("data/letter", false)]
+        {
+            let place = filled(kind);
+            let path = place.folder().join(name);
+            if is_folder {
+                fs::create_dir(&path).unwrap();
+                fs::write(path.join("mine"), "").unwrap();
+            } else {
+                fs::write(&path, "").unwrap();
+            }
+            let place_named = path.to_string_lossy().into_owned();
+            let error = refused(&place, &["not of this library", &place_named, "set another state.dir"]);
+            assert_eq!(error.class(), ErrorClass::Fatal);
+            // Whatever else is wrong.
+            fs::write(place.folder().join("engine.json"), "").unwrap();
+            refused(&place, &[&place_named]);
+            assert!(path.exists() && (!is_folder || path.join("mine").exists()));
+        }
     }
 }
 
@@ -55,7 +80,7 @@ fn what_a_newer_release_wrote_is_left_alone() {
     let place = filled(EngineKind::Fjall);
     let file = place.folder().join("engine.json");
     let text = fs::read_to_string(&file).unwrap();
-    fs::write(&file, text.replace("\"version\": 1", "\"version\": 2")).unwrap();
+    fs::write(&file, text.replace("\"version\": 2", "\"version\": 3")).unwrap();
     let error = refused(&place, &["a newer release"]);
     assert_eq!(error.class(), ErrorClass::Fatal);
 }
