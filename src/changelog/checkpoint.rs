@@ -58,7 +58,6 @@ pub(crate) struct Checkpoint {
 
 impl Checkpoint {
     /// The mark.
-    #[allow(dead_code, reason = "joined with hand-over next")]
     pub(crate) fn encode(&self) -> Bytes {
         let Origin { cluster_id, topic_id, at, application_id, fingerprint } = &self.origin;
         let mut out = BytesMut::with_capacity(160);

@@ -53,9 +53,9 @@ section! {
     explicit_naming: [flag] = "ensure.explicit.internal.resource.naming", java "false", "true";
     /// The folder of local state. Not set: $XDG_STATE_HOME/mainstem or ~/.local/state/mainstem (macOS: ~/Library/Application Support/mainstem; Windows: %LOCALAPPDATA%/mainstem). Never a temporary folder, which a restart may empty.
     state_dir: [path] = "state.dir", java "${java.io.tmpdir}/kafka-streams", "";
-    /// How long the state of a task that has moved away is kept, and how long after the start nothing is deleted. Stores that the topology does not name stay: mainstem state rm deletes them.
+    /// How long the state of a task that has moved away is kept, and how long after the start nothing is deleted. Stores that the topology does not name, and those without a changelog, stay: mainstem state rm deletes them.
     state_cleanup_delay: [millis] = "state.cleanup.delay.ms", java "600000", "600000";
-    /// At start, stores of the topology that nobody has used for longer are deleted; -1 keeps them.
+    /// At start, stores of the topology that nobody has used for longer are deleted, those without a changelog too; -1 keeps them. After a kill the time is up to a minute too old.
     state_max_age: [maybe_millis] = "state.cleanup.dir.max.age.ms", java "-1", "-1";
     /// Where stores that do not say otherwise keep their rows: persistent or in_memory.
     default_store: [choice StoreKind] = "default.dsl.store", java "rocksDB", "persistent";

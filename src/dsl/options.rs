@@ -394,7 +394,9 @@ impl<K: 'static, V: 'static> Materialized<K, V> {
         self
     }
 
-    /// Keeps no changelog: the state is lost when its task moves, and with the process if it is in memory.
+    /// Keeps no changelog: nothing else has the rows. They are lost to the task when it moves, and with the process if they are
+    /// in memory. On disk they survive a kill: they are brought there before the offsets of their records are committed, once
+    /// a commit, and processing is at least once as far as they go.
     #[must_use]
     pub fn logging_disabled(mut self) -> Self {
         self.given = true;

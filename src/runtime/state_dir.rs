@@ -208,9 +208,15 @@ fn read_process(path: &Path, application_id: &str) -> Result<Option<Uuid>> {
         );
         Error::new(ErrorKind::Config, text)
     };
+    let cut = |error| {
+        let text = format!(
+            "state.dir: {} is cut off or damaged: delete this file alone, and the instance gets a new process id; its state stays",
+            path.display()
+        );
+        Error::new(ErrorKind::Config, text).because(error)
+    };
     // The version first: another one may have other fields.
-    let value: serde_json::Value = serde_json::from_slice(&text)
-        .map_err(|error| wrong("is not the process file of an instance".to_owned()).because(error))?;
+    let value: serde_json::Value = serde_json::from_slice(&text).map_err(cut)?;
     match value.get("version").and_then(serde_json::Value::as_u64) {
         Some(version) if version > u64::from(VERSION) => {
             return Err(wrong(format!(

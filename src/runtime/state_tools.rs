@@ -56,6 +56,8 @@ pub struct StoreState {
     pub bytes: Option<u64>,
     /// When an instance was last known to use it, in ms since the Unix epoch.
     pub used_ms: Option<Timestamp>,
+    /// Whether it has a changelog, if an instance has said so.
+    pub changelog: Option<bool>,
     mark: Option<Bytes>,
 }
 
@@ -64,6 +66,8 @@ pub struct StoreState {
 pub enum StoreCheckpoint {
     /// There is none.
     Missing,
+    /// The store has no changelog, so that nothing else has its rows.
+    NoChangelog,
     /// Why it is not believed.
     Unreadable(String),
     /// A later release wrote it.
@@ -84,9 +88,14 @@ pub enum StoreCheckpoint {
 /// The slots below a `state.dir`, of one application or of all.
 ///
 /// # Errors
-/// [`ErrorKind::Config`] if there is no such folder, or it cannot be read.
+/// [`ErrorKind::Config`] if there is no such folder, it cannot be read, or no slot is in it.
 pub fn slots(state_dir: &Path, application_id: Option<&str>) -> Result<Vec<Slot>> {
     let applications = match application_id {
+        Some(id) if id.contains(['/', '\\']) || matches!(id, "" | "." | "..") => {
+            let text =
+                format!("{id:?} is no application.id: it would leave the folder {}", state_dir.display());
+            return Err(Error::new(ErrorKind::Config, text));
+        }
         Some(id) => vec![id.to_owned()],
         None => folders(state_dir)?,
     };
@@ -100,6 +109,13 @@ pub fn slots(state_dir: &Path, application_id: Option<&str>) -> Result<Vec<Slot>
                 slots.push(Slot { application_id: application_id.clone(), name, path, home });
             }
         }
+    }
+    if slots.is_empty() {
+        let text = format!(
+            "{} holds no state of an instance: state.dir is the folder in which there is one folder an application.id",
+            state_dir.display()
+        );
+        return Err(Error::new(ErrorKind::Config, text));
     }
     Ok(slots)
 }
@@ -150,6 +166,13 @@ impl Slot {
         all.filter(|(_, folder)| folder.exists()).collect()
     }
 
+    /// What was moved aside in it because it was damaged, and nothing else has it.
+    pub fn moved_aside(&self) -> Vec<PathBuf> {
+        let names = folders(&self.path.join("state")).unwrap_or_default();
+        let aside = names.into_iter().filter(|name| name.contains(".damaged-"));
+        aside.map(|name| self.path.join("state").join(name)).collect()
+    }
+
     /// The stores that a database of it names, each with its task, by a file that may be read while an instance runs.
     ///
     /// # Errors
@@ -157,7 +180,7 @@ impl Slot {
     pub fn named(&self, engine: &str) -> Result<Vec<(TaskId, String, Option<Timestamp>)>> {
         let kind = kind(engine)?;
         let named = Database::named(kind, &kind.folder(&self.path))?.unwrap_or_default();
-        Ok(named.into_iter().map(|NamedStore { task, store, used_ms }| (task, store, used_ms)).collect())
+        Ok(named.into_iter().map(|NamedStore { task, store, used_ms, .. }| (task, store, used_ms)).collect())
     }
 }
 
@@ -226,6 +249,7 @@ impl OpenDatabase<'_> {
                 store: s.store,
                 bytes: s.bytes,
                 used_ms: s.used_ms,
+                changelog: s.changelog,
                 mark: s.mark,
             })
             .collect();
@@ -250,11 +274,14 @@ impl OpenDatabase<'_> {
         })
     }
 
-    fn damaged(&self, store: &StoreState, cause: Error) -> Error {
-        let StoreState { task, store, .. } = store;
+    fn damaged(&self, store_state: &StoreState, cause: Error) -> Error {
+        let StoreState { task, store, .. } = store_state;
+        let then = match store_state.changelog {
+            Some(false) => "it begins empty, because nothing else has its rows",
+            _ => "it is restored from its changelog",
+        };
         let text = format!(
-            "the store {store} of task {task} in {} is damaged: delete it (`mainstem state rm`), and it is restored from its \
-             changelog",
+            "the store {store} of task {task} in {} is damaged: delete it (`mainstem state rm`), and {then}",
             self.folder.display()
         );
         Error::new(ErrorKind::Store, text).with_class(cause.class()).because(cause)
@@ -274,7 +301,7 @@ fn guarded<T>(folder: &Path, work: impl FnOnce() -> Result<T>) -> Result<T> {
     catch_unwind(AssertUnwindSafe(work)).unwrap_or_else(|_| {
         let text = format!(
             "state.dir: the engine panicked over what is in {}: delete the folder, and the state is rebuilt from the \
-             changelogs",
+             changelogs (all but that of stores without one)",
             folder.display()
         );
         Err(Error::new(ErrorKind::Store, text))
@@ -298,6 +325,9 @@ fn count_rows(engine: &dyn Engine) -> Result<u64> {
 impl StoreState {
     /// What its checkpoint says.
     pub fn checkpoint(&self) -> StoreCheckpoint {
+        if self.changelog == Some(false) {
+            return StoreCheckpoint::NoChangelog;
+        }
         let Some(mark) = &self.mark else { return StoreCheckpoint::Missing };
         match Checkpoint::decode(mark) {
             Ok(Checkpoint { origin, next_offset, leader_epoch, wall_ms, .. }) => {
@@ -308,18 +338,22 @@ impl StoreState {
         }
     }
 
-    /// What an instance would make of the store today, in words: `resume`, or `wipe` with the reason. What the rows mean is
+    /// What an instance would make of the store today, in words: `resume`, `wipe` with the reason, or `keep` if it has no
+    /// changelog. What the rows mean is
     /// taken on trust: only the topology knows.
     ///
     /// # Errors
     /// When the brokers do not say what their log has.
     pub async fn judge(&self, cluster: &Cluster, application_id: &str) -> Result<String> {
+        if self.changelog == Some(false) {
+            return Ok("keep: it has no changelog, and nothing else has its rows".to_owned());
+        }
         let checkpoint = self.mark.as_deref().and_then(|mark| Checkpoint::decode(mark).ok());
         let Some(Checkpoint { origin, .. }) = checkpoint else {
             return Ok(match self.checkpoint() {
                 StoreCheckpoint::Missing => "wipe: it has no checkpoint".to_owned(),
                 StoreCheckpoint::Unreadable(why) | StoreCheckpoint::Newer(why) => format!("wipe: {why}"),
-                StoreCheckpoint::Sound { .. } => "wipe".to_owned(),
+                StoreCheckpoint::Sound { .. } | StoreCheckpoint::NoChangelog => "wipe".to_owned(),
             });
         };
         let judge = Judge::new(cluster, application_id, Arc::new(SystemClock));

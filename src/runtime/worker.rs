@@ -277,9 +277,7 @@ impl Worker {
             if self.pulse.is_dismissed() {
                 return self.close_all();
             }
-            while let Ok(message) = self.inbox.try_recv() {
-                self.take(message);
-            }
+            self.look_into_mailbox();
             while let Some(control) = self.control.pop_front() {
                 match control {
                     Control::Revoke(leases) => self.revoke(leases),
@@ -445,6 +443,13 @@ impl Worker {
             if let Some(owned) = self.owned.iter_mut().find(its) {
                 owned.lease = *lease;
             }
+        }
+    }
+
+    /// Takes in what is there.
+    fn look_into_mailbox(&mut self) {
+        while let Ok(message) = self.inbox.try_recv() {
+            self.take(message);
         }
     }
 

@@ -5,11 +5,15 @@
 //! | `engine.json` | which stores there are, and the version of the format |
 //! | `data/` | the engine's own files |
 //! | `data.new/` | the same while they are being made, the first time |
+//! | `suspect` | says that the engine has stopped, so that the next start reads every row |
+//!
+//! Beside it are `<engine>.damaged-<ms>`, moved aside because nothing else has it, and `<engine>.wiped` for as long as it is
+//! being deleted.
 //!
 //! Opening and dropping stores takes as long as the disk does: it is for threads on which nobody waits.
 
 mod catalog;
-pub(in crate::store) mod suspect;
+pub(crate) mod mend;
 
 use std::collections::{HashMap, HashSet};
 use std::fmt;
@@ -20,11 +24,11 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use bytes::Bytes;
 
-use super::engine::disk::{Backend, OpenStore};
+use super::engine::disk::{Backend, OpenStore, SUSPECT};
 use super::engine::fault::{Fault, failed, io_failed};
 use super::engine::{Engine, MemoryEngine};
 use crate::config::StateEngine;
-use crate::error::{Error, ErrorKind, Result};
+use crate::error::{Error, ErrorClass, ErrorKind, Result};
 use crate::record::Timestamp;
 use crate::task_id::TaskId;
 use catalog::{Catalog, Entry, sync_folder};
@@ -79,6 +83,8 @@ pub(crate) struct StoredStore {
     pub(crate) mark: Option<Bytes>,
     /// When somebody was last known to use it, in ms since the Unix epoch.
     pub(crate) used_ms: Option<Timestamp>,
+    /// Whether it has a changelog, if that is known.
+    pub(crate) changelog: Option<bool>,
 }
 
 /// A store as the catalog has it, for whoever does not open the database.
@@ -88,6 +94,14 @@ pub(crate) struct NamedStore {
     pub(crate) store: String,
     /// When somebody was last known to use it, in ms since the Unix epoch.
     pub(crate) used_ms: Option<Timestamp>,
+    /// Whether it has a changelog, if that is known.
+    pub(crate) changelog: Option<bool>,
+}
+
+impl From<Entry> for NamedStore {
+    fn from(Entry { task, store, used_ms, changelog, .. }: Entry) -> Self {
+        Self { task, store, used_ms, changelog }
+    }
 }
 
 /// All stores of an instance. It is closed when it and all that came from it is dropped.
@@ -97,6 +111,7 @@ pub(crate) struct Database {
 }
 
 struct Disk {
+    kind: EngineKind,
     folder: PathBuf,
     backend: Box<dyn Backend>,
     stores: Mutex<Stores>,
@@ -124,11 +139,14 @@ impl Database {
         }
         fs::create_dir_all(folder)
             .map_err(|error| io_failed(folder, "make the folder of the state", error))?;
+        mend::delete_wiped(folder)?;
         let data = folder.join("data");
+        // ORDER: before anything is found damaged: what is wiped then is ours.
+        refuse_foreign_files(kind, folder)?;
         let catalog = match Catalog::read(kind, folder)? {
             Some(catalog) => catalog,
             None => {
-                refuse_foreign_files(folder)?;
+                refuse_data_without_catalog(folder)?;
                 let catalog = Catalog::new(kind);
                 catalog.write(folder)?;
                 catalog
@@ -156,7 +174,7 @@ impl Database {
         }
         let stores =
             Mutex::new(Stores { catalog, open: HashMap::new(), dropped: Vec::new(), used: HashSet::new() });
-        Ok(Self { disk: Some(Disk { folder: folder.to_owned(), backend, stores }) })
+        Ok(Self { disk: Some(Disk { kind, folder: folder.to_owned(), backend, stores }) })
     }
 
     /// Opens the store of a task, and makes it if there is none. From then on every handle of an older tenure is refused
@@ -196,18 +214,40 @@ impl Database {
         self.sweep()
     }
 
-    /// Deletes those of some stores that were found damaged, and names them.
-    pub(crate) fn drop_damaged(&self, which: impl Fn(TaskId, &str) -> bool) -> Result<Vec<(TaskId, String)>> {
-        let Some(disk) = &self.disk else { return Ok(Vec::new()) };
-        let damaged: Vec<_> = {
-            let stores = disk.stores();
-            let is_damaged = |id: u32| stores.open.get(&id).is_some_and(|open| open.is_damaged());
-            let entries = stores.catalog.entries.iter();
-            let damaged = entries.filter(|entry| is_damaged(entry.id) && which(entry.task, &entry.store));
-            damaged.map(|entry| (entry.task, entry.store.clone())).collect()
+    /// Says whether a store has a changelog, before it is opened.
+    pub(crate) fn declare(&self, task: TaskId, store: &str, changelog: bool) -> Result<()> {
+        let Some(disk) = &self.disk else { return Ok(()) };
+        let mut stores = disk.stores();
+        let (mut catalog, id) = match stores.catalog.id(task, store) {
+            Some(id) => (stores.catalog.clone(), id),
+            None => stores.catalog.with(task, store),
         };
-        damaged.iter().try_for_each(|(task, store)| self.drop_store(*task, store))?;
-        Ok(damaged)
+        for entry in catalog.entries.iter_mut().filter(|entry| entry.id == id) {
+            entry.changelog = Some(changelog);
+        }
+        stores.renew(catalog, &disk.folder)
+    }
+
+    /// Whether a store was there and is not any more, as far as the engine can tell.
+    pub(crate) fn is_lost(&self, task: TaskId, store: &str) -> bool {
+        // sled may forget a tree that it has made just now, with nothing in it.
+        let Some(disk) = self.disk.as_ref().filter(|disk| disk.kind == EngineKind::Fjall) else {
+            return false;
+        };
+        let stores = disk.stores();
+        let entry = stores.catalog.entries.iter().find(|entry| entry.task == task && entry.store == store);
+        // The time is noted when it is open.
+        entry.is_some_and(|entry| entry.used_ms.is_some() && !disk.backend.ids().contains(&entry.id))
+    }
+
+    /// Those of some stores that were found damaged since they were opened.
+    pub(crate) fn damaged(&self, which: impl Fn(TaskId, &str) -> bool) -> Vec<NamedStore> {
+        let Some(disk) = &self.disk else { return Vec::new() };
+        let stores = disk.stores();
+        let is_damaged = |id: u32| stores.open.get(&id).is_some_and(|open| open.is_damaged());
+        let entries = stores.catalog.entries.iter();
+        let damaged = entries.filter(|entry| is_damaged(entry.id) && which(entry.task, &entry.store));
+        damaged.cloned().map(NamedStore::from).collect()
     }
 
     /// Deletes the files of dropped stores that nobody reads any more.
@@ -226,6 +266,17 @@ impl Database {
         }
         stores.dropped = kept;
         result
+    }
+
+    /// Notes the time for stores that have been opened, or were in use, since the last [look](Self::unused).
+    pub(crate) fn note_used(&self, now: Timestamp) -> Result<()> {
+        let Some(disk) = &self.disk else { return Ok(()) };
+        let mut stores = disk.stores();
+        let mut noted = stores.catalog.clone();
+        for entry in noted.entries.iter_mut().filter(|entry| stores.used.contains(&entry.id)) {
+            entry.used_ms = Some(now);
+        }
+        stores.renew(noted, &disk.folder)
     }
 
     /// Notes which stores are in use at a time, and gives the others. The time of the last use is in the catalog, and after a
@@ -247,8 +298,7 @@ impl Database {
                 entry.used_ms = Some(now);
             }
             if !is {
-                let Entry { task, store, used_ms, .. } = entry.clone();
-                unused.push(NamedStore { task, store, used_ms });
+                unused.push(NamedStore::from(entry.clone()));
             }
         }
         if noted != *catalog {
@@ -262,8 +312,8 @@ impl Database {
     /// else's.
     #[cfg_attr(not(feature = "cli"), allow(dead_code, reason = "for the command line"))]
     pub(crate) fn named(kind: EngineKind, folder: &Path) -> Result<Option<Vec<NamedStore>>> {
-        let named = |Entry { task, store, used_ms, .. }| NamedStore { task, store, used_ms };
-        Ok(Catalog::read(kind, folder)?.map(|catalog| catalog.entries.into_iter().map(named).collect()))
+        Ok(Catalog::read(kind, folder)?
+            .map(|catalog| catalog.entries.into_iter().map(NamedStore::from).collect()))
     }
 
     /// All stores, also those that no topology knows any more.
@@ -273,10 +323,22 @@ impl Database {
         let mut found = Vec::with_capacity(entries.len());
         for entry in entries {
             let open = disk.opened(entry.task, &entry.store, false)?;
-            let Entry { task, store, used_ms, .. } = entry;
-            found.push(StoredStore { task, store, bytes: open.bytes(), mark: open.mark()?, used_ms });
+            let Entry { task, store, used_ms, changelog, .. } = entry;
+            let (bytes, mark) = (open.bytes(), open.mark()?);
+            found.push(StoredStore { task, store, bytes, mark, used_ms, changelog });
         }
         Ok(found)
+    }
+}
+
+impl Stores {
+    /// Another catalog takes the place of this one, on the disk first.
+    fn renew(&mut self, catalog: Catalog, folder: &Path) -> Result<()> {
+        if catalog != self.catalog {
+            catalog.write(folder)?;
+            self.catalog = catalog;
+        }
+        Ok(())
     }
 }
 
@@ -313,21 +375,46 @@ fn title(task: TaskId, store: &str) -> String {
     format!("the store {store} of task {task}")
 }
 
-/// A folder without a catalog is empty, or it belongs to somebody else.
-fn refuse_foreign_files(folder: &Path) -> Result<()> {
+/// Nothing of somebody else is ever in the way of a deletion.
+fn refuse_foreign_files(kind: EngineKind, folder: &Path) -> Result<()> {
     let read = |error| io_failed(folder, "read the folder of the state", error);
+    let refused = |path: &Path| {
+        let text = format!(
+            "state.dir: {} is in the folder of a database and not of this library: move it away, or set another state.dir; \
+             nothing was deleted",
+            path.display()
+        );
+        Err(Error::new(ErrorKind::Store, text).with_class(ErrorClass::Fatal))
+    };
     for entry in fs::read_dir(folder).map_err(read)? {
-        let name = entry.map_err(read)?.file_name();
-        if name != "engine.json.new" && name != "data.new" {
-            let text = format!(
-                "state.dir: {} holds {name:?} and no engine.json, so that it is no database of this library: move what is \
-                 in it away, or set another state.dir",
-                folder.display()
-            );
-            return Err(Error::new(ErrorKind::Store, text));
+        let entry = entry.map_err(read)?;
+        let own = ["engine.json", "engine.json.new", "data", "data.new", SUSPECT];
+        if !own.iter().any(|own| entry.file_name() == *own) {
+            return refused(&entry.path());
         }
     }
-    Ok(())
+    let foreign = match kind {
+        #[cfg(feature = "fjall")]
+        EngineKind::Fjall => super::engine::fjall::look::foreign(&folder.join("data")).map_err(read)?,
+        #[cfg(feature = "sled")]
+        EngineKind::Sled => super::engine::sled::foreign(&folder.join("data")).map_err(read)?,
+        _ => None,
+    };
+    foreign.map_or(Ok(()), |path| refused(&path))
+}
+
+/// A database without a catalog is not one of ours.
+fn refuse_data_without_catalog(folder: &Path) -> Result<()> {
+    let data = folder.join("data");
+    if !data.try_exists().map_err(|error| io_failed(folder, "read the folder of the state", error))? {
+        return Ok(());
+    }
+    let text = format!(
+        "state.dir: {} holds \"data\" and no engine.json, so that nobody knows what is in it: move it away, or set another \
+         state.dir",
+        folder.display()
+    );
+    Err(Error::new(ErrorKind::Store, text))
 }
 
 /// Makes the engine's files beside and renames them: no engine says how it comes back from a beginning that was cut off.

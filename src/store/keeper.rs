@@ -77,11 +77,13 @@ impl Keeper {
             faults::at("before-apply");
             let outcome = engine.apply(&run, mark.as_deref());
             // A store that is closed does not ask what became of it.
-            if let Err(error) = &outcome {
-                tracing::warn!(
+            match &outcome {
+                Err(error) if mark.is_some() => tracing::warn!(
                     ?error,
                     "what was committed is not in the store's engine: it is read from the changelog again"
-                );
+                ),
+                Err(error) => tracing::warn!(?error, "a store without a changelog could not be saved"),
+                Ok(()) => {}
             }
             faults::at("after-apply");
             unfinished.0.end(outcome);
@@ -154,6 +156,16 @@ impl HandOver {
                 .with_class(error.class())
                 .because(error.clone())
         }))
+    }
+
+    /// Waits for the outcome, but not longer than this.
+    pub(crate) fn wait_for(&self, patience: Duration) -> Option<Result<()>> {
+        let guard = self.0.lock.lock().unwrap_or_else(PoisonError::into_inner);
+        if self.0.outcome.get().is_none() {
+            // Whether it has ended or not is looked at next.
+            drop(self.0.ended.wait_timeout(guard, patience).unwrap_or_else(PoisonError::into_inner));
+        }
+        self.poll()
     }
 
     /// Waits for the outcome.

@@ -12,7 +12,7 @@ use std::sync::Arc;
 use bytes::{BufMut, Bytes, BytesMut};
 
 use super::engine::{Engine, KeyRange, MemoryEngine, SortedRun};
-use super::keeper::Keeper;
+use super::keeper::{HandOver, Keeper};
 use super::layers::Layers;
 use super::options::KvOptions;
 use super::row_key::RowKey;
@@ -536,6 +536,16 @@ impl<K: Clone + 'static, V: Clone + 'static> AnyStore for KvStore<K, V> {
             publisher.rebased |= settled;
         }
         Ok(())
+    }
+
+    fn save(&self) -> Result<Option<HandOver>> {
+        if !self.inner.borrow().layers.is_on_disk() {
+            return Ok(None);
+        }
+        AnyStore::commit(self, None)?;
+        let layers = &mut self.inner.borrow_mut().layers;
+        layers.hand_over(None)?;
+        Ok(layers.handing_over())
     }
 
     fn commit(&self, next_offset: Option<i64>) -> Result<()> {

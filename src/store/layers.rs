@@ -151,6 +151,11 @@ impl Layers {
         Ok(())
     }
 
+    /// The hand-over under way.
+    pub(crate) fn handing_over(&self) -> Option<HandOver> {
+        self.hand_over.as_ref().map(|under_way| under_way.ends.clone())
+    }
+
     fn push(&mut self, run: SortedRun) {
         if run.is_empty() {
             return;

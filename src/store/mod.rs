@@ -4,11 +4,9 @@
 //! record downstream until a commit), the changelog writer, the layers (what is open, runs that were frozen at a commit),
 //! the engine. What lies below the changelog writer is invisible to semantics.
 
-#[allow(dead_code, reason = "joined with the runtime next")]
 pub(crate) mod database;
 pub(crate) mod engine;
 pub(crate) mod faults;
-#[allow(dead_code, reason = "joined with the runtime next")]
 pub(crate) mod keeper;
 mod key_value;
 pub(crate) mod layers;
@@ -36,7 +34,7 @@ use crate::record::Timestamp;
 use crate::task::{TaskCx, TopicIx};
 
 use engine::Engine;
-use keeper::Keeper;
+use keeper::{HandOver, Keeper};
 pub(crate) use key_value::{Flushed, KvStore};
 pub use key_value::{KeyValueIterator, KeyValueStore, TimestampedKeyValueStore, ValueAndTimestamp};
 pub(crate) use key_value::{PAGE, decode_row, prefix_end};
@@ -66,7 +64,6 @@ pub(crate) enum RowFormat {
 }
 
 /// What a task asks of any of its stores.
-#[allow(dead_code, reason = "joined with the runtime next")]
 pub(crate) trait AnyStore {
     fn name(&self) -> &Arc<str>;
 
@@ -112,6 +109,10 @@ pub(crate) trait AnyStore {
 
     /// Waits for the hand-over under way, if there is one.
     fn await_hand_over(&self) -> Result<()>;
+
+    /// Begins to put everything into the engine that has changed, also since the last commit: for a store on disk whose rows
+    /// nothing else has. `None` if the engine has all of it, or is in memory.
+    fn save(&self) -> Result<Option<HandOver>>;
 
     /// What other threads see of it.
     fn visible(&self) -> &Arc<Visible>;

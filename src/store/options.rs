@@ -189,8 +189,9 @@ macro_rules! key_value_builder {
                 self.map(|o| o.kind = Some(kind))
             }
 
-            /// Keeps no changelog: the state is lost when its task moves, and with the process if it is in memory. On disk it
-            /// outlives the process, but for the last commits before a kill: they are written to the disk after the offsets.
+            /// Keeps no changelog: nothing else has the rows. They are lost to the task when it moves, and with the process if
+            /// they are in memory. On disk they survive a kill: they are brought there before the offsets of their records
+            /// are committed, once a commit, and processing is at least once as far as they go.
             #[must_use]
             pub fn logging_disabled(self) -> Self {
                 self.map(|o| o.changelog = None)

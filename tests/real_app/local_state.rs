@@ -7,6 +7,7 @@ use std::io::BufRead;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 
+use mainstem::clock::{Clock, SystemClock};
 use mainstem::config::{ConfigBuilder, ErrorPolicy};
 use mainstem::prelude::*;
 use mainstem::{App, MetricValue};
@@ -198,7 +199,7 @@ async fn a_folder_that_is_not_right_is_named_with_its_remedy() {
     app.stop().await;
     let file = folder.join("engine.json");
     let text = std::fs::read_to_string(&file).unwrap();
-    std::fs::write(&file, text.replace("\"version\": 1", "\"version\": 9")).unwrap();
+    std::fs::write(&file, text.replace("\"version\": 2", "\"version\": 9")).unwrap();
     refused(&counting, &[&path, "a newer release wrote it", "delete the folder"]).await;
     std::fs::write(&file, text).unwrap();
     // Somebody else has it open.
@@ -219,6 +220,68 @@ async fn a_state_dir_that_is_read_only_is_named() {
     let (error, text) = failure(counting.app(|config| config.state_dir("/proc/mainstem"))).await;
     assert_eq!(error.kind(), ErrorKind::Config, "{text}");
     assert!(text.contains("state.dir=/proc/mainstem") && text.contains("may write"), "{text}");
+}
+
+/// When the stores of the first slot were last used, as far as the disk knows.
+fn used(counting: &Counting) -> Vec<Option<i64>> {
+    let text = std::fs::read(counting.folder().join("engine.json")).unwrap();
+    let json: serde_json::Value = serde_json::from_slice(&text).unwrap();
+    json["stores"].as_array().unwrap().iter().map(|store| store["used_ms"].as_i64()).collect()
+}
+
+/// An application that never runs for long has state that is in use all the same.
+#[tokio::test]
+async fn what_was_in_use_until_now_is_not_outdated() {
+    let mut counting = Counting::new("used", 1).await;
+    let began = SystemClock.wall_ms();
+    let app = counting.run().await;
+    counting.send(50).await;
+    let noted = used(&counting);
+    assert!(noted.iter().all(|used| used.is_some_and(|used| used >= began)), "at the start: {noted:?}");
+    let ends = SystemClock.wall_ms();
+    app.stop().await;
+    let noted = used(&counting);
+    assert!(noted.iter().all(|used| used.is_some_and(|used| used >= ends)), "at the end: {noted:?}");
+    counting.is_right().await;
+}
+
+/// Of a store without a changelog there is nothing else: damage does not delete it, and whoever is about to is told.
+#[tokio::test]
+async fn what_nothing_else_has_is_moved_aside() {
+    let rig = rig("unlogged").await;
+    let (input, output) = (rig.topic("in", 1).await, rig.topic("out", 1).await);
+    let mut counting =
+        Counting { rig, input, output, partitions: 1, sent: BTreeMap::new(), per_partition: 0 };
+    let start = async |counting: &Counting| {
+        let builder = StreamsBuilder::new();
+        let stream = builder.stream::<String, String>(&counting.input);
+        stream.group_by_key("by-key").count("counts").to_stream().to(&counting.output);
+        stream.group_by_key("again").count(Materialized::named("alone").logging_disabled());
+        let config = counting.rig.config().build().unwrap();
+        start(App::new(builder.build().unwrap(), config).unwrap()).running().await
+    };
+    let app = start(&counting).await;
+    counting.send(400).await;
+    app.stop().await;
+    let broker = counting.rig.broker.clone();
+    let (code, said) = counting.state(&["verify", "--bootstrap", &broker]);
+    assert!(code == 0 && said.contains("alone: 211 rows, no changelog") && said.contains("keep: "), "{said}");
+    let (code, said) = counting.state(&["rm", "--store", "alone"]);
+    assert!(code == 0 && said.contains("nothing else has its rows"), "{said}");
+    let (code, said) = counting.state(&["ls"]);
+    assert!(code == 0 && said.contains("no changelog") && !said.contains("moved aside"), "{said}");
+    // The database cannot be told apart any more.
+    damage(&counting.folder(), |path| path.ends_with("engine.json"));
+    let app = start(&counting).await;
+    counting.send(400).await;
+    assert_eq!(wiped(&app), [("damaged".to_owned(), 1)]);
+    app.stop().await;
+    counting.is_right().await;
+    let (code, said) = counting.state(&["ls"]);
+    assert!(code == 0 && said.contains("moved aside") && said.contains("fjall.damaged-"), "{said}");
+    let folders = std::fs::read_dir(counting.home().join("0/state")).unwrap();
+    let kept = folders.map(|entry| entry.unwrap().path()).find(|path| *path != counting.folder()).unwrap();
+    assert!(kept.join("data").exists() && kept.join("engine.json").exists());
 }
 
 /// All files below a folder.
@@ -425,6 +488,14 @@ async fn the_command_line_shows_and_deletes_what_nobody_holds() {
     let (code, said) = counting.state(&["rm", "--task", "0_1", "--yes"]);
     assert!(code == 0 && said.contains("store counts of task 0_1"), "{said}");
     assert_eq!(counting.stores("0"), ["0_0"]);
+    let dir = counting.home();
+    let of_the_application = std::process::Command::new(env!("CARGO_BIN_EXE_mainstem"))
+        .args(["state", "ls", "--state-dir"])
+        .arg(&dir)
+        .output()
+        .unwrap();
+    let said = String::from_utf8(of_the_application.stderr).unwrap();
+    assert!(!of_the_application.status.success() && said.contains("one folder an application.id"), "{said}");
     let (code, said) = counting.state(&["rm", "--store", "none", "--yes"]);
     assert!(code == 1 && said.contains("mainstem state ls"), "{said}");
     let app = counting.run().await;

@@ -93,6 +93,7 @@ impl Plan {
     pub fn app(&self, config: ConfigBuilder, restores: Restores) -> App {
         let topology = match self.topology {
             "four" => topologies::four(&self.input),
+            "unlogged" => topologies::unlogged(&self.input),
             "many" => topologies::many(&self.input),
             "stages" => topologies::stages(&self.input, self.output.as_deref().expect("it has an output")),
             _ => topologies::last(&self.input),

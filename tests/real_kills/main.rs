@@ -22,3 +22,4 @@ mod opening;
 mod support;
 mod tail;
 mod topologies;
+mod unlogged;

@@ -21,7 +21,10 @@ impl Processor<String, String, String, String> for Last {
 }
 
 fn last_into(stream: &KStream<String, String>, name: &str) {
-    let store = KeyValue::<String, String>::named(name);
+    keep_last(stream, KeyValue::named(name));
+}
+
+fn keep_last(stream: &KStream<String, String>, store: KeyValue<String, String>) {
     let of_task = store.clone();
     let supplier = move |stores: &Stores<'_, '_>| Ok(Last(stores.get(&of_task)?));
     let _: KStream<String, String> = stream.process(supplier, &[&store]);
@@ -37,6 +40,14 @@ pub fn four(input: &str) -> Topology {
     keyed().count(Materialized::named("cached"));
     keyed().count(Materialized::named("uncached").caching_disabled());
     keyed().count(Materialized::named("memory").caching_disabled().store_kind(StoreKind::InMemory));
+    builder.build().unwrap()
+}
+
+/// The last value of each key, in a store that nothing else has the rows of.
+pub fn unlogged(input: &str) -> Topology {
+    let builder = StreamsBuilder::new();
+    let store = KeyValue::<String, String>::named("last").logging_disabled();
+    keep_last(&builder.stream::<String, String>(input), store);
     builder.build().unwrap()
 }
 

@@ -17,7 +17,10 @@ pub(crate) enum Command {
     Ls(Where),
     /// Read every row of the stores in free slots; with --bootstrap or --command-config, hold their checkpoints against the changelogs too
     Verify(Where),
-    /// Delete stores, or whole slots, that no running instance holds; instances read them from the changelogs again
+    /// Delete stores, or whole slots, that no running instance holds
+    ///
+    /// Instances read them from the changelogs again. Nothing else has the rows of stores without a changelog, which `ls`
+    /// shows as "no changelog": they are gone for good, and so is what was moved aside in a whole slot.
     Rm(Rm),
 }
 
@@ -81,6 +84,9 @@ fn list(at: &Where, out: &mut Output) -> Result<()> {
             slot.name,
             slot.path.display()
         ))?;
+        for aside in slot.moved_aside() {
+            out.line(format_args!("moved aside, damaged: {}", aside.display()))?;
+        }
         for (engine, folder) in slot.databases() {
             let listed = match &held {
                 Some(held) => held.open(engine).and_then(|database| database.stores()).map(|s| described(&s)),
@@ -117,6 +123,7 @@ fn described(stores: &[StoreState]) -> Vec<Vec<String>> {
         let none = || "-".to_owned();
         let (offset, epoch, changelog, made) = match store.checkpoint() {
             StoreCheckpoint::Missing => ("none".to_owned(), none(), none(), none()),
+            StoreCheckpoint::NoChangelog => ("no changelog".to_owned(), none(), none(), none()),
             StoreCheckpoint::Unreadable(_) => ("unreadable".to_owned(), none(), none(), none()),
             StoreCheckpoint::Newer(_) => ("of a newer release".to_owned(), none(), none(), none()),
             StoreCheckpoint::Sound { changelog, next_offset, leader_epoch, wall_ms } => {
@@ -172,6 +179,7 @@ async fn verify(at: &Where, brokers: Option<&Cluster>, out: &mut Output) -> Resu
                         let checkpoint = match store.checkpoint() {
                             StoreCheckpoint::Sound { next_offset, .. } => format!("checkpoint {next_offset}"),
                             StoreCheckpoint::Newer(why) => why,
+                            StoreCheckpoint::NoChangelog => "no changelog".to_owned(),
                             _ => "no checkpoint".to_owned(),
                         };
                         out.line(format_args!("{title}: {rows} rows, {checkpoint}"))?;
@@ -263,8 +271,12 @@ impl Rm {
                 database.delete(&store)?;
             }
             let (id, name) = (&slot.application_id, &slot.name);
+            let unlogged = match store.changelog {
+                Some(false) => " (no changelog: nothing else has its rows)",
+                _ => "",
+            };
             let (verb, task, store) = (self.verb(), store.task, &store.store);
-            out.line(format_args!("{verb} {id} slot {name}: store {store} of task {task}"))?;
+            out.line(format_args!("{verb} {id} slot {name}: store {store} of task {task}{unlogged}"))?;
         }
         Ok(count)
     }

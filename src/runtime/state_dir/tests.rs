@@ -83,8 +83,8 @@ fn what_cannot_be_used_is_named() {
     let process = dir.path().join("app/0/process.json");
     let written = fs::read_to_string(&process).unwrap();
     for (text, says) in [
-        ("", "is not the process file of an instance"),
-        ("{\"version\":1", "is not the process file of an instance"),
+        ("", "delete this file alone"),
+        ("{\"version\":1", "delete this file alone"),
         ("{\"version\":1,\"applicationId\":\"app\"}", "is not the process file of an instance"),
         ("{\"version\":2}", "a newer release wrote it"),
         (&written.replace("\"app\"", "\"App\""), "belongs to the application App, and not to app"),

@@ -246,6 +246,8 @@ impl Worker {
             }
             self.pump();
         }
+        // ORDER: before the offsets: nothing else has these rows, and their records are not read again.
+        self.save_unlogged()?;
         // ORDER: a fence may have come since, and have taken records of any task.
         if self.is_fenced() || self.losses != losses {
             return Ok(Committed::Later);

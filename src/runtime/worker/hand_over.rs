@@ -13,6 +13,9 @@ use crate::runtime::memory::Action;
 use crate::store::{AnyStore, HandOverWhen, memory};
 use crate::task_id::TaskId;
 
+/// How often a worker that waits for a disk looks into its mailbox.
+const LOOK: Duration = Duration::from_millis(10);
+
 /// The changelog of a store, as its next checkpoint names it.
 pub(in crate::runtime) struct Changelog {
     pub(super) origin: Origin,
@@ -84,6 +87,31 @@ impl Worker {
             self.page.for_stores(self.restoring_bytes(), &self.shared.control),
         );
         Due { bytes, wall_ms: self.clock.wall_ms(), now: clock::monotonic() }
+    }
+
+    /// Puts what has changed in stores on disk without a changelog into their engines, and waits until it is on the disk. If
+    /// the commit then fails, their records are processed again: at least once.
+    pub(super) fn save_unlogged(&mut self) -> Result<()> {
+        let mut saving = Vec::new();
+        for owned in self.owned.iter().filter(|o| o.running) {
+            for store in owned.task.stores() {
+                if !owned.changelogs.contains_key(store.name()) {
+                    saving.extend(store.save()?);
+                }
+            }
+        }
+        for save in saving {
+            loop {
+                self.pulse.rest();
+                let saved = save.wait_for(LOOK);
+                self.pulse.beat();
+                match saved {
+                    Some(outcome) => break outcome?,
+                    None => self.look_into_mailbox(),
+                }
+            }
+        }
+        Ok(())
     }
 
     fn is_closing(&self, task: TaskId) -> bool {

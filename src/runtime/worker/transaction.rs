@@ -194,6 +194,8 @@ impl Worker {
         // ORDER: readers see it, and then engines get it, only now that it is committed.
         self.published(&offsets)?;
         faults::at("published");
+        // What nothing else has is brought to the disk at once; it could not be taken back before.
+        self.save_unlogged()?;
         self.tell(ToCoordinator::Purgeable(offsets.into_iter().map(|(at, o)| (at, o.offset)).collect()));
         let epochs = match self.handed_over_next().is_empty() {
             true => Epochs::new(),

@@ -16,7 +16,9 @@ use crate::store::engine::fault::{Fault, failed, io_failed};
 use crate::task_id::TaskId;
 
 /// The version of the file, and of how rows lie in the engines, that this build writes, and the newest it reads.
-const VERSION: u8 = 1;
+///
+/// Version 2 says which stores have a changelog.
+const VERSION: u8 = 2;
 const FILE: &str = "engine.json";
 
 #[derive(Debug, Clone, Serialize, Deserialize)]
@@ -34,6 +36,8 @@ struct StoredEntry {
     store: String,
     #[serde(default, skip_serializing_if = "Option::is_none")]
     used_ms: Option<i64>,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    changelog: Option<bool>,
 }
 
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -43,6 +47,8 @@ pub(super) struct Entry {
     pub(super) store: String,
     /// When somebody was last known to use it, in ms since the Unix epoch.
     pub(super) used_ms: Option<Timestamp>,
+    /// Whether it has a changelog, from which it can be restored; `None` if nobody has said so.
+    pub(super) changelog: Option<bool>,
 }
 
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -66,7 +72,7 @@ impl Catalog {
         let mut with = self.clone();
         let id = self.next_id;
         with.next_id += 1;
-        with.entries.push(Entry { id, task, store: store.to_owned(), used_ms: None });
+        with.entries.push(Entry { id, task, store: store.to_owned(), used_ms: None, changelog: None });
         (with, id)
     }
 
@@ -104,7 +110,7 @@ impl Catalog {
             return Err(damaged(format!("it is of the engine {:?}, not {:?}", stored.engine, kind.name())));
         }
         let mut catalog = Self { kind, next_id: stored.next_id, entries: Vec::new() };
-        for StoredEntry { id, task, store, used_ms } in stored.stores {
+        for StoredEntry { id, task, store, used_ms, changelog } in stored.stores {
             let task = task.parse().map_err(|error: Error| damaged(error.to_string()))?;
             if id >= catalog.next_id
                 || catalog.id(task, &store).is_some()
@@ -114,7 +120,7 @@ impl Catalog {
                     "store {id} is there twice, or has a number that was never given"
                 )));
             }
-            catalog.entries.push(Entry { id, task, store, used_ms });
+            catalog.entries.push(Entry { id, task, store, used_ms, changelog });
         }
         Ok(Some(catalog))
     }
@@ -127,11 +133,12 @@ impl Catalog {
             engine: self.kind.name().to_owned(),
             next_id: self.next_id,
             stores: stores
-                .map(|Entry { id, task, store, used_ms }| StoredEntry {
+                .map(|Entry { id, task, store, used_ms, changelog }| StoredEntry {
                     id: *id,
                     task: task.to_string(),
                     store: store.clone(),
                     used_ms: *used_ms,
+                    changelog: *changelog,
                 })
                 .collect(),
         };

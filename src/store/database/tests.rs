@@ -2,6 +2,7 @@
 
 mod crash;
 mod files;
+mod mend;
 
 use std::collections::BTreeMap;
 use std::ops::Bound;
@@ -354,7 +355,15 @@ fn whoever_uses_a_store_is_noted(kind: EngineKind) {
     assert_eq!(used(&database, 700, true), []);
     // Killed.
     drop(database);
-    assert_eq!(used(&place.open(), 900, false), [Some(700)]);
+    let database = place.open();
+    assert_eq!(used(&database, 900, false), [Some(700)]);
+    database.note_used(950).unwrap();
+    assert_eq!(used(&database, 960, false), [Some(700)], "nobody has opened it");
+    database.open_store(TASK, "words", 1).unwrap();
+    database.note_used(970).unwrap();
+    // Killed again, before a look.
+    drop(database);
+    assert_eq!(used(&place.open(), 999, false), [Some(970)]);
 }
 
 fn a_later_tenure_ends_the_handles_of_earlier_ones(kind: EngineKind) {

@@ -1,5 +1,7 @@
 //! What the engines on disk have in common: who may write into a store, and that a handle is one of several.
 
+use std::fs;
+use std::path::Path;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use bytes::Bytes;
@@ -7,6 +9,18 @@ use bytes::Bytes;
 use super::raw::{self, MARK, RawRead};
 use super::{Engine, EngineRead, KeyRange, Rows, SortedRun};
 use crate::error::{Error, ErrorClass, ErrorKind, Result};
+
+/// The file beside a database that says that its engine has stopped, perhaps over damage that it did not name.
+pub(in crate::store) const SUSPECT: &str = "suspect";
+
+/// Notes it for the next start, which reads every row.
+#[cfg_attr(not(feature = "fjall"), allow(dead_code, reason = "sled names what is damaged"))]
+pub(super) fn suspect(data: &Path) {
+    if let Some(folder) = data.parent() {
+        // The disk may be full: then it is no damage.
+        let _ = fs::write(folder.join(SUSPECT), "");
+    }
+}
 
 /// A database of an engine.
 pub(in crate::store) trait Backend: Send + Sync {

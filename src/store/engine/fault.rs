@@ -47,17 +47,20 @@ impl Fault {
                 "another process, or another part of this one, has it open: end that one, or set another state.dir"
             }
             Self::Version => {
-                "a newer release wrote it: run that one, or delete the folder, and the state is rebuilt from the changelogs"
+                "a newer release wrote it: run that one, or delete the folder, and the state is rebuilt from the changelogs (all \
+                 but that of stores without one)"
             }
             Self::Damaged => {
-                "its files are damaged or missing: delete the folder, and the state is rebuilt from the changelogs"
+                "its files are damaged or missing: delete the folder, and the state is rebuilt from the changelogs (all but \
+                 that of stores without one)"
             }
             Self::Stopped => {
-                "an earlier write or a merge of its tables failed, so that the engine takes no more: start again, and all rows are \
-                 read; stores that are damaged are restored from their changelogs"
+                "an earlier write failed, so that the engine takes no more: see the log for why; the next start reads all \
+                 rows, and rebuilds stores that are damaged"
             }
             Self::Other => {
-                "see the cause; the folder may be deleted, and the state is rebuilt from the changelogs"
+                "see the cause; the folder may be deleted, and the state is rebuilt from the changelogs (all but that of stores \
+                 without one)"
             }
         }
     }

@@ -3,8 +3,8 @@
 //! A run becomes sorted tables that the keyspace gets in one step (`start_ingestion`): no journal, no memtable, and the
 //! mark is in the same step as the data. What is read is therefore always whole runs.
 
-use std::fs;
-use std::io;
+pub(in crate::store) mod look;
+
 use std::ops::Bound;
 use std::path::Path;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -15,13 +15,12 @@ use bytes::Bytes;
 use fjall::config::{PartitioningPolicy, PinningPolicy};
 use fjall::{Keyspace, KeyspaceCreateOptions, LsmError, PersistMode, Readable, Snapshot};
 
-use super::disk::{Backend, OpenStore, Store, Tree};
+use super::disk::{Backend, OpenStore, Store, Tree, suspect};
 use super::fault::{Fault, failed, io_failed, noted};
 use super::raw::{MARK, RawRead, write_rows};
 use super::{Rows, SortedRun};
 use crate::clock;
 use crate::error::{Error, ErrorKind, Result};
-use crate::store::database::suspect::suspect;
 
 /// Files that are kept open; a process has a limit of 1024 where nobody raised it, and sockets count too.
 const OPEN_FILES: usize = 256;
@@ -38,9 +37,9 @@ pub(in crate::store) struct FjallDatabase {
 impl FjallDatabase {
     /// Opens the database in a folder, and makes it if there is none. `cache` bounds the blocks in memory, in bytes.
     pub(in crate::store) fn open(folder: &Path, cache: u64) -> Result<Self> {
-        let strange = find_strange(folder).map_err(|error| io_failed(folder, "open the database", error))?;
-        if let Some(strange) = strange {
-            return Err(failed(folder, "open the database", Fault::Damaged, strange));
+        let missing = look::missing(folder).map_err(|error| io_failed(folder, "open the database", error))?;
+        if let Some(missing) = missing {
+            return Err(failed(folder, "open the database", Fault::Damaged, missing));
         }
         let threads = std::thread::available_parallelism().map_or(1, |cores| cores.get().div_ceil(2).min(2));
         let builder = fjall::Database::builder(folder);
@@ -49,50 +48,6 @@ impl FjallDatabase {
         let database = opened.map_err(|error| fault(folder, "open the database", error))?;
         Ok(Self { database, folder: folder.into() })
     }
-}
-
-/// What fjall ends the process over, or takes for a database without it: folders where files should be, names that are no
-/// numbers, and no journal. (It is empty, but without one fjall numbers writes from the beginning, and old rows win.)
-fn find_strange(folder: &Path) -> io::Result<Option<String>> {
-    if !folder.join("version").try_exists()? {
-        return Ok(None);
-    }
-    let mut journals = 0;
-    for entry in fs::read_dir(folder)? {
-        let entry = entry?;
-        journals += usize::from(entry.path().extension().is_some_and(|extension| extension == "jnl"));
-        if entry.file_type()?.is_dir() && entry.file_name() != "keyspaces" {
-            return Ok(Some(format!("{} is a folder", entry.path().display())));
-        }
-    }
-    if journals == 0 {
-        return Ok(Some("there is no journal".to_owned()));
-    }
-    for entry in fs::read_dir(folder.join("keyspaces"))? {
-        let entry = entry?;
-        if !entry.file_type()?.is_dir() {
-            continue;
-        }
-        let is_number = entry.file_name().to_str().is_some_and(|name| name.parse::<u64>().is_ok());
-        if !is_number {
-            return Ok(Some(format!("{} is no keyspace", entry.path().display())));
-        }
-        for (inner, folders) in [(entry.path(), &["tables", "blobs"][..]), (entry.path().join("tables"), &[])]
-        {
-            let entries = match fs::read_dir(inner) {
-                // It was being made, or deleted.
-                Err(error) if error.kind() == io::ErrorKind::NotFound => continue,
-                entries => entries?,
-            };
-            for entry in entries {
-                let entry = entry?;
-                if entry.file_type()?.is_dir() && !folders.iter().any(|folder| entry.file_name() == *folder) {
-                    return Ok(Some(format!("{} is a folder", entry.path().display())));
-                }
-            }
-        }
-    }
-    Ok(None)
 }
 
 fn fault(folder: &Path, doing: &str, error: fjall::Error) -> Error {

@@ -87,7 +87,6 @@ pub(crate) trait Engine: EngineRead + Send {
     fn apply(&mut self, run: &SortedRun, mark: Option<&[u8]>) -> Result<()>;
 
     /// The row that was written last with a run.
-    #[allow(dead_code, reason = "joined with the checkpoints next")]
     fn mark(&self) -> Result<Option<Bytes>>;
 
     /// A second handle, through which another thread applies runs; `None` where that costs so little that whoever has the

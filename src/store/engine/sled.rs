@@ -5,8 +5,10 @@
 //! rows of a run were before, for as long as somebody has a snapshot from before it.
 
 use std::collections::BTreeMap;
+use std::fs;
+use std::io;
 use std::ops::Bound;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, OnceLock, PoisonError};
 use std::time::Duration;
@@ -46,6 +48,26 @@ impl SledDatabase {
         let database = opened.map_err(|error| fault(folder, "open the database", error))?;
         Ok(Self { database, folder: folder.into() })
     }
+}
+
+/// What is no file or folder of sled's.
+pub(in crate::store) fn foreign(data: &Path) -> io::Result<Option<PathBuf>> {
+    let entries = match fs::read_dir(data) {
+        Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(None),
+        entries => entries?,
+    };
+    for entry in entries {
+        let entry = entry?;
+        let (name, is_folder) = (entry.file_name(), entry.file_type()?.is_dir());
+        let own = name.to_str().is_some_and(|name| match is_folder {
+            true => name == "blobs",
+            false => matches!(name, "conf" | "db") || name.starts_with("snap.") || name.starts_with('.'),
+        });
+        if !own {
+            return Ok(Some(entry.path()));
+        }
+    }
+    Ok(None)
 }
 
 /// sled says no more of a lock that it did not get.
@@ -142,12 +164,15 @@ impl SledTree {
         });
         self.rows.store(rows, Ordering::Relaxed);
         written?;
-        let Some(mark) = mark else { return Ok(()) };
-        // ORDER: the rows are on the disk before the mark says so.
-        self.tree.flush().map_err(fault)?;
+        if mark.is_some() {
+            // ORDER: the rows are on the disk before the mark says so.
+            self.tree.flush().map_err(fault)?;
+        }
         step("mark");
         self.tree.insert(COUNT, &rows.to_be_bytes()).map_err(fault)?;
-        self.tree.insert(MARK, mark).map_err(fault)?;
+        if let Some(mark) = mark {
+            self.tree.insert(MARK, mark).map_err(fault)?;
+        }
         step("finish");
         self.tree.flush().map_err(fault)?;
         Ok(())

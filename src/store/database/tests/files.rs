@@ -14,7 +14,7 @@ fn refused(place: &Place, says: &[&str]) -> Error {
     error
 }
 
-fn names(folder: &Path) -> Vec<String> {
+pub(super) fn names(folder: &Path) -> Vec<String> {
     let Ok(entries) = fs::read_dir(folder) else { return Vec::new() };
     let mut names: Vec<_> = entries.map(|e| e.unwrap().file_name().to_string_lossy().into_owned()).collect();
     names.sort();
@@ -31,7 +31,7 @@ fn filled(kind: EngineKind) -> Place {
     place
 }
 
-const DISKS: [EngineKind; 2] = [EngineKind::Fjall, EngineKind::Sled];
+pub(super) const DISKS: [EngineKind; 2] = [EngineKind::Fjall, EngineKind::Sled];
 
 #[test]
 fn foreign_files_are_left_alone() {
@@ -40,6 +40,31 @@ fn foreign_files_are_left_alone() {
         fs::create_dir_all(place.folder()).unwrap();
         fs::write(place.folder().join("holiday.jpg"), "").unwrap();
         refused(&place, &["holiday.jpg", "set another state.dir"]);
+    }
+}
+
+#[test]
+fn what_is_foreign_in_a_database_is_named_and_left_alone() {
+    for kind in DISKS {
+        for (name, is_folder) in
+            [("notes", true), ("notes.txt", false), ("data/mybackup", true), ("data/letter", false)]
+        {
+            let place = filled(kind);
+            let path = place.folder().join(name);
+            if is_folder {
+                fs::create_dir(&path).unwrap();
+                fs::write(path.join("mine"), "").unwrap();
+            } else {
+                fs::write(&path, "").unwrap();
+            }
+            let place_named = path.to_string_lossy().into_owned();
+            let error = refused(&place, &["not of this library", &place_named, "set another state.dir"]);
+            assert_eq!(error.class(), ErrorClass::Fatal);
+            // Whatever else is wrong.
+            fs::write(place.folder().join("engine.json"), "").unwrap();
+            refused(&place, &[&place_named]);
+            assert!(path.exists() && (!is_folder || path.join("mine").exists()));
+        }
     }
 }
 
@@ -55,7 +80,7 @@ fn what_a_newer_release_wrote_is_left_alone() {
     let place = filled(EngineKind::Fjall);
     let file = place.folder().join("engine.json");
     let text = fs::read_to_string(&file).unwrap();
-    fs::write(&file, text.replace("\"version\": 1", "\"version\": 2")).unwrap();
+    fs::write(&file, text.replace("\"version\": 2", "\"version\": 3")).unwrap();
     let error = refused(&place, &["a newer release"]);
     assert_eq!(error.class(), ErrorClass::Fatal);
 }
@@ -217,36 +242,4 @@ fn what_went_wrong_on_the_disk_comes_with_a_remedy() {
         assert!(error.to_string().contains(says) && error.to_string().contains("/state"), "{error}");
         assert_eq!((error.kind(), error.class()), (ErrorKind::Store, class));
     }
-}
-
-/// An engine stops over damage that it meets by itself and does not say whose it is: the next who opens reads everything.
-#[test]
-fn what_an_engine_stopped_over_is_found_and_goes() {
-    let place = filled(EngineKind::Fjall);
-    let tables = |place: &Place| -> Vec<PathBuf> {
-        let keyspaces = fs::read_dir(place.folder().join("data/keyspaces")).unwrap();
-        let tables =
-            keyspaces.filter_map(|keyspace| fs::read_dir(keyspace.unwrap().path().join("tables")).ok());
-        tables.flatten().map(|table| table.unwrap().path()).collect()
-    };
-    let size = |path: &PathBuf| fs::metadata(path).unwrap().len();
-    let path = tables(&place).into_iter().max_by_key(size).unwrap();
-    let database = place.open();
-    let mut other = database.open_store(TASK, "sound", 1).unwrap();
-    other.apply(&run((0..10u32).map(|n| (n.to_be_bytes(), Some([7; 100])))), None).unwrap();
-    drop((other, database));
-    let mut bytes = fs::read(&path).unwrap();
-    let half = bytes.len() / 2;
-    bytes.iter_mut().skip(half).take(64).for_each(|byte| *byte ^= 0x5a);
-    fs::write(&path, bytes).unwrap();
-
-    assert_eq!(place.open().look_through().unwrap(), [], "nobody has stopped");
-    super::super::suspect::suspect(&place.folder().join("data"));
-    assert!(place.folder().join("suspect").exists());
-    assert_eq!(place.open().look_through().unwrap(), [(TASK, "words".to_owned())]);
-    assert!(!place.folder().join("suspect").exists());
-    let database = place.open();
-    let sound = database.open_store(TASK, "sound", 2).unwrap();
-    assert_eq!(sound.range(&KeyRange::ALL).count(), 10);
-    assert!(database.open_store(TASK, "words", 2).unwrap().is_empty().unwrap());
 }
