@@ -15,6 +15,7 @@ use super::engine::{Engine, KeyRange, MemoryEngine, SortedRun};
 use super::keeper::{HandOver, Keeper};
 use super::layers::Layers;
 use super::options::KvOptions;
+use super::row_key::RowKey;
 use super::table::{Table, Withheld};
 use super::visible::{Publisher, Visible};
 use super::{AnyStore, RowFormat, StoreCounts, StoreMemory, StoreRow, add};
@@ -62,10 +63,10 @@ pub(crate) struct Flushed<V> {
 struct Inner<V> {
     table: Table<V>,
     /// The keys of open rows.
-    open: Vec<Bytes>,
+    open: Vec<RowKey>,
     /// The same in order, kept from the first scan on.
-    open_sorted: Option<BTreeSet<Bytes>>,
-    withheld: Vec<Bytes>,
+    open_sorted: Option<BTreeSet<RowKey>>,
+    withheld: Vec<RowKey>,
     sequence: u64,
     layers: Layers,
     /// Since the first time that another thread asked for the store.
@@ -311,6 +312,7 @@ impl<K: Clone + 'static, V: Clone + 'static> KvStore<K, V> {
             if downstream && new.is_none() && before.is_none() {
                 continue;
             }
+            let key = key.into();
             flushed.push((sequence, Flushed { key, old: before, new, timestamp, headers, source, offset }));
         }
         flushed.sort_unstable_by_key(|(sequence, _)| *sequence);
@@ -367,9 +369,9 @@ impl<K: Clone + 'static, V: Clone + 'static> KvStore<K, V> {
 
     /// The rows of some keys as they are now, in order. Rows that may outlive the others have bytes of their own, so that
     /// they do not keep those of all in memory.
-    fn run_of(&self, table: &Table<V>, keys: &[Bytes], own_bytes: bool) -> Result<SortedRun> {
+    fn run_of(&self, table: &Table<V>, keys: &[RowKey], own_bytes: bool) -> Result<SortedRun> {
         let mut run: SortedRun = Vec::with_capacity(keys.len());
-        let mut out = BytesMut::with_capacity(if own_bytes { 256 } else { keys.len() * 32 });
+        let mut out = BytesMut::with_capacity(if own_bytes { 256 } else { keys.len() * 48 });
         for key in keys {
             let Some(row) = table.get(key) else { continue };
             let bytes = match &row.current {
@@ -382,7 +384,15 @@ impl<K: Clone + 'static, V: Clone + 'static> KvStore<K, V> {
                 None => None,
             };
             let bytes = if own_bytes { bytes.map(|b| Bytes::copy_from_slice(&b)) } else { bytes };
-            run.push((key.clone(), bytes));
+            let key = match key {
+                RowKey::Long(key) => key.clone(),
+                RowKey::Short { .. } if own_bytes => Bytes::copy_from_slice(key),
+                RowKey::Short { .. } => {
+                    out.extend_from_slice(key);
+                    out.split().freeze()
+                }
+            };
+            run.push((key, bytes));
         }
         run.sort_unstable_by(|a, b| a.0.cmp(&b.0));
         Ok(run)
@@ -416,17 +426,18 @@ impl<K: Clone + 'static, V: Clone + 'static> KvStore<K, V> {
                 return Ok(Vec::new());
             }
             let keys = sorted.range::<[u8], _>(range.bounds());
-            let keys: Vec<&Bytes> =
+            let keys: Vec<&RowKey> =
                 if range.reverse { keys.rev().take(PAGE).collect() } else { keys.take(PAGE).collect() };
             let mut open = Vec::with_capacity(keys.len());
             for key in &keys {
                 let current = inner.table.get(key).and_then(|row| row.current.as_ref());
                 let row =
                     current.map(|(value, timestamp)| self.encode(value, *timestamp, &mut out)).transpose()?;
-                open.push(((*key).clone(), row));
+                open.push((Bytes::from((*key).clone()), row));
             }
             // Rows past the last open row of this page may be hidden by open rows of the next one.
-            let last_open = if keys.len() == PAGE { keys.last().map(|key| (*key).clone()) } else { None };
+            let last_open =
+                if keys.len() == PAGE { keys.last().map(|key| Bytes::from((*key).clone())) } else { None };
             let mut rows = Vec::new();
             for row in inner.layers.range(&range, open.into_iter()) {
                 let (key, row) = row?;
@@ -512,7 +523,7 @@ impl<K: Clone + 'static, V: Clone + 'static> AnyStore for KvStore<K, V> {
         let cost = inner.row_cost();
         StoreMemory {
             rows: inner.table.len() * cost,
-            open: inner.open.len() * (cost + size_of::<Bytes>()),
+            open: inner.open.len() * (cost + size_of::<RowKey>()),
             runs: inner.layers.bytes(),
         }
     }

@@ -11,6 +11,7 @@ pub(crate) mod keeper;
 mod key_value;
 pub(crate) mod layers;
 mod options;
+mod row_key;
 mod table;
 #[cfg(test)]
 mod tests;

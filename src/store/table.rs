@@ -3,14 +3,14 @@
 
 use std::hash::BuildHasher;
 
-use bytes::Bytes;
 use hashbrown::hash_table::Entry;
 use hashbrown::{DefaultHashBuilder, HashTable};
 
+use super::row_key::RowKey;
 use crate::record::{Headers, Timestamp};
 
 pub(super) struct Row<V> {
-    pub(super) key: Bytes,
+    pub(super) key: RowKey,
     pub(super) current: Option<(V, Timestamp)>,
     /// Changed since the last commit.
     pub(super) open: bool,
@@ -63,12 +63,12 @@ impl<V> Table<V> {
     }
 
     pub(super) fn get(&self, key: &[u8]) -> Option<&Row<V>> {
-        self.rows.find(self.hash(key), |row| row.key == key)
+        self.rows.find(self.hash(key), |row| row.key[..] == *key)
     }
 
     pub(super) fn get_mut(&mut self, key: &[u8]) -> Option<&mut Row<V>> {
         let hash = self.hash(key);
-        self.rows.find_mut(hash, |row| row.key == key)
+        self.rows.find_mut(hash, |row| row.key[..] == *key)
     }
 
     pub(super) fn clear(&mut self) {
@@ -83,7 +83,7 @@ impl<V> Table<V> {
     ) -> Result<&mut Row<V>, E> {
         let hash = self.hash(key);
         let hasher = &self.hasher;
-        match self.rows.entry(hash, |row| row.key == key, |row| hasher.hash_one(&row.key[..])) {
+        match self.rows.entry(hash, |row| row.key[..] == *key, |row| hasher.hash_one(&row.key[..])) {
             Entry::Occupied(row) => {
                 let row = row.into_mut();
                 row.used = true;
@@ -92,7 +92,7 @@ impl<V> Table<V> {
             Entry::Vacant(place) => {
                 let current = load()?;
                 // The key may be part of a network frame: keep a copy, not the frame.
-                let key = Bytes::copy_from_slice(key);
+                let key = RowKey::copy_from_slice(key);
                 let row = Row { key, current, open: false, fresh: false, used: false, withheld: None };
                 Ok(place.insert(row).into_mut())
             }

@@ -58,21 +58,21 @@ impl Node {
     }
 
     /// Whether the key is new, and the part of the node that must stand beside it.
-    fn insert(&mut self, key: Bytes, value: Bytes) -> (bool, Option<(Bytes, Self)>) {
+    fn insert(&mut self, key: &[u8], value: Bytes) -> (bool, Option<(Bytes, Self)>) {
         match self {
-            Self::Leaf(rows) => match rows.binary_search_by(|(k, _)| k.cmp(&key)) {
+            Self::Leaf(rows) => match rows.binary_search_by(|(k, _)| k[..].cmp(key)) {
                 Ok(at) => {
                     rows[at].1 = value;
                     (false, None)
                 }
                 Err(at) => {
-                    rows.insert(at, (key, value));
+                    rows.insert(at, (Bytes::copy_from_slice(key), value));
                     let right = split(rows, at);
                     (true, right.map(|right| (right[0].0.clone(), Self::Leaf(right))))
                 }
             },
             Self::Branch(children) => {
-                let at = child_of(children, &key);
+                let at = child_of(children, key);
                 let (new, split_off) = Arc::make_mut(&mut children[at].1).insert(key, value);
                 let Some((from, right)) = split_off else { return (new, None) };
                 children.insert(at + 1, (from, Arc::new(right)));
@@ -140,7 +140,8 @@ impl Tree {
         }
     }
 
-    pub(crate) fn insert(&mut self, key: Bytes, value: Bytes) {
+    /// Keeps a copy of the key.
+    pub(crate) fn insert(&mut self, key: &[u8], value: Bytes) {
         let (new, split_off) = Arc::make_mut(&mut self.root).insert(key, value);
         self.len += usize::from(new);
         if let Some((from, right)) = split_off {
@@ -347,11 +348,11 @@ mod tests {
             for op in ops {
                 match op {
                     Op::Insert(k, v) => {
-                        tree.insert(key(k), key(v));
+                        tree.insert(&key(k), key(v));
                         model.insert(k, v);
                     }
                     Op::Run(k, len) => for k in k..k + len {
-                        tree.insert(key(k), key(1));
+                        tree.insert(&key(k), key(1));
                         model.insert(k, 1);
                     },
                     Op::Remove(k) => {
@@ -388,7 +389,7 @@ mod tests {
     fn ascending_keys_fill_the_nodes_and_removed_ones_leave_nothing() {
         let mut tree = Tree::default();
         for k in 0..10_000 {
-            tree.insert(key(k), key(k));
+            tree.insert(&key(k), key(k));
         }
         let Node::Branch(children) = &*tree.root else { panic!("it has more than one node") };
         let Node::Branch(leaves) = &*children[0].1 else { panic!("it has three levels") };
@@ -403,10 +404,10 @@ mod tests {
     fn a_change_after_a_snapshot_copies_the_way_to_the_row_alone() {
         let mut tree = Tree::default();
         for k in 0..10_000 {
-            tree.insert(key(k), key(k));
+            tree.insert(&key(k), key(k));
         }
         let before = tree.clone();
-        tree.insert(key(5_000), key(1));
+        tree.insert(&key(5_000), key(1));
         let (Node::Branch(old), Node::Branch(new)) = (&*before.root, &*tree.root) else { panic!() };
         let copied = old.iter().zip(new).filter(|(a, b)| !Arc::ptr_eq(&a.1, &b.1)).count();
         assert_eq!(copied, 1);

@@ -7,10 +7,9 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
-use bytes::Bytes;
-
 use super::engine::SortedRun;
 use super::layers::View;
+use super::row_key::RowKey;
 
 /// The place where the worker that owns a store and its readers meet.
 #[derive(Default)]
@@ -89,7 +88,7 @@ impl Visible {
 /// The worker's side: what has been published since the last commit, and what is to be next.
 pub(super) struct Publisher {
     /// The keys of rows that have changed since.
-    pub(super) fresh: Vec<Bytes>,
+    pub(super) fresh: Vec<RowKey>,
     /// The layers below have changed.
     pub(super) rebased: bool,
     /// Newest last, each at least twice as long as the next: a row is merged as often as the logarithm of their number.
@@ -98,7 +97,7 @@ pub(super) struct Publisher {
 
 impl Publisher {
     /// The first time everything that is open is news, and so are the layers below.
-    pub(super) fn new(open: &[Bytes]) -> Self {
+    pub(super) fn new(open: &[RowKey]) -> Self {
         Self { fresh: open.to_vec(), rebased: true, runs: Vec::new() }
     }
 
@@ -144,6 +143,7 @@ pub(super) fn merge(older: &SortedRun, newer: &SortedRun) -> SortedRun {
 mod tests {
     use std::collections::BTreeMap;
 
+    use bytes::Bytes;
     use proptest::prelude::*;
 
     use super::*;

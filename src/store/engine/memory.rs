@@ -33,8 +33,8 @@ impl Engine for MemoryEngine {
     fn apply(&mut self, run: &SortedRun, mark: Option<&[u8]>) -> Result<()> {
         for (key, value) in run {
             match value {
-                // A copy: the values of a run share one buffer, and a row that stays would keep all of it in memory.
-                Some(value) => self.rows.insert(key.clone(), Bytes::copy_from_slice(value)),
+                // Copies: the rows of a run share one buffer, and a row that stays would keep all of it in memory.
+                Some(value) => self.rows.insert(key, Bytes::copy_from_slice(value)),
                 None => self.rows.remove(key),
             }
         }
@@ -65,15 +65,15 @@ mod tests {
 
     #[test]
     fn a_row_that_stays_does_not_keep_its_run_in_memory() {
-        let shared = Bytes::from(vec![7; 1_000]);
+        let shared = Bytes::from((0..20_u64).flat_map(u64::to_be_bytes).collect::<Vec<_>>());
+        let word = |n: usize| shared.slice(n * 8..n * 8 + 8);
         let mut engine = MemoryEngine::default();
-        let key = |n: usize| Bytes::copy_from_slice(&n.to_be_bytes());
-        let run = (0..10).map(|n| (key(n), Some(shared.slice(n * 8..n * 8 + 8)))).collect();
+        let run = (0..10).map(|n| (word(n), Some(word(10 + n)))).collect();
         engine.apply(&run, None).unwrap();
         drop(run);
         assert!(shared.is_unique(), "no row refers to the buffer of the run");
         assert_eq!(engine.approximate_len(), 10);
-        assert_eq!(engine.get(&key(3)).unwrap().as_deref(), Some(&[7; 8][..]));
+        assert_eq!(engine.get(&3_u64.to_be_bytes()).unwrap().as_deref(), Some(&13_u64.to_be_bytes()[..]));
     }
 
     #[test]
