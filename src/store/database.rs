@@ -73,6 +73,7 @@ impl fmt::Display for EngineKind {
 }
 
 /// A store in a database.
+#[cfg_attr(not(any(feature = "cli", feature = "testing")), allow(dead_code, reason = "for tools and tests"))]
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) struct StoredStore {
     pub(crate) task: TaskId,
@@ -317,6 +318,10 @@ impl Database {
     }
 
     /// All stores, also those that no topology knows any more.
+    #[cfg_attr(
+        not(any(feature = "cli", feature = "testing")),
+        allow(dead_code, reason = "for tools and tests")
+    )]
     pub(crate) fn stores(&self) -> Result<Vec<StoredStore>> {
         let Some(disk) = &self.disk else { return Ok(Vec::new()) };
         let entries = disk.stores().catalog.entries.clone();
@@ -393,7 +398,7 @@ fn refuse_foreign_files(kind: EngineKind, folder: &Path) -> Result<()> {
             return refused(&entry.path());
         }
     }
-    let foreign = match kind {
+    let foreign: Option<PathBuf> = match kind {
         #[cfg(feature = "fjall")]
         EngineKind::Fjall => super::engine::fjall::look::foreign(&folder.join("data")).map_err(read)?,
         #[cfg(feature = "sled")]

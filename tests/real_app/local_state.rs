@@ -245,21 +245,106 @@ async fn what_was_in_use_until_now_is_not_outdated() {
     counting.is_right().await;
 }
 
-/// Of a store without a changelog there is nothing else: damage does not delete it, and whoever is about to is told.
+/// Counts twice: once into a store without a changelog, `alone`.
+async fn unlogged(counting: &Counting, config: impl FnOnce(ConfigBuilder) -> ConfigBuilder) -> Running {
+    let builder = StreamsBuilder::new();
+    let stream = builder.stream::<String, String>(&counting.input);
+    stream.group_by_key("by-key").count("counts").to_stream().to(&counting.output);
+    stream.group_by_key("again").count(Materialized::named("alone").logging_disabled());
+    let config = config(counting.rig.config()).build().unwrap();
+    start(App::new(builder.build().unwrap(), config).unwrap()).running().await
+}
+
 #[tokio::test]
-async fn what_nothing_else_has_is_moved_aside() {
-    let rig = rig("unlogged").await;
-    let (input, output) = (rig.topic("in", 1).await, rig.topic("out", 1).await);
-    let mut counting =
-        Counting { rig, input, output, partitions: 1, sent: BTreeMap::new(), per_partition: 0 };
-    let start = async |counting: &Counting| {
+async fn what_nothing_else_has_stays_when_its_task_moves() {
+    let mut counting = Counting::new("stays-here", 2).await;
+    let delay = |config: ConfigBuilder| config.set("state.cleanup.delay.ms", "300");
+    let first = unlogged(&counting, delay).await;
+    counting.send(50).await;
+    assert_eq!(counting.stores("0").len(), 4);
+    let second = unlogged(&counting, delay).await;
+    eventually("the other one goes", async || counting.stores("0").len() < 4).await;
+    // Whatever goes in the same look is gone when there was another look.
+    let noted = used(&counting).into_iter().max();
+    eventually("another look", async || used(&counting).into_iter().max() > noted).await;
+    assert_eq!(counting.stores("0").len(), 3);
+    second.stop().await;
+    first.stop().await;
+}
+
+/// Damage to a row of it ends the application each time, until somebody says that it may go.
+#[tokio::test]
+async fn what_nothing_else_has_is_not_deleted_over_a_damaged_row() {
+    let counting = Counting::new("alone", 1).await;
+    let key = |i: usize| format!("{i:0>6}-{}", i.wrapping_mul(0x9e37_79b9_7f4a_7c15));
+    let app = async |counting: &Counting| {
         let builder = StreamsBuilder::new();
-        let stream = builder.stream::<String, String>(&counting.input);
-        stream.group_by_key("by-key").count("counts").to_stream().to(&counting.output);
-        stream.group_by_key("again").count(Materialized::named("alone").logging_disabled());
+        let stream = builder.stream::<String, String>(&counting.input).group_by_key("by-key");
+        stream.count(Materialized::<String, i64>::named("alone").logging_disabled());
         let config = counting.rig.config().build().unwrap();
         start(App::new(builder.build().unwrap(), config).unwrap()).running().await
     };
+    let send = async |counting: &Counting| {
+        for i in 0..4_000 {
+            counting.rig.send(&counting.input, 0, &key(i), "v", 0).await;
+        }
+        counting.rig.flush().await;
+    };
+    let running = app(&counting).await;
+    send(&counting).await;
+    counting.rig.wait_committed(&counting.input, 0, 4_000).await;
+    running.stop().await;
+    let tables = files(&counting.folder()).into_iter().filter(|p| p.parent().unwrap().ends_with("tables"));
+    let path = tables.max_by_key(|path| std::fs::metadata(path).unwrap().len()).unwrap();
+    let mut bytes = std::fs::read(&path).unwrap();
+    let quarter = bytes.len() / 4;
+    bytes.iter_mut().skip(quarter).take(64).for_each(|byte| *byte ^= 0x5a);
+    std::fs::write(&path, bytes).unwrap();
+    for life in 0..2 {
+        let running = app(&counting).await;
+        if life == 0 {
+            send(&counting).await;
+        }
+        let error = format!("{:?}", running.ended().await.expect_err("a row is damaged"));
+        assert!(error.contains("damaged"), "{error}");
+        assert_eq!(counting.stores("0"), ["0_0"]);
+        assert!(path.exists(), "its files are there");
+    }
+    let (code, said) = counting.state(&["verify"]);
+    assert!(code == 1 && said.contains("nothing else has its rows"), "{said}");
+    let (code, said) = counting.state(&["rm", "--store", "alone", "--yes"]);
+    assert_eq!(code, 0, "{said}");
+    let running = app(&counting).await;
+    counting.rig.wait_committed(&counting.input, 0, 8_000).await;
+    running.stop().await;
+}
+
+/// A store goes on without its changelog, and with it again: what it did in between is not in there, and nobody believes
+/// that it is.
+#[tokio::test]
+async fn a_checkpoint_does_not_outlive_its_changelog() {
+    let mut counting = Counting::new("switched", 1).await;
+    let app = counting.run().await;
+    counting.send(50).await;
+    app.stop().await;
+    let builder = StreamsBuilder::new();
+    let stream = builder.stream::<String, String>(&counting.input).group_by_key("by-key");
+    stream.count(Materialized::named("counts").logging_disabled()).to_stream().to(&counting.output);
+    let without = App::new(builder.build().unwrap(), counting.rig.config().build().unwrap()).unwrap();
+    let app = start(without).running().await;
+    counting.send(50).await;
+    app.stop().await;
+    counting.is_right().await;
+    let app = counting.run().await;
+    assert_eq!(wiped(&app).len(), 1, "restored from the changelog, which has less");
+    app.stop().await;
+}
+
+/// Of a store without a changelog there is nothing else: damage does not delete it, and whoever is about to is told.
+#[tokio::test]
+async fn what_nothing_else_has_is_moved_aside() {
+    let mut counting = Counting::new("unlogged", 1).await;
+    let start = async |counting: &Counting| unlogged(counting, |config| config).await;
     let app = start(&counting).await;
     counting.send(400).await;
     app.stop().await;

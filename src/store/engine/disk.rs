@@ -45,6 +45,10 @@ pub(in crate::store) trait OpenStore: Send + Sync {
     fn mark(&self) -> Result<Option<Bytes>>;
 
     /// What it takes on disk, in bytes; `None` if it shares its files with others.
+    #[cfg_attr(
+        not(any(feature = "cli", feature = "testing")),
+        allow(dead_code, reason = "for tools and tests")
+    )]
     fn bytes(&self) -> Option<u64>;
 
     /// Whether somebody found its files damaged since it was opened.
@@ -60,6 +64,10 @@ pub(super) trait Tree: RawRead + Sized + 'static {
 
     fn snapshot(store: &Arc<Store<Self>>) -> Self::Snapshot;
 
+    #[cfg_attr(
+        not(any(feature = "cli", feature = "testing")),
+        allow(dead_code, reason = "for tools and tests")
+    )]
     fn bytes(&self) -> Option<u64>;
 
     /// See [`OpenStore::is_damaged`].
