@@ -278,7 +278,10 @@ fn exactly_once_changes_defaults_and_forbids_the_rest() {
     assert_eq!(config.commit_interval(), Duration::from_millis(100));
     assert_eq!(config.consumer(Role::Restore).isolation_level(), IsolationLevel::ReadCommitted);
     assert_eq!(config.producer().delivery_timeout(), Duration::from_millis(i32::MAX as u64));
-    assert_eq!(config.producer().transaction_timeout(), Duration::from_secs(10));
+    let timeout = config.producer().transaction_timeout();
+    assert_eq!(timeout, Duration::from_millis(20_100), "an interval, a rebalance, and time for the commit");
+    let slow = with(&[EOS, ("commit.interval.ms", "30000")]);
+    assert_eq!(slow.producer().transaction_timeout(), Duration::from_secs(50));
     let config =
         with(&[EOS, ("main.consumer.isolation.level", "read_committed"), ("commit.interval.ms", "50")]);
     assert_eq!(config.commit_interval(), Duration::from_millis(50));
@@ -287,15 +290,16 @@ fn exactly_once_changes_defaults_and_forbids_the_rest() {
         ("isolation.level", "read_uncommitted", "isolation.level=read_uncommitted must be read_committed"),
         ("restore.consumer.isolation.level", "read_uncommitted", "restore.consumer.isolation.level="),
         ("max.in.flight.requests.per.connection", "6", "at most 5"),
-        (
-            "commit.interval.ms",
-            "30000",
-            "commit.interval.ms=30000 is longer than transaction.timeout.ms=10000",
-        ),
     ] {
         let error = refused(&[EOS, (name, value)]);
         assert!(error.contains(why) && !error.contains("errors"), "{error}");
     }
+    let short = [EOS, ("commit.interval.ms", "30000"), ("transaction.timeout.ms", "10000")];
+    let error = refused(&short);
+    assert!(
+        error.contains("commit.interval.ms=30000 is longer than transaction.timeout.ms=10000"),
+        "{error}"
+    );
     assert!(refused(&[("processing.guarantee", "exactly_once")]).contains("at_least_once, exactly_once_v2"));
 }
 
