@@ -1,6 +1,7 @@
 //! Carries out what the membership machine says: requests to the group's coordinator, tasks to workers, leases, the gate.
 //! One async task on the I/O thread; everything that takes time runs beside it and comes back as a message.
 
+mod ask;
 mod commit;
 mod fencing;
 mod replace;
@@ -14,6 +15,7 @@ use tokio::sync::mpsc::{UnboundedReceiver, UnboundedSender, unbounded_channel};
 use tokio::sync::watch;
 use tokio::task::JoinSet;
 
+use self::ask::ask;
 use self::replace::Replacements;
 use super::app::{AppShared, AppState};
 use super::close::CloseOptions;
@@ -29,12 +31,12 @@ use super::workers::{WorkerHandle, WorkerId, Workers};
 use crate::changelog::facts::Judge;
 use crate::client::Admin;
 use crate::client::Cluster;
-use crate::client::group::{GroupClient, Join, Joined as ClientJoined, MemberId};
+use crate::client::group::{GroupClient, Join, MemberId};
 use crate::client::produce::GroupMetadata;
 use crate::clock;
 use crate::error::{Error, ErrorClass, ErrorKind, Result};
 use crate::group::{
-    Action, ActiveTask, Assignment, Event, Joined, Lease, Membership, Reply, Request, RequestId, RpcError,
+    Action, ActiveTask, Assignment, Event, Lease, Membership, Reply, Request, RequestId, RpcError,
     SubTopology, SubscriptionData, Terms, lead,
 };
 use crate::record::TopicPartition;
@@ -828,59 +830,4 @@ async fn stop_told(inbox: &mut UnboundedReceiver<ToCoordinator>, early: &mut Vec
 /// The shape of each part of the topology.
 fn fingerprints(topology: &Topology) -> BTreeMap<i32, u64> {
     topology.inner.subtopologies.iter().map(|part| (part.id, part.fingerprint)).collect()
-}
-
-/// Asks the group's coordinator.
-async fn ask(
-    group: &GroupClient,
-    mut member: MemberId,
-    mut join: Join,
-    request: Request,
-    timeout: Duration,
-) -> Result<Reply, RpcError> {
-    let reply = match request {
-        Request::FindCoordinator => group.find_coordinator_anew().await.map(|_| Reply::Coordinator),
-        Request::Join { member_id, metadata, reason } => {
-            tracing::debug!(reason, "joining the group");
-            member.member_id = member_id;
-            join.protocols = vec![(PROTOCOL.1.to_owned(), metadata)];
-            group.join(&member, &join, timeout).await.map(|joined| match joined {
-                ClientJoined::MemberIdRequired(id) => Reply::MemberId(id),
-                ClientJoined::Member {
-                    generation,
-                    member_id,
-                    leader,
-                    protocol,
-                    skip_assignment,
-                    members,
-                } => Reply::Joined(Joined {
-                    generation,
-                    member_id,
-                    leader,
-                    skip_assignment,
-                    protocol,
-                    members,
-                }),
-            })
-        }
-        Request::Sync { generation, member_id, assignments } => {
-            member.member_id = member_id;
-            member.generation = generation;
-            let synced = group.sync(&member, PROTOCOL, &assignments, timeout).await;
-            synced.map(Reply::Synced)
-        }
-        Request::Heartbeat { generation, member_id } => {
-            member.member_id = member_id;
-            member.generation = generation;
-            group.heartbeat(&member, timeout).await.map(|()| Reply::Alive)
-        }
-        Request::Leave { member_id } => {
-            member.member_id = member_id;
-            group.leave(&member, timeout).await.map(|()| Reply::Left)
-        }
-    };
-    reply.map_err(|error| match error.code() {
-        Some(code) => RpcError::Code(code),
-        None => RpcError::Failed(error),
-    })
 }

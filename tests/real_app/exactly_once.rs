@@ -405,6 +405,40 @@ async fn a_task_that_fails_takes_nothing_of_the_others_with_it() {
     app.stop().await;
 }
 
+/// The same when the application ends over it: the last commit is not made for what the failed task has written.
+#[tokio::test(flavor = "multi_thread")]
+async fn the_last_commit_leaves_out_what_a_failed_task_has_written() {
+    let kafka = broker();
+    let rig = rig_at(kafka.bootstrap(), "once").await;
+    let (input, output) = (rig.topic("in", PARTITIONS).await, rig.topic("out", PARTITIONS).await);
+    let (panics, seen) = (Arc::new(AtomicBool::new(true)), Arc::<AtomicU64>::default());
+    let app = || {
+        let (panics, seen) = (panics.clone(), seen.clone());
+        let builder = StreamsBuilder::new();
+        let peek = move |_: Option<&String>, value: &String| {
+            seen.fetch_add(1, Ordering::SeqCst);
+            assert!(value != "boom" || !panics.swap(false, Ordering::SeqCst), "on purpose");
+        };
+        builder.stream::<String, String>(&input).peek(peek).to(&output);
+        // Nothing is committed before the end.
+        let config = config(&rig).set("commit.interval.ms", "600000").set("transaction.timeout.ms", "700000");
+        App::new(builder.build().unwrap(), config.build().unwrap()).unwrap()
+    };
+    let first = start(app()).running().await;
+    send(&rig, &input, 0, 100).await;
+    eventually("all are processed", async || seen.load(Ordering::SeqCst) == 100).await;
+    rig.send(&input, 0, "100", "boom", 100).await;
+    rig.flush().await;
+    assert_eq!(first.ended().await.unwrap_err().kind(), mainstem::ErrorKind::Panic);
+    let second = start(app()).running().await;
+    eventually("all are processed again", async || seen.load(Ordering::SeqCst) >= 102 + 50).await;
+    second.stop().await;
+    let mut keys: Vec<i64> =
+        committed(&rig, &output).await.iter().map(|r| text(&r.key).parse().unwrap()).collect();
+    keys.sort_unstable();
+    assert!(keys.iter().copied().eq(0..101), "each record once: {keys:?}");
+}
+
 /// An application that ends in the middle leaves nothing open, and the next one goes on where it was.
 #[tokio::test(flavor = "multi_thread")]
 async fn restarts_in_the_middle_repeat_and_lose_nothing() {
