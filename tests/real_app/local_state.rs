@@ -470,6 +470,28 @@ async fn a_damaged_row_has_its_store_restored_while_the_application_runs() {
     assert!(counts.values().all(|count| (2..=3).contains(count)));
 }
 
+/// fjall's merging met damage and stopped everything, without a word of where: the next start looks.
+#[tokio::test]
+async fn what_stopped_the_engine_is_found_and_restored() {
+    let mut counting = Counting::new("stopped", 1).await;
+    let app = counting.run().await;
+    counting.send(400).await;
+    app.stop().await;
+    let tables = files(&counting.folder()).into_iter().filter(|p| p.parent().unwrap().ends_with("tables"));
+    let path = tables.max_by_key(|path| std::fs::metadata(path).unwrap().len()).unwrap();
+    let mut bytes = std::fs::read(&path).unwrap();
+    let quarter = bytes.len() / 4;
+    bytes.iter_mut().skip(quarter).take(64).for_each(|byte| *byte ^= 0x5a);
+    std::fs::write(&path, bytes).unwrap();
+    std::fs::write(counting.folder().join("suspect"), "").unwrap();
+    let app = counting.run().await;
+    counting.send(400).await;
+    assert_eq!(wiped(&app), [("damaged".to_owned(), 1)]);
+    app.stop().await;
+    counting.is_right().await;
+    assert!(!counting.folder().join("suspect").exists());
+}
+
 /// No file gets larger than 8 MiB (4 MiB under some shells) in a process that is started so: an engine takes that for a full disk.
 #[cfg(unix)]
 const SMALL_FILES: &str = "trap '' XFSZ; ulimit -f 8192; exec \"$0\" \"$@\"";
