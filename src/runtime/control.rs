@@ -95,7 +95,7 @@ impl AppHandle {
 
     /// Stops processing: no record is taken any more and no punctuation runs, until [`resume`](Self::resume)
     /// (`KafkaStreams.pause`, KIP-834). A record in hand is finished. The application stays in its group and in its
-    /// state; it commits what was done, and takes part in rebalances; stores are restored. Records are fetched until
+    /// state; it commits what was done, and takes part in rebalances; restores stand still as well. Records are fetched until
     /// `input.buffer.max.bytes` is full. Pausing before the application is run is allowed; pausing twice is pausing once.
     ///
     /// ```

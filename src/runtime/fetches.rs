@@ -97,6 +97,14 @@ impl SharedFetcher {
         }
     }
 
+    /// Leaves it out, or takes it in again, if it is this token's partition.
+    pub(super) fn pause(&self, at: TopicPartition, token: u64, paused: bool) {
+        let held = self.held();
+        if held.by.get(&at).is_some_and(|holder| holder.token == token) {
+            if paused { self.fetcher.pause(at) } else { self.fetcher.resume(at) }
+        }
+    }
+
     /// The bytes that were delivered and are not worked off.
     pub(super) fn outstanding(&self) -> usize {
         self.fetcher.outstanding()
@@ -116,6 +124,10 @@ impl Source for SharedFetcher {
 
     fn revoke(&self, at: TopicPartition, token: u64) {
         self.revoke(at, token);
+    }
+
+    fn pause(&self, at: TopicPartition, token: u64, paused: bool) {
+        self.pause(at, token, paused);
     }
 }
 

@@ -46,7 +46,7 @@ use super::output::{Output, TaskOutput};
 use super::pulse::Pulse;
 use super::task_timeout::TaskTimeout;
 use super::workers::{Mouth, WorkerId};
-use crate::changelog::restore::RestorePool;
+use crate::changelog::restore::{RestoreJob, RestorePool};
 use crate::client::Cluster;
 use crate::client::admin::Isolation;
 use crate::client::produce::Producer;
@@ -133,6 +133,10 @@ pub(super) struct Worker {
     output: Rc<RefCell<Output>>,
     live: Arc<SharedFetcher>,
     restores: Arc<RestorePool<SharedFetcher>>,
+    /// The application was paused when that was last looked at.
+    paused: bool,
+    /// Restores that begin when it no longer is.
+    parked: Vec<RestoreJob>,
     keeper: Keeper,
     topology: Topology,
     config: Arc<Config>,
@@ -224,6 +228,8 @@ impl Worker {
             output,
             live,
             restores,
+            paused: false,
+            parked: Vec::new(),
             keeper,
             topology,
             config,
@@ -291,6 +297,7 @@ impl Worker {
             if self.is_fenced() {
                 self.give_up();
             }
+            self.pause_restores();
             let began = clock::monotonic();
             // What cannot be committed now is not added to without end.
             let waits = self.failed

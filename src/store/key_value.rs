@@ -380,13 +380,12 @@ impl<K: Clone + 'static, V: Clone + 'static> KvStore<K, V> {
                 }
                 None => None,
             };
-            let bytes = if own_bytes { bytes.map(|b| Bytes::copy_from_slice(&b)) } else { bytes };
-            let key = match key {
-                RowKey::Long(key) => key.clone(),
-                RowKey::Short { .. } if own_bytes => Bytes::copy_from_slice(key),
-                RowKey::Short { .. } => {
+            let (key, bytes) = match key {
+                RowKey::Long(key) if !own_bytes => (key.clone(), bytes),
+                _ if own_bytes => bytes_of_its_own(key, bytes.as_deref()),
+                _ => {
                     out.extend_from_slice(key);
-                    out.split().freeze()
+                    (out.split().freeze(), bytes)
                 }
             };
             run.push((key, bytes));
@@ -744,6 +743,15 @@ fn bound_bytes<K: Clone + 'static, V: Clone + 'static>(
     let mut bytes = BytesMut::new();
     store.key_serde.write(key, &store.serde_cx(true), &mut bytes)?;
     Ok(Bound::Included(bytes.freeze()))
+}
+
+/// A row whose key and value share nothing with other rows.
+fn bytes_of_its_own(key: &[u8], value: Option<&[u8]>) -> (Bytes, Option<Bytes>) {
+    let mut both = BytesMut::with_capacity(key.len() + value.map_or(0, <[u8]>::len));
+    both.extend_from_slice(key);
+    both.extend_from_slice(value.unwrap_or_default());
+    let both = both.freeze();
+    (both.slice(..key.len()), value.map(|_| both.slice(key.len()..)))
 }
 
 /// The end of the keys that start with `prefix`.

@@ -98,6 +98,65 @@ async fn a_paused_application_keeps_its_place_and_does_nothing() {
     assert_eq!(rig.read(&output).await.len(), 1);
 }
 
+/// The restores of a listener: that they began, and the records of each batch.
+#[derive(Clone, Default)]
+struct Restored {
+    begun: Arc<AtomicU64>,
+    records: Arc<AtomicU64>,
+}
+
+impl RestoreListener for Restored {
+    fn on_restore_start(&self, _: &RestoringStore, _: i64, _: i64) {
+        self.begun.fetch_add(1, Ordering::SeqCst);
+    }
+
+    fn on_batch_restored(&self, _: &RestoringStore, _: i64, records: u64) {
+        self.records.fetch_add(records, Ordering::SeqCst);
+    }
+}
+
+/// Nothing is restored while the application is paused, though another reads the same changelog from end to end meanwhile.
+#[tokio::test]
+async fn restores_of_a_paused_application_stand_still() {
+    let rig = rig("pause-restore").await;
+    let (input, output) = (rig.topic("in", 2).await, rig.topic("out", 1).await);
+    let folders = [tempfile::tempdir().unwrap(), tempfile::tempdir().unwrap(), tempfile::tempdir().unwrap()];
+    let app = |folder: usize| {
+        let config = rig.config().state_dir(folders[folder].path()).build().unwrap();
+        let restored = Restored::default();
+        let app = App::builder(counting(&input, &output), config).restore_listener(restored.clone());
+        (app.build().unwrap(), restored)
+    };
+    let (first, _) = app(0);
+    let first = start(first).running().await;
+    for n in 0..100 {
+        rig.send(&input, n % 2, &format!("k{n}"), "v", 1_000).await;
+    }
+    rig.flush().await;
+    for partition in 0..2 {
+        rig.wait_committed(&input, partition, 50).await;
+    }
+    first.stop().await;
+
+    let (paused, restored) = app(1);
+    paused.handle().pause();
+    let paused = start(paused);
+    eventually("both restores have begun", async || restored.begun.load(Ordering::SeqCst) == 2).await;
+    // It takes one of the two tasks over, and restores that one to its end.
+    let (other, others) = app(2);
+    let other = start(other);
+    eventually("the other's is at its end", async || others.records.load(Ordering::SeqCst) == 50).await;
+    assert_eq!(restored.records.load(Ordering::SeqCst), 0, "paused");
+    assert_ne!(paused.handle.state(), AppState::Running);
+
+    paused.handle.resume();
+    let paused = paused.running().await;
+    assert_eq!(restored.records.load(Ordering::SeqCst), 50);
+    let other = other.running().await;
+    other.stop().await;
+    paused.stop().await;
+}
+
 fn end_of(handle: &AppHandle, topic: &str, partition: i32) -> Option<i64> {
     let tasks = handle.tasks();
     let mut inputs = tasks.iter().flat_map(|task| &task.inputs);

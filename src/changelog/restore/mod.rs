@@ -37,6 +37,8 @@ pub(crate) trait Source: Send + Sync {
     fn assign(&self, at: TopicPartition, offset: i64, token: u64, epoch: u64) -> bool;
     /// Stops, if the partition is the token's.
     fn revoke(&self, at: TopicPartition, token: u64);
+    /// Leaves the partition out for a while, or takes it in again, if it is the token's.
+    fn pause(&self, at: TopicPartition, token: u64, paused: bool);
 }
 
 /// What a job has to say. After `Done` and `Failed`, and after it was cancelled, it says nothing more.
@@ -259,6 +261,14 @@ impl<S: Source + 'static> RestorePool<S> {
         if let Some(place) = registry.remove(token) {
             self.source.revoke(place.at, token);
             let _ = registry.threads[place.thread].0.send(ToThread::Cancel(token));
+        }
+    }
+
+    /// Fetches nothing more for a job, or fetches for it again. What is on its way is still worked off.
+    pub(crate) fn pause(&self, token: u64, paused: bool) {
+        let registry = self.shared.registry();
+        if let Some(place) = registry.jobs.get(&token) {
+            self.source.pause(place.at.clone(), token, paused);
         }
     }
 

@@ -160,6 +160,10 @@ impl Source for Told {
     fn revoke(&self, at: TopicPartition, token: u64) {
         self.calls.lock().unwrap().push(format!("revoke {at} {token}"));
     }
+
+    fn pause(&self, at: TopicPartition, token: u64, paused: bool) {
+        self.calls.lock().unwrap().push(format!("pause {at} {token} {paused}"));
+    }
 }
 
 struct Rig {
@@ -577,15 +581,23 @@ fn who_has_an_old_lease_gets_nothing_and_lets_the_engine_go() {
 }
 
 #[test]
-fn a_pool_that_ends_lets_all_engines_go() {
+fn pausing_is_told_to_who_fetches_and_a_pool_that_ends_lets_all_engines_go() {
     let rig = Rig::new(2, 1 << 20);
     let probes: [Arc<Probe>; 3] = Default::default();
     for (token, probe) in probes.iter().enumerate() {
         rig.submit(token as u64, probe, 0, 300);
     }
+    rig.pool.pause(1, true);
+    rig.pool.pause(1, false);
+    rig.pool.pause(77, true);
     rig.pool.cancel_all(|token| token == 2);
     let calls = rig.calls();
-    assert_eq!(calls[3..], [format!("revoke {} 2", at(2))]);
+    let expected = [
+        format!("pause {} 1 true", at(1)),
+        format!("pause {} 1 false", at(1)),
+        format!("revoke {} 2", at(2)),
+    ];
+    assert_eq!(calls[3..], expected);
     let_go(&probes[2]);
     drop(rig);
     probes.iter().for_each(let_go);

@@ -71,6 +71,10 @@ impl Worker {
             self.tokens.insert(token, (id, restores.len()));
             restores.push(restore);
             let job = RestoreJob { token, epoch: lease.epoch, at, from, to, format, engine, mark };
+            if self.paused {
+                self.parked.push(job);
+                continue;
+            }
             if let Err(error) = self.restores.submit(job) {
                 for restore in &restores {
                     self.tokens.remove(&restore.token);
@@ -88,7 +92,28 @@ impl Worker {
             let records = restore.progress.records;
             self.restoring(|| News::RestoreSuspended { store: restore.what(owned.lease.task), records });
             self.restores.cancel(restore.token);
+            self.parked.retain(|job| job.token != restore.token);
             self.tokens.remove(&restore.token);
+        }
+    }
+
+    /// While the application is paused its restores stand still as well (`DefaultStateUpdater.pauseTasks`): those that have
+    /// begun fetch nothing more, and none begins.
+    pub(super) fn pause_restores(&mut self) {
+        let paused = self.shared.control.is_paused();
+        if self.paused == paused {
+            return;
+        }
+        self.paused = paused;
+        for restore in self.owned.iter().flat_map(|owned| &owned.restores) {
+            self.restores.pause(restore.token, paused);
+        }
+        for job in std::mem::take(&mut self.parked) {
+            let token = job.token;
+            if let Err(error) = self.restores.submit(job) {
+                let task = self.tokens.get(&token).map(|(task, _)| *task);
+                self.fail(task, error);
+            }
         }
     }
 
