@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use uuid::Uuid;
 
-use crate::changelog::restore::PoolOptions;
+use crate::changelog::restore::{LARGEST_WINDOW, PoolOptions};
 use crate::client::ClientConfig;
 use crate::client::admin::Isolation;
 use crate::client::compression::Compression;
@@ -86,9 +86,6 @@ pub(super) fn bulk_fetch(config: &Config) -> FetchOptions {
     }
     .within(StateMemory::of(config).frames)
 }
-
-/// What a restore's window holds at most: it counts in 32 bits, and a batch comes on top.
-const LARGEST_WINDOW: usize = 1 << 30;
 
 /// The threads that restore stores, at most: fetching and the workers want processors as well.
 const RESTORE_THREADS: usize = 4;

@@ -7,7 +7,7 @@ use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::time::Duration;
 
 use bytes::Bytes;
-use mainstem::client::{Isolation, LogRecord, Producer, ProducerOptions, ReadOptions, Reader};
+use mainstem::client::{LogRecord, Producer, ProducerOptions};
 use mainstem::config::{ConfigBuilder, IsolationLevel, ProcessingGuarantee};
 use mainstem::embedded::{Api, EmbeddedKafka, Fault};
 use mainstem::prelude::*;
@@ -59,17 +59,6 @@ async fn send(rig: &Rig, input: &str, from: i64, to: i64) -> BTreeMap<String, i6
     truth
 }
 
-/// What a reader of committed records sees of a topic.
-async fn committed(rig: &Rig, topic: &str) -> Vec<LogRecord> {
-    let options = ReadOptions::new(topic).isolation(Isolation::ReadCommitted).until_end();
-    let mut reader = Reader::new(&rig.cluster, options).await.unwrap();
-    let mut records = Vec::new();
-    while let Some(record) = reader.next().await.unwrap() {
-        records.push(record);
-    }
-    records
-}
-
 fn count(record: &LogRecord) -> i64 {
     i64::from_be_bytes(record.value.as_deref().unwrap().try_into().unwrap())
 }
@@ -79,7 +68,7 @@ async fn comes_out_once(rig: &Rig, output: &str, truth: &BTreeMap<String, i64>) 
     let all: i64 = truth.values().sum();
     let mut records = Vec::new();
     eventually(&format!("{all} records come out"), async || {
-        records = committed(rig, output).await;
+        records = rig.read_committed(output).await;
         records.len() as i64 >= all
     })
     .await;
@@ -157,7 +146,7 @@ async fn every_way_on(kafka: &EmbeddedKafka, api: Api, every: u64, faults: Vec<F
         rows == truth
     })
     .await;
-    let changelog = committed(&rig, &format!("{}-counts-changelog", rig.app_id)).await;
+    let changelog = rig.read_committed(&format!("{}-counts-changelog", rig.app_id)).await;
     let fold: BTreeMap<String, i64> = changelog.iter().map(|r| (text(&r.key), count(r))).collect();
     assert_eq!(fold, truth, "the changelog");
     app.stop().await;
@@ -276,7 +265,7 @@ async fn aborted_values_are_not_seen(cached: bool) {
     .await;
     eventually("both see the same then", async || rows(&open) == second).await;
     let mut last = BTreeMap::new();
-    for record in committed(&rig, &output).await {
+    for record in rig.read_committed(&output).await {
         let before = last.insert(text(&record.key), count(&record)).unwrap_or(0);
         assert!(if cached { count(&record) > before } else { count(&record) == before + 1 });
     }
@@ -358,7 +347,7 @@ async fn an_abort_is_made_good_in_place() {
         before.map(|(_, metadata)| metadata),
         "the partition time stays"
     );
-    let seen: Vec<i64> = committed(&rig, &output).await.iter().map(count).collect();
+    let seen: Vec<i64> = rig.read_committed(&output).await.iter().map(count).collect();
     assert_eq!(seen.last(), Some(&20));
     assert!(seen.is_sorted_by(|a, b| a < b), "{seen:?}");
     eventually("readers see the last count", async || {
@@ -395,7 +384,8 @@ async fn a_task_that_fails_takes_nothing_of_the_others_with_it() {
     send(&rig, &input, 0, 300).await;
     let mut keys = Vec::new();
     eventually("everything comes out", async || {
-        keys = committed(&rig, &output).await.iter().map(|r| text(&r.key).parse::<i64>().unwrap()).collect();
+        keys =
+            rig.read_committed(&output).await.iter().map(|r| text(&r.key).parse::<i64>().unwrap()).collect();
         keys.len() >= 300
     })
     .await;
@@ -434,7 +424,7 @@ async fn the_last_commit_leaves_out_what_a_failed_task_has_written() {
     eventually("all are processed again", async || seen.load(Ordering::SeqCst) >= 102 + 50).await;
     second.stop().await;
     let mut keys: Vec<i64> =
-        committed(&rig, &output).await.iter().map(|r| text(&r.key).parse().unwrap()).collect();
+        rig.read_committed(&output).await.iter().map(|r| text(&r.key).parse().unwrap()).collect();
     keys.sort_unstable();
     assert!(keys.iter().copied().eq(0..101), "each record once: {keys:?}");
 }

@@ -11,7 +11,8 @@ use kafka_protocol::messages::{
 };
 use kafka_protocol::protocol::{Decodable, Encodable, StrBytes};
 use mainstem::client::{
-    Admin, Cluster, LogRecord, NewTopic, OffsetSpec, Producer, ProducerOptions, ReadOptions, Reader,
+    Admin, Cluster, Isolation, LogRecord, NewTopic, OffsetSpec, Producer, ProducerOptions, ReadOptions,
+    Reader,
 };
 use mainstem::config::ConfigBuilder;
 use mainstem::{App, AppHandle, AppState, Config, Headers, Record, Result, TopicPartition};
@@ -104,7 +105,16 @@ impl Rig {
 
     /// Everything a topic holds now.
     pub async fn read(&self, topic: &str) -> Vec<LogRecord> {
-        let mut reader = Reader::new(&self.cluster, ReadOptions::new(topic).until_end()).await.unwrap();
+        self.read_with(ReadOptions::new(topic)).await
+    }
+
+    /// What of it is committed.
+    pub async fn read_committed(&self, topic: &str) -> Vec<LogRecord> {
+        self.read_with(ReadOptions::new(topic).isolation(Isolation::ReadCommitted)).await
+    }
+
+    async fn read_with(&self, options: ReadOptions) -> Vec<LogRecord> {
+        let mut reader = Reader::new(&self.cluster, options.until_end()).await.unwrap();
         let mut records = Vec::new();
         while let Some(record) = reader.next().await.unwrap() {
             records.push(record);

@@ -5,7 +5,7 @@ use std::fs;
 use std::path::Path;
 
 use bytes::Bytes;
-use mainstem::client::{Isolation, LogRecord, ReadOptions, Reader};
+use mainstem::client::LogRecord;
 use mainstem::config::StateEngine;
 use mainstem::testing::{StoreOnDisk, stores_on_disk};
 
@@ -41,13 +41,7 @@ pub fn on_disk(engine: &str, slot: &Path) -> Vec<StoreOnDisk> {
 /// Everything committed of a changelog.
 pub async fn changelog(rig: &Rig, store: &str) -> Vec<LogRecord> {
     let topic = format!("{}-{store}-changelog", rig.app_id);
-    let options = ReadOptions::new(topic).isolation(Isolation::ReadCommitted).until_end();
-    let mut reader = Reader::new(&rig.cluster, options).await.unwrap();
-    let mut records = Vec::new();
-    while let Some(record) = reader.next().await.unwrap() {
-        records.push(record);
-    }
-    records
+    rig.read_committed(&topic).await
 }
 
 /// The row that a record of a changelog makes; those of `last` have no timestamps.

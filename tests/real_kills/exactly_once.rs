@@ -12,7 +12,7 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use mainstem::Record;
-use mainstem::client::{Isolation, LogRecord, Producer, ProducerOptions, ReadOptions, Reader};
+use mainstem::client::{LogRecord, Producer, ProducerOptions};
 
 use crate::changelog::{changelog, fold, on_disk};
 use crate::life::{Plan, Restores};
@@ -39,17 +39,6 @@ async fn feed(producer: Producer, input: String, seed: u64, over: Arc<AtomicBool
         producer.flush().await.unwrap();
         clock::sleep(Duration::from_millis(15)).await;
     }
-}
-
-/// What a reader of committed records sees of a topic.
-async fn read_committed(rig: &Rig, topic: &str) -> Vec<LogRecord> {
-    let options = ReadOptions::new(topic).isolation(Isolation::ReadCommitted).until_end();
-    let mut reader = Reader::new(&rig.cluster, options).await.unwrap();
-    let mut records = Vec::new();
-    while let Some(record) = reader.next().await.unwrap() {
-        records.push(record);
-    }
-    records
 }
 
 fn number(record: &LogRecord) -> i64 {
@@ -106,7 +95,7 @@ async fn it_comes_out_right(rig: &Rig, plan: &Plan, output: &str) {
     let truth = truth(rig, &plan.input).await;
     let all: i64 = truth.values().sum();
     eventually(&format!("{all} records come out"), async || {
-        read_committed(rig, output).await.len() as i64 >= all
+        rig.read_committed(output).await.len() as i64 >= all
     })
     .await;
     for (name, store) in &stores {
@@ -118,7 +107,7 @@ async fn it_comes_out_right(rig: &Rig, plan: &Plan, output: &str) {
         .await;
     }
     app.stop().await;
-    let seen = steps(&read_committed(rig, output).await, "the output");
+    let seen = steps(&rig.read_committed(output).await, "the output");
     let keyed: BTreeMap<String, i64> = truth.iter().map(|(value, n)| (format!("k{value}"), *n)).collect();
     assert_eq!(seen, keyed);
     for store in ["cached", "counts"] {
@@ -173,7 +162,7 @@ async fn kill_loop(engine: &'static str, kills: u64) {
             }
         }
         is_sound(&rig, &plan).await;
-        steps(&read_committed(&rig, &output).await, "the output so far");
+        steps(&rig.read_committed(&output).await, "the output so far");
         println!("{engine} kill {kill} at {fault:?}: {} records", end(&rig, &output).await);
     }
     over.store(true, Ordering::SeqCst);
@@ -211,11 +200,11 @@ async fn a_process_that_was_stopped_past_its_session_writes_nothing_that_counts(
     // What the stopped one had open is no longer in the way of readers, long before its transaction's timeout.
     eventually("the second has taken over", async || committed(&rig, &plan.input).await > stopped_at + 500)
         .await;
-    let before = read_committed(&rig, &output).await.len();
+    let before = rig.read_committed(&output).await.len();
     signal(&first, "-CONT");
-    eventually("the second goes on", async || read_committed(&rig, &output).await.len() > before + 500).await;
+    eventually("the second goes on", async || rig.read_committed(&output).await.len() > before + 500).await;
     assert!(first.is_alive(), "{}", first.said());
-    steps(&read_committed(&rig, &output).await, "the output");
+    steps(&rig.read_committed(&output).await, "the output");
     over.store(true, Ordering::SeqCst);
     feeder.await.unwrap();
     first.stop().await;

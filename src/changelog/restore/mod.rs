@@ -24,12 +24,10 @@ use crate::client::fetch::{FetchEvent, OnFetch};
 use crate::error::{Error, ErrorKind, Result};
 use crate::record::TopicPartition;
 use crate::store::engine::Engine;
-
-/// The memory that the windows of a thread have at most: places in a window are 32 bits.
-const WINDOWS: usize = 1 << 30;
-#[allow(unused_imports, reason = "joined with the checkpoints next")]
-pub(crate) use job::MarkAt;
 pub(crate) use job::RestoreJob;
+
+/// What the windows of a thread may hold at most: places in a window are 32 bits, and a batch comes on top.
+pub(crate) const LARGEST_WINDOW: usize = 1 << 30;
 
 /// Who fetches for a pool. It is called under the pool's lock and must not wait.
 pub(crate) trait Source: Send + Sync {
@@ -228,7 +226,7 @@ impl<S: Source + 'static> RestorePool<S> {
             Some((at, (_, jobs))) if *jobs == 0 || registry.threads.len() >= self.options.threads => Ok(at),
             _ => {
                 let (inbox, messages) = channel();
-                let limit = (self.options.window_bytes / self.options.threads.max(1)).min(WINDOWS);
+                let limit = self.options.window_bytes / self.options.threads.max(1);
                 let thread = Thread::new(self.shared.clone(), self.source.clone(), limit);
                 let at = registry.threads.len();
                 std::thread::Builder::new()

@@ -21,7 +21,7 @@ impl Coordinator {
         let Some(inbox) = self.workers.get(worker).map(WorkerHandle::inbox) else { return };
         let member = MemberId { generation, ..self.member.clone() };
         let group = self.group.clone();
-        let (own, repartition) = (self.own.clone(), self.housekeeping.repartition_topics.clone());
+        let own = self.own.clone();
         let commits = self.commits.clone();
         let under_way = commits.clone().try_read_owned();
         self.cluster.runtime().spawn(async move {
@@ -38,11 +38,8 @@ impl Coordinator {
                     .and_then(|results| results.into_iter().try_for_each(|(_, result)| result)),
             };
             if outcome.is_ok() {
-                let purgeable = offsets.iter().filter(|(at, _)| repartition.contains(&*at.topic));
-                let purgeable: Vec<_> = purgeable.map(|(at, o)| (at.clone(), o.offset)).collect();
-                if !purgeable.is_empty() {
-                    let _ = own.send(ToCoordinator::Purgeable(purgeable));
-                }
+                let purgeable = offsets.into_iter().map(|(at, o)| (at, o.offset)).collect();
+                let _ = own.send(ToCoordinator::Purgeable(purgeable));
             }
             let outcome = match outcome {
                 Ok(()) => Ok(leader_epochs(&admin, changelogs).await),
