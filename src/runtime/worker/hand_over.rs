@@ -165,9 +165,7 @@ impl Owned {
             let rested =
                 |changelog: &Changelog| due.now.saturating_duration_since(changelog.handed.get()) >= REST;
             let far = changelog.is_some_and(rested);
-            // What has no changelog is nowhere else.
-            let bytes = if changelog.is_some() { due.bytes } else { 1 };
-            store.is_hand_over_due(HandOverWhen { last: closing || old, bytes, far })
+            store.is_hand_over_due(HandOverWhen { last: closing || old, bytes: due.bytes, far })
         })
     }
 }
