@@ -107,7 +107,7 @@ async fn it_comes_out_right(rig: &Rig, plan: &Plan, output: &str) {
         .await;
     }
     app.stop().await;
-    let seen = steps(&rig.read_committed(output).await, "the output");
+    let seen = steps(&rig.read_settled(output).await, "the output");
     let keyed: BTreeMap<String, i64> = truth.iter().map(|(value, n)| (format!("k{value}"), *n)).collect();
     assert_eq!(seen, keyed);
     for store in ["cached", "counts"] {
