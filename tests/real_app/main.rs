@@ -28,6 +28,7 @@ mod local_state;
 mod memory;
 mod queries;
 mod refusals;
+mod reset;
 mod state;
 mod support;
 mod table;
