@@ -30,6 +30,7 @@ mod memory;
 mod proxy;
 mod queries;
 mod refusals;
+mod reset;
 mod state;
 mod support;
 mod table;

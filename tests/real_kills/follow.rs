@@ -34,6 +34,11 @@ impl Follow {
         &self.records[from..]
     }
 
+    /// Where the next look begins.
+    pub fn position(&self, partition: i32) -> i64 {
+        self.next.get(&partition).copied().unwrap_or(0)
+    }
+
     async fn read_partition(&mut self, rig: &Rig, partition: i32) -> Result<()> {
         let next = self.next.entry(partition).or_default();
         let at = TopicPartition::new(&*self.topic, partition);

@@ -98,7 +98,7 @@ async fn forgotten(
     };
     let open = listed.into_iter().filter(|transaction| transaction.state == "Ongoing");
     open.map(|transaction| transaction.transactional_id)
-        .filter(|id| match settings::of_transactional_id(config, id) {
+        .filter(|id| match settings::of_transactional_id(config.application_id(), id) {
             Some((process, worker)) if process == own.0 => !own.1.contains(&worker),
             Some((process, _)) => !alive.contains(&process),
             None => false,
