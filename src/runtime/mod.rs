@@ -24,6 +24,7 @@ mod output;
 mod partition_counts;
 mod prepare;
 mod pulse;
+mod refused;
 #[cfg(feature = "cli")]
 pub mod reset;
 mod settings;
