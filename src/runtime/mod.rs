@@ -37,6 +37,12 @@ mod uncaught;
 mod worker;
 mod workers;
 
+/// Reads a process file that anybody may have written.
+#[cfg(feature = "testing")]
+pub(crate) fn fuzz_process(text: &[u8]) {
+    drop(state_dir::parse_process(std::path::Path::new("fuzz"), "a", text));
+}
+
 pub use app::{App, AppBuilder, AppHandle, AppState, Run};
 pub use close::CloseOptions;
 pub use figures::{Metric, MetricValue};

@@ -18,6 +18,8 @@ use bytes::Bytes;
 
 use crate::error::Result;
 pub(crate) use memory::MemoryEngine;
+#[cfg(feature = "testing")]
+pub(in crate::store) use raw::fuzz_bucket;
 
 /// Keys in ascending order, each with its new value or `None` for a deletion.
 pub(crate) type SortedRun = Vec<(Bytes, Option<Bytes>)>;
