@@ -16,6 +16,7 @@ use super::keeper::{HandOver, Keeper};
 use super::layers::Layers;
 use super::options::KvOptions;
 use super::row_key::RowKey;
+use super::run::RunBuilder;
 use super::table::{Table, Withheld};
 use super::visible::{Publisher, Visible};
 use super::{AnyStore, HandOverWhen, RowFormat, StoreCounts, StoreMemory, StoreRow, add};
@@ -84,9 +85,8 @@ impl<V> Inner<V> {
     /// Notes what the rows of a commit take.
     fn weigh_rows(&mut self, run: &SortedRun) {
         if !run.is_empty() {
-            let bytes: usize =
-                run.iter().map(|(key, row)| key.len() + row.as_ref().map_or(0, Bytes::len)).sum();
-            self.row_bytes = (self.row_bytes + bytes / run.len()) / 2;
+            let bytes = run.bytes() / run.len() - SortedRun::ROW;
+            self.row_bytes = (self.row_bytes + bytes) / 2;
         }
     }
 }
@@ -184,15 +184,11 @@ impl<K: Clone + 'static, V: Clone + 'static> KvStore<K, V> {
         decode_row(row, self.timestamped, &self.value_serde, &self.topic)
     }
 
-    fn encode(&self, value: &V, timestamp: Timestamp, out: &mut BytesMut) -> Result<Bytes, BoxError> {
+    fn write_row(&self, value: &V, timestamp: Timestamp, out: &mut BytesMut) -> Result<(), BoxError> {
         if self.timestamped {
             out.put_i64(timestamp);
         }
-        if let Err(error) = self.value_serde.write(value, &self.serde_cx(false), out) {
-            out.clear();
-            return Err(error.into());
-        }
-        Ok(out.split().freeze())
+        Ok(self.value_serde.write(value, &self.serde_cx(false), out)?)
     }
 
     /// Replaces a row by what `change` makes of it. `now` is the time that a deletion is logged with. On an error nothing
@@ -294,26 +290,32 @@ impl<K: Clone + 'static, V: Clone + 'static> KvStore<K, V> {
         Ok(bytes)
     }
 
-    /// Lets go of everything that the record cache holds back, in the order of the last updates. With a node downstream a
-    /// row that came and went in between is forgotten, else its deletion is logged
-    /// (`CachingKeyValueStore.putAndMaybeForward`).
-    pub(crate) fn take_withheld(&self, downstream: bool, cx: &mut TaskCx) -> Vec<Flushed<V>> {
+    /// The keys of everything that the record cache holds back, in the order of the last updates. Each is to be
+    /// [taken](Self::take_withheld), one by one: all at once would be another copy of what may be large.
+    pub(crate) fn withheld(&self) -> impl Iterator<Item = RowKey> + use<K, V> {
         let inner = &mut *self.inner.borrow_mut();
-        let mut flushed: Vec<(u64, Flushed<V>)> = Vec::with_capacity(inner.withheld.len());
+        let mut keys = Vec::with_capacity(inner.withheld.len());
         for key in inner.withheld.drain(..) {
-            let Some(row) = inner.table.get_mut(&key) else { continue };
-            let Some(held) = row.withheld.take() else { continue };
-            let Withheld { before, sequence, timestamp, headers, source, offset, bytes } = *held;
-            cx.cached_bytes = cx.cached_bytes.saturating_sub(bytes);
-            let new = row.current.clone();
-            if downstream && new.is_none() && before.is_none() {
-                continue;
+            if let Some(held) = inner.table.get(&key).and_then(|row| row.withheld.as_ref()) {
+                keys.push((held.sequence, key));
             }
-            let key = key.into();
-            flushed.push((sequence, Flushed { key, old: before, new, timestamp, headers, source, offset }));
         }
-        flushed.sort_unstable_by_key(|(sequence, _)| *sequence);
-        flushed.into_iter().map(|(_, flushed)| flushed).collect()
+        keys.sort_unstable_by_key(|(sequence, _)| *sequence);
+        keys.into_iter().map(|(_, key)| key)
+    }
+
+    /// Lets go of a change that the record cache holds back. With a node downstream a row that came and went in between is
+    /// forgotten, else its deletion is logged (`CachingKeyValueStore.putAndMaybeForward`).
+    pub(crate) fn take_withheld(&self, key: RowKey, downstream: bool, cx: &mut TaskCx) -> Option<Flushed<V>> {
+        let inner = &mut *self.inner.borrow_mut();
+        let row = inner.table.get_mut(&key)?;
+        let Withheld { before, timestamp, headers, source, offset, bytes, .. } = *row.withheld.take()?;
+        cx.cached_bytes = cx.cached_bytes.saturating_sub(bytes);
+        let new = row.current.clone();
+        if downstream && new.is_none() && before.is_none() {
+            return None;
+        }
+        Some(Flushed { key: key.into(), old: before, new, timestamp, headers, source, offset })
     }
 
     /// Writes a change to the changelog.
@@ -364,34 +366,21 @@ impl<K: Clone + 'static, V: Clone + 'static> KvStore<K, V> {
         Ok(updated?.old)
     }
 
-    /// The rows of some keys as they are now, in order. Rows that may outlive the others have bytes of their own, so that
-    /// they do not keep those of all in memory.
-    fn run_of(&self, table: &Table<V>, keys: &[RowKey], own_bytes: bool) -> Result<SortedRun> {
-        let mut run: SortedRun = Vec::with_capacity(keys.len());
-        let mut out = BytesMut::with_capacity(if own_bytes { 256 } else { keys.len() * 48 });
+    /// The rows of some keys as they are now, in order.
+    fn run_of(&self, table: &Table<V>, keys: &[RowKey]) -> Result<SortedRun> {
+        let mut run = RunBuilder::with_capacity(keys.len(), keys.len() * 48);
         for key in keys {
             let Some(row) = table.get(key) else { continue };
-            let bytes = match &row.current {
-                Some((value, timestamp)) => {
-                    Some(self.encode(value, *timestamp, &mut out).map_err(|error| {
-                        let text = format!("a row of the store {} cannot be written", self.name);
-                        Error::new(ErrorKind::Store, text).because(error)
-                    })?)
-                }
-                None => None,
-            };
-            let (key, bytes) = match key {
-                RowKey::Long(key) if !own_bytes => (key.clone(), bytes),
-                _ if own_bytes => bytes_of_its_own(key, bytes.as_deref()),
-                _ => {
-                    out.extend_from_slice(key);
-                    (out.split().freeze(), bytes)
-                }
-            };
-            run.push((key, bytes));
+            run.push_with(key, |out| {
+                let (value, timestamp) = row.current.as_ref()?;
+                Some(self.write_row(value, *timestamp, out))
+            })
+            .map_err(|error| {
+                let text = format!("a row of the store {} cannot be written", self.name);
+                Error::new(ErrorKind::Store, text).because(error)
+            })?;
         }
-        run.sort_unstable_by(|a, b| a.0.cmp(&b.0));
-        Ok(run)
+        Ok(run.sorted())
     }
 
     /// Freezes what has changed since the store was last shown, if it is shown at all. Says whether there was anything.
@@ -401,7 +390,7 @@ impl<K: Clone + 'static, V: Clone + 'static> KvStore<K, V> {
         if publisher.fresh.is_empty() {
             return Ok(rebased);
         }
-        let run = self.run_of(&inner.table, &publisher.fresh, true)?;
+        let run = self.run_of(&inner.table, &publisher.fresh)?;
         for key in publisher.fresh.drain(..) {
             if let Some(row) = inner.table.get_mut(&key) {
                 row.fresh = false;
@@ -427,8 +416,13 @@ impl<K: Clone + 'static, V: Clone + 'static> KvStore<K, V> {
             let mut open = Vec::with_capacity(keys.len());
             for key in &keys {
                 let current = inner.table.get(key).and_then(|row| row.current.as_ref());
-                let row =
-                    current.map(|(value, timestamp)| self.encode(value, *timestamp, &mut out)).transpose()?;
+                let row = match current {
+                    Some((value, timestamp)) => {
+                        self.write_row(value, *timestamp, &mut out)?;
+                        Some(out.split().freeze())
+                    }
+                    None => None,
+                };
                 open.push((Bytes::from((*key).clone()), row));
             }
             // Rows past the last open row of this page may be hidden by open rows of the next one.
@@ -481,7 +475,8 @@ impl<K: Clone + 'static, V: Clone + 'static> AnyStore for KvStore<K, V> {
         let store_error = |error: BoxError| {
             Error::new(ErrorKind::Store, format!("the store {} cannot be flushed", self.name)).because(error)
         };
-        for change in self.take_withheld(false, cx) {
+        for key in self.withheld() {
+            let Some(change) = self.take_withheld(key, false, cx) else { continue };
             self.log(&change.key, change.new.as_ref(), change.timestamp, cx).map_err(store_error)?;
         }
         Ok(())
@@ -559,7 +554,7 @@ impl<K: Clone + 'static, V: Clone + 'static> AnyStore for KvStore<K, V> {
         let run = match &mut inner.publisher {
             // Everything that is open has been published, and is in its rows already.
             Some(publisher) => publisher.take(),
-            None => self.run_of(&inner.table, &inner.open, false)?,
+            None => self.run_of(&inner.table, &inner.open)?,
         };
         inner.weigh_rows(&run);
         inner.open.clear();
@@ -743,15 +738,6 @@ fn bound_bytes<K: Clone + 'static, V: Clone + 'static>(
     let mut bytes = BytesMut::new();
     store.key_serde.write(key, &store.serde_cx(true), &mut bytes)?;
     Ok(Bound::Included(bytes.freeze()))
-}
-
-/// A row whose key and value share nothing with other rows.
-fn bytes_of_its_own(key: &[u8], value: Option<&[u8]>) -> (Bytes, Option<Bytes>) {
-    let mut both = BytesMut::with_capacity(key.len() + value.map_or(0, <[u8]>::len));
-    both.extend_from_slice(key);
-    both.extend_from_slice(value.unwrap_or_default());
-    let both = both.freeze();
-    (both.slice(..key.len()), value.map(|_| both.slice(key.len()..)))
 }
 
 /// The end of the keys that start with `prefix`.

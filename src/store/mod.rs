@@ -15,6 +15,7 @@ pub(crate) mod layers;
 pub(crate) mod memory;
 mod options;
 mod row_key;
+pub(crate) mod run;
 mod table;
 #[cfg(test)]
 mod tests;
@@ -180,8 +181,8 @@ impl dyn AnyStore + '_ {
                 RowFormat::Plain => Vec::new(),
                 RowFormat::Timestamped => timestamp.to_be_bytes().to_vec(),
             };
-            let row = value.map(|value| [&stamp, &value[..]].concat().into());
-            engine.apply(&vec![(key, row)], None).unwrap();
+            let row = value.map(|value| [&stamp, &value[..]].concat());
+            engine.apply(&[(key, row)].into_iter().collect(), None).unwrap();
             next_offset += 1;
         }
         self.attach(Box::new(engine), next_offset, None);

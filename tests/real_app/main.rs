@@ -26,6 +26,8 @@ mod instances_on_one_host;
 mod lifecycle;
 mod local_state;
 mod memory;
+#[path = "../common/proxy.rs"]
+mod proxy;
 mod queries;
 mod refusals;
 mod reset;

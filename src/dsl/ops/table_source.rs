@@ -56,7 +56,9 @@ pub(crate) fn flush_cache<K: Clone + 'static, V: Clone + 'static>(
     outputs: &Outputs<K, Change<V>>,
     cx: &mut TaskCx,
 ) -> Flow {
-    for Flushed { key, new, timestamp, headers, source, offset, .. } in store.take_withheld(true, cx) {
+    for key in store.withheld() {
+        let Some(change) = store.take_withheld(key, true, cx) else { continue };
+        let Flushed { key, new, timestamp, headers, source, offset, .. } = change;
         cx.current = Some(node);
         cx.begin_flush(source, offset, timestamp, headers.clone());
         let logged = store.log(&key, new.as_ref(), timestamp, cx);
