@@ -32,7 +32,7 @@ const ARROWS: &[(&str, &[&str])] = &[
     ("runtime", &["changelog", "client", "group", "query", "schema", "store", "task", "topology"]),
     ("embedded", &["client"]),
     ("collect", &["client"]),
-    ("fuzz", &["client", "embedded"]),
+    ("fuzz", &["changelog", "client", "embedded", "group", "runtime", "store"]),
 ];
 
 /// The files that see everything: the map and the binaries.

@@ -1,7 +1,8 @@
 //! The corpora of the fuzz targets, and random changes of them, with the stable compiler: no panic, and no memory by the
 //! word of an input.
 //!
-//! `MAINSTEM_FUZZ_ROUNDS=n` changes each input so many times (200 by default); `MAINSTEM_BLESS=1` writes the seeds.
+//! `MAINSTEM_FUZZ_INPUTS=n` tries so many inputs a target (20 000 by default, fewer where each is much work) and
+//! `MAINSTEM_FUZZ_SEED=n` others; `MAINSTEM_BLESS=1` writes the seeds.
 #![allow(clippy::unwrap_used, reason = "that is how a test fails")]
 
 use std::fs;
@@ -38,7 +39,13 @@ impl Numbers {
 
 /// Changes a few places, as a fuzzer does.
 fn mutate(numbers: &mut Numbers, input: &[u8]) -> Vec<u8> {
-    const INTERESTING: [&[u8]; 9] = [
+    const INTERESTING: [&[u8]; 15] = [
+        b"\n",
+        b"\\u0",
+        b"\\\n",
+        b"=\"",
+        b": ,",
+        "\u{e9}\u{2603}".as_bytes(),
         &[0xff],
         &[0x7f],
         &[0x80, 0x00],
@@ -75,52 +82,81 @@ fn mutate(numbers: &mut Numbers, input: &[u8]) -> Vec<u8> {
     bytes
 }
 
-fn replay(target: &str, run: fn(&[u8])) {
-    let rounds = std::env::var("MAINSTEM_FUZZ_ROUNDS").map_or(200, |rounds| rounds.parse().unwrap());
+fn number(name: &str, default: u64) -> u64 {
+    std::env::var(name).map_or(default, |text| text.parse().unwrap())
+}
+
+fn replay(target: &str, inputs: u64, run: fn(&[u8])) {
+    let inputs = number("MAINSTEM_FUZZ_INPUTS", inputs);
     let mut files: Vec<_> = fs::read_dir(folder(target)).unwrap().map(|file| file.unwrap().path()).collect();
     files.sort();
-    assert!(!files.is_empty());
-    let mut numbers = Numbers(0x5eed);
-    for file in files {
-        let seed = fs::read(&file).unwrap();
-        for round in 0..=rounds {
-            let input = if round == 0 { seed.clone() } else { mutate(&mut numbers, &seed) };
-            let name = file.file_name().unwrap().to_string_lossy().into_owned();
-            let counted = std::panic::catch_unwind(|| allocation_counter::measure(|| run(&input)));
-            let Ok(counted) = counted else {
-                let found = std::env::temp_dir().join(format!("mainstem-{target}-{name}-{round}"));
-                fs::write(&found, &input).unwrap();
-                panic!(
-                    "{target} panics (above) on {name} in round {round}: the input is in {}",
-                    found.display()
-                );
-            };
-            assert!(
-                counted.bytes_max < MOST_MEMORY,
-                "{target}: {} bytes at once for {} bytes of {name} in round {round}: {input:02x?}",
-                counted.bytes_max,
-                input.len()
-            );
-        }
+    let corpus: Vec<(String, Vec<u8>)> = files
+        .iter()
+        .map(|file| (file.file_name().unwrap().to_string_lossy().into_owned(), fs::read(file).unwrap()))
+        .collect();
+    assert!(!corpus.is_empty());
+    let mut numbers = Numbers(number("MAINSTEM_FUZZ_SEED", 0x5eed).max(1));
+    for round in 0..inputs.max(corpus.len() as u64) {
+        let (name, seed) = &corpus[round as usize % corpus.len()];
+        let input = match round < corpus.len() as u64 {
+            true => seed.clone(),
+            // Now and then the beginning of one and the end of another.
+            false if numbers.below(8) == 0 => {
+                let other = &corpus[numbers.below(corpus.len())].1;
+                let (end, from) = (numbers.below(seed.len() + 1), numbers.below(other.len() + 1));
+                mutate(&mut numbers, &[&seed[..end], &other[from..]].concat())
+            }
+            false => mutate(&mut numbers, seed),
+        };
+        let counted = std::panic::catch_unwind(|| allocation_counter::measure(|| run(&input)));
+        let Ok(counted) = counted else {
+            let found = std::env::temp_dir().join(format!("mainstem-{target}-{name}-{round}"));
+            fs::write(&found, &input).unwrap();
+            panic!("{target} panics (above) on {name} in round {round}: the input is in {}", found.display());
+        };
+        assert!(
+            counted.bytes_max < MOST_MEMORY,
+            "{target}: {} bytes at once for {} bytes of {name} in round {round}: {input:02x?}",
+            counted.bytes_max,
+            input.len()
+        );
     }
 }
 
 #[test]
 fn what_clients_send_to_the_embedded_broker() {
     bless();
-    replay("connection", mainstem::fuzz::connection);
+    replay("connection", 4_000, mainstem::fuzz::connection);
 }
 
 #[test]
 fn what_brokers_answer() {
     bless();
-    replay("answer", mainstem::fuzz::answer);
+    replay("answer", 20_000, mainstem::fuzz::answer);
 }
 
 #[test]
 fn record_batches() {
     bless();
-    replay("batch", mainstem::fuzz::batch);
+    replay("batch", 20_000, mainstem::fuzz::batch);
+}
+
+#[test]
+fn properties() {
+    bless();
+    replay("config", 600, mainstem::fuzz::config);
+}
+
+#[test]
+fn files_of_a_state_directory() {
+    bless();
+    replay("state", 20_000, mainstem::fuzz::state);
+}
+
+#[test]
+fn what_coordinators_and_fellow_members_say() {
+    bless();
+    replay("group", 20_000, mainstem::fuzz::group);
 }
 
 // ---- seeds --------------------------------------------------------------------------------------------------------
@@ -332,6 +368,34 @@ fn answer<R: Encodable + HeaderVersion>(key: m::ApiKey, version: i16, response: 
 }
 
 /// Writes the seeds where `MAINSTEM_BLESS` is set.
+const PROPERTIES: [(&str, &str); 4] = [
+    (
+        "application",
+        "application.id=a\nbootstrap.servers=b:9092,[::1]:9093\nprocessing.guarantee=exactly_once_v2\nnum.stream.threads = 4\n\
+         state.dir: /tmp/s\ncommit.interval.ms 100\nmain.consumer.session.timeout.ms=45000\nproducer.linger.ms=5\n\
+         topic.retention.ms=-1\nclient.tag.zone=eu\\u0020west\ndeserialization.exception.handler=continue\n\
+         statestore.cache.max.bytes=0\nmemory.max.bytes=1000000000\n",
+    ),
+    (
+        "tls",
+        "bootstrap.servers=b:9092\nsecurity.protocol=SSL\nssl.truststore.type=PEM\nssl.truststore.location=/nowhere/ca.pem\n\
+         ssl.keystore.type=PEM\nssl.keystore.certificate.chain=-----BEGIN CERTIFICATE----- \\\n  AAAA \\\n  -----END \
+         CERTIFICATE-----\nssl.key.password=p\nssl.enabled.protocols=TLSv1.2,TLSv1.3\nssl.endpoint.identification.algorithm=\n",
+    ),
+    (
+        "scram",
+        "bootstrap.servers=b:9092\nsecurity.protocol=SASL_SSL\nsasl.mechanism=SCRAM-SHA-512\nsasl.jaas.config=\
+         org.apache.kafka.common.security.scram.ScramLoginModule required username=\"al\\\\\"ice\" password='p w';\n",
+    ),
+    (
+        "token",
+        "! a comment\n# another\nbootstrap.servers=b:9092\nsecurity.protocol=SASL_PLAINTEXT\nsasl.mechanism=OAUTHBEARER\n\
+         sasl.oauthbearer.token.endpoint.url=file:///nowhere/token\nsasl.jaas.config=\
+         org.apache.kafka.common.security.oauthbearer.OAuthBearerLoginModule required \
+         unsecuredLoginStringClaim_sub=\"a\" unsecuredLoginLifetimeSeconds=\"60\";\n",
+    ),
+];
+
 fn bless() {
     static ONCE: std::sync::Once = std::sync::Once::new();
     if std::env::var_os("MAINSTEM_BLESS").is_some() {
@@ -344,6 +408,12 @@ fn write_seeds() {
         fs::create_dir_all(folder(target)).unwrap();
         fs::write(folder(target).join(name), bytes).unwrap();
     };
+    for (target, name, bytes) in mainstem::fuzz::seeds() {
+        save(target, name, &bytes);
+    }
+    for (name, text) in PROPERTIES {
+        save("config", name, text.as_bytes());
+    }
     type Story = fn(&mut BytesMut, bool);
     let stories: [(&str, Story); 3] = [("logs", logs), ("groups", groups), ("transactions", transactions)];
     for (name, story) in stories {
@@ -445,6 +515,16 @@ fn write_seeds() {
             ("fetch", answer(m::ApiKey::Fetch, version(4, 12), &fetch)),
             ("produce", answer(m::ApiKey::Produce, version(3, 11), &produced)),
             ("join-group", answer(m::ApiKey::JoinGroup, version(2, 7), &joined)),
+            (
+                "sync-group",
+                answer(
+                    m::ApiKey::SyncGroup,
+                    version(0, 5),
+                    &m::SyncGroupResponse::default().with_assignment(Bytes::from_static(&[0, 1, 0, 0])),
+                ),
+            ),
+            ("heartbeat", answer(m::ApiKey::Heartbeat, version(0, 4), &m::HeartbeatResponse::default())),
+            ("leave-group", answer(m::ApiKey::LeaveGroup, version(0, 4), &m::LeaveGroupResponse::default())),
             ("api-versions", answer(m::ApiKey::ApiVersions, version(0, 3), &versions)),
             ("describe-configs", answer(m::ApiKey::DescribeConfigs, version(1, 4), &configs)),
             ("describe-groups", answer(m::ApiKey::DescribeGroups, version(0, 5), &groups)),

@@ -18,6 +18,8 @@
 mod assignor;
 mod config;
 mod event;
+#[cfg(feature = "testing")]
+pub(crate) mod fuzz;
 mod leader;
 mod membership;
 mod offset_metadata;

@@ -80,8 +80,8 @@ pub(super) fn recovery(call: Call, code: i16, group: &str) -> Recovery {
             fatal(ErrorKind::Broker, format!("group {group} has as many members as the broker's group.max.size allows: run fewer instances, each with more workers, or raise it"))
         }
         Code::GroupAuthorizationFailed => fatal(
-            ErrorKind::Broker,
-            format!("no permission for group {group}: allow READ on it"),
+            ErrorKind::Authorization,
+            format!("no permission for the group {group}: grant READ on the group to this client's principal"),
         ),
         Code::InvalidGroupId => fatal(ErrorKind::Config, format!("{group:?} is no valid group id")),
         Code::UnsupportedVersion => {

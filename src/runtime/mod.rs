@@ -24,6 +24,7 @@ mod output;
 mod partition_counts;
 mod prepare;
 mod pulse;
+mod refused;
 #[cfg(feature = "cli")]
 pub mod reset;
 mod settings;
@@ -35,6 +36,12 @@ mod topics;
 mod uncaught;
 mod worker;
 mod workers;
+
+/// Reads a process file that anybody may have written.
+#[cfg(feature = "testing")]
+pub(crate) fn fuzz_process(text: &[u8]) {
+    drop(state_dir::parse_process(std::path::Path::new("fuzz"), "a", text));
+}
 
 pub use app::{App, AppBuilder, AppHandle, AppState, Run};
 pub use close::CloseOptions;

@@ -6,6 +6,7 @@ use std::rc::Rc;
 
 use tokio::runtime::Handle;
 
+use super::refused::Refused;
 use crate::client::Cluster;
 use crate::client::produce::{Producer, TopicIx as ProducerTopic};
 use crate::clock::Clock;
@@ -30,13 +31,23 @@ pub(super) struct Output {
     by_name: HashMap<String, TopicIx>,
     /// Partition counts that are known without asking.
     counts: HashMap<String, i32>,
+    /// What the next transaction goes without.
+    pub(super) refused: Refused,
     cluster: Cluster,
     io: Handle,
 }
 
 impl Output {
     pub(super) fn new(producer: Producer, cluster: Cluster, io: Handle) -> Self {
-        Self { producer, topics: Vec::new(), by_name: HashMap::new(), counts: HashMap::new(), cluster, io }
+        Self {
+            producer,
+            topics: Vec::new(),
+            by_name: HashMap::new(),
+            counts: HashMap::new(),
+            refused: Refused::default(),
+            cluster,
+            io,
+        }
     }
 
     /// Takes in partition counts. A topic that has grown gets its new partitions at once, as from any producer.
@@ -64,6 +75,9 @@ impl Output {
         value: Option<&[u8]>,
         headers: &Headers,
     ) -> Result<()> {
+        if !self.refused.is_empty() && self.leave_out(topic, timestamp, key, value, headers)? {
+            return Ok(());
+        }
         let to = &mut self.topics[topic.0 as usize];
         let (producer, count) = (to.producer, to.partitions);
         to.records += 1;
@@ -76,6 +90,26 @@ impl Output {
             }
         };
         self.producer.send(producer, partition, timestamp, key, value, headers)
+    }
+
+    /// A record that was refused before is not sent again; its dead letter is.
+    fn leave_out(
+        &mut self,
+        topic: TopicIx,
+        timestamp: Timestamp,
+        key: Option<&[u8]>,
+        value: Option<&[u8]>,
+        headers: &Headers,
+    ) -> Result<bool> {
+        let name = &self.topics[topic.0 as usize].name;
+        let Some(letter) = self.refused.leave_out(name, timestamp, key, value, headers) else {
+            return Ok(false);
+        };
+        if let Some((dead, headers)) = letter {
+            let letters = self.register(&dead)?;
+            self.send(letters, Partition::Default, timestamp, key, value, &headers)?;
+        }
+        Ok(true)
     }
 
     pub(super) fn register(&mut self, topic: &str) -> Result<TopicIx> {

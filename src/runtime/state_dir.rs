@@ -201,6 +201,11 @@ fn read_process(path: &Path, application_id: &str) -> Result<Option<Uuid>> {
             return Err(Error::new(ErrorKind::Config, text).because(error));
         }
     };
+    parse_process(path, application_id, &text).map(Some)
+}
+
+/// Reads the text of a process file; `path` is for errors.
+pub(super) fn parse_process(path: &Path, application_id: &str, text: &[u8]) -> Result<Uuid> {
     let wrong = |what: String| {
         let text = format!(
             "state.dir: {} {what}; set another state.dir, or delete the folder that it is in if nobody uses it",
@@ -216,7 +221,7 @@ fn read_process(path: &Path, application_id: &str) -> Result<Option<Uuid>> {
         Error::new(ErrorKind::Config, text).because(error)
     };
     // The version first: another one may have other fields.
-    let value: serde_json::Value = serde_json::from_slice(&text).map_err(cut)?;
+    let value: serde_json::Value = serde_json::from_slice(text).map_err(cut)?;
     match value.get("version").and_then(serde_json::Value::as_u64) {
         Some(version) if version > u64::from(VERSION) => {
             return Err(wrong(format!(
@@ -233,9 +238,8 @@ fn read_process(path: &Path, application_id: &str) -> Result<Option<Uuid>> {
             file.application_id
         )));
     }
-    let process_id = Uuid::parse_str(&file.process_id)
-        .map_err(|error| wrong(format!("names the process {:?}", file.process_id)).because(error))?;
-    Ok(Some(process_id))
+    Uuid::parse_str(&file.process_id)
+        .map_err(|error| wrong(format!("names the process {:?}", file.process_id)).because(error))
 }
 
 /// Written beside and renamed, so that there is a whole file or none.

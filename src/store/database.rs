@@ -105,6 +105,16 @@ impl From<Entry> for NamedStore {
     }
 }
 
+/// Reads a catalog that anybody may have written; what was read may be written again, and stores added.
+#[cfg(feature = "testing")]
+pub(super) fn fuzz_catalog(kind: EngineKind, text: &[u8]) {
+    if let Ok(catalog) = Catalog::parse(kind, Path::new("fuzz"), text) {
+        let (with, id) = catalog.with(TaskId::new(0, 0), "new");
+        assert!(catalog.entries.iter().all(|entry| entry.id != id), "a number is given twice");
+        assert_eq!(with.without(id).entries, catalog.entries);
+    }
+}
+
 /// All stores of an instance. It is closed when it and all that came from it is dropped.
 pub(crate) struct Database {
     /// `None` for stores in memory.

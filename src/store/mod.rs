@@ -7,6 +7,8 @@
 pub(crate) mod database;
 pub(crate) mod engine;
 pub(crate) mod faults;
+#[cfg(feature = "testing")]
+pub(crate) mod fuzz;
 pub(crate) mod keeper;
 mod key_value;
 pub(crate) mod layers;

@@ -241,3 +241,58 @@ async fn a_panic_outside_of_records_ends_the_application_too() {
     assert!(text.contains("no supply"), "{text}");
     eventually("the end", async || true).await;
 }
+
+/// Exactly once: the transaction of a refused record is aborted, and its input is processed again without the record. The
+/// others stand once each, in their order, and so does the dead letter.
+#[tokio::test]
+async fn exactly_once_a_refused_record_is_left_out_and_everything_else_stands_once() {
+    let rig = rig("refused-once").await;
+    let (input, dead) = (rig.topic("in", 1).await, rig.topic("dead", 1).await);
+    let output = rig.topic_with("out", 1, &[("max.message.bytes", "10000")]).await;
+    // Several refused ones in one transaction, two of them alike; and batches of their own in the next one.
+    let lengths = |from: usize| {
+        let length = move |at: usize| if at % 40 == 7 { 20_000 + at } else { from + at };
+        let mut lengths: Vec<usize> = (0..200).map(length).collect();
+        lengths.extend([20_007, 30]);
+        lengths
+    };
+    send_lengths(&rig, &input, &lengths(100)).await;
+    let config = rig
+        .config()
+        .set("processing.guarantee", "exactly_once_v2")
+        .set("production.exception.handler", "continue")
+        .set("errors.dead.letter.queue.topic.name", &dead);
+    let app = start(App::new(copy_texts(&input, &output), config.build().unwrap()).unwrap()).running().await;
+    rig.wait_committed(&input, 0, 202).await;
+    send_lengths(&rig, &input, &lengths(1_000)).await;
+    rig.wait_committed(&input, 0, 404).await;
+    eventually("drops are counted", async || {
+        let producers = app.handle.records_dropped().into_iter().filter(|(node, ..)| node == "producer");
+        producers.map(|(_, _, count)| count).collect::<Vec<_>>() == [12]
+    })
+    .await;
+    app.stop().await;
+    let found = async |topic: &str| -> Vec<usize> {
+        rig.read_committed(topic).await.iter().map(|r| r.value.as_ref().unwrap().len()).collect()
+    };
+    let all: Vec<usize> = lengths(100).into_iter().chain(lengths(1_000)).collect();
+    let (refused, good): (Vec<usize>, Vec<usize>) = all.into_iter().partition(|length| *length > 10_000);
+    assert_eq!(found(&output).await, good, "each once, in order");
+    assert_eq!(found(&dead).await, refused, "each letter once, in order");
+    for letter in rig.read_committed(&dead).await {
+        assert_eq!(header(&letter.headers, "__streams.errors.topic"), output);
+    }
+}
+
+#[tokio::test]
+async fn exactly_once_a_refused_record_ends_the_application_unless_the_policy_says_otherwise() {
+    let rig = rig("refused-once-fail").await;
+    let input = rig.topic("in", 1).await;
+    let output = rig.topic_with("out", 1, &[("max.message.bytes", "10000")]).await;
+    send_lengths(&rig, &input, &[10, 20, 50_000, 30]).await;
+    let config = rig.config().set("processing.guarantee", "exactly_once_v2").build().unwrap();
+    let (error, text) = failure(App::new(copy_texts(&input, &output), config).unwrap()).await;
+    assert_eq!((error.kind(), error.topic()), (ErrorKind::Production, Some(&*output)), "{text}");
+    assert_eq!(rig.read_committed(&output).await.len(), 0);
+    assert!(rig.committed(&input, 0).await.is_none_or(|(offset, _)| offset <= 2));
+}

@@ -79,6 +79,68 @@ impl Secured {
         self.client(listener, "").bootstrap.join(",")
     }
 
+    /// Grants or takes rights: arguments of AclCommand.
+    pub async fn acl(&self, arguments: &[&str]) {
+        let script = concat!(env!("CARGO_MANIFEST_DIR"), "/scripts/kafka");
+        let mut command = Command::new(script);
+        command
+            .args(["tool", "--dir"])
+            .arg(&self.dir)
+            .arg("org.apache.kafka.tools.AclCommand")
+            .args(arguments);
+        let output = tokio::task::spawn_blocking(move || command.output().unwrap()).await.unwrap();
+        assert!(output.status.success(), "{arguments:?}: {}", String::from_utf8_lossy(&output.stderr));
+    }
+
+    /// Has the authority of the tests sign a client's certificate: its key and it, as PEM.
+    pub fn issue(&self, name: &str) -> String {
+        let openssl = |arguments: &[&str]| {
+            let output = Command::new("openssl")
+                .args(arguments)
+                .current_dir(self.dir.join("security"))
+                .output()
+                .unwrap();
+            assert!(output.status.success(), "{arguments:?}: {}", String::from_utf8_lossy(&output.stderr));
+        };
+        let file = |end: &str| format!("{name}.{end}");
+        let (key, csr, crt) = (file("key"), file("csr"), file("crt"));
+        let subject = format!("/CN={name}");
+        // Without extensions it would be of version 1, which TLS does not take.
+        let extensions = file("ext");
+        std::fs::write(self.file(&extensions), "extendedKeyUsage=clientAuth\n").unwrap();
+        openssl(&[
+            "req",
+            "-newkey",
+            "ec",
+            "-pkeyopt",
+            "ec_paramgen_curve:P-256",
+            "-nodes",
+            "-subj",
+            &subject,
+            "-keyout",
+            &key,
+            "-out",
+            &csr,
+        ]);
+        openssl(&[
+            "x509",
+            "-req",
+            "-in",
+            &csr,
+            "-CA",
+            "ca.pem",
+            "-CAkey",
+            "ca.key",
+            "-days",
+            "30",
+            "-extfile",
+            &extensions,
+            "-out",
+            &crt,
+        ]);
+        self.text(&key) + &self.text(&crt)
+    }
+
     /// A client that may do everything.
     pub async fn admin(&self) -> Admin {
         Admin::new(&soon(Cluster::connect(ClientConfig::new(&self.plain))).await.unwrap())

@@ -11,7 +11,9 @@ mod app;
 mod cluster;
 #[path = "../common/mod.rs"]
 mod common;
+mod files;
 mod refused;
 mod renewed;
+mod revoked;
 mod sasl;
 mod tls;

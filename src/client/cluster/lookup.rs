@@ -347,6 +347,12 @@ impl Cluster {
                             lock(&self.0.coordinators).insert((of, key.to_owned()), found.node_id.0);
                             return Ok(found.node_id.0);
                         }
+                        // Whose right it is, is not in the answer.
+                        Some(error) if error.kind() == ErrorKind::Authorization => {
+                            return Err(Error::new(error.kind(), format!("no right to {key}"))
+                                .with_code(found.error_code)
+                                .because(error));
+                        }
                         Some(error) => error,
                     }
                 }

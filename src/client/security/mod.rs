@@ -1,6 +1,8 @@
 //! Who a client is, and whom it trusts: what is kept ready for every new connection.
 
 #[cfg(feature = "tls")]
+mod files;
+#[cfg(feature = "tls")]
 mod pem;
 #[cfg(feature = "sasl")]
 pub(crate) mod sasl;
@@ -27,7 +29,7 @@ impl<S: AsyncRead + AsyncWrite + Send + Unpin> Stream for S {}
 #[derive(Debug, Clone)]
 pub(crate) struct Access {
     #[cfg(feature = "tls")]
-    tls: Option<tls::Connector>,
+    tls: Option<std::sync::Arc<files::Files>>,
     sasl: Option<Sasl>,
 }
 
@@ -39,7 +41,7 @@ impl Access {
         }
         Ok(Self {
             #[cfg(feature = "tls")]
-            tls: security.tls.as_ref().map(tls::Connector::new).transpose()?,
+            tls: security.tls.as_ref().map(files::Files::new).transpose()?.map(std::sync::Arc::new),
             sasl: security.sasl.clone(),
         })
     }
@@ -53,7 +55,7 @@ impl Access {
     pub(crate) async fn secure(&self, stream: TcpStream, address: &Address) -> Result<Box<dyn Stream>> {
         #[cfg(feature = "tls")]
         if let Some(tls) = &self.tls {
-            return Ok(Box::new(tls.connect(stream, address).await?));
+            return Ok(Box::new(tls.connector().connect(stream, address).await?));
         }
         let _ = address;
         Ok(Box::new(stream))

@@ -30,6 +30,14 @@ use crate::task_id::TaskId;
 /// How long the last commit waits for a generation that it can be made in.
 const LAST_COMMIT: Duration = Duration::from_secs(10);
 
+/// Errors of records that no policy is asked about (`RecordCollectorImpl.isFatalException`): they are not the record's.
+fn is_fatal(error: &Error) -> bool {
+    const UNKNOWN_SERVER_ERROR: i16 = -1;
+    const INVALID_TOPIC: i16 = 17;
+    matches!(error.kind(), ErrorKind::Authorization | ErrorKind::Authentication)
+        || matches!(error.code(), Some(UNKNOWN_SERVER_ERROR | INVALID_TOPIC))
+}
+
 /// How a commit ended.
 #[derive(Debug, PartialEq, Eq)]
 pub(super) enum Committed {
@@ -50,7 +58,7 @@ impl Worker {
     }
 
     /// Records that could not be written go to the production policy, one by one.
-    fn handle_failures(&mut self) -> Result<()> {
+    pub(super) fn handle_failures(&mut self) -> Result<()> {
         let failures = self.output.borrow().producer.take_failures();
         for failed in failures {
             self.handle_failure(failed)?;
@@ -65,6 +73,9 @@ impl Worker {
             return Ok(());
         }
         let place = |error: Error| error.at_topic(&*topic).at_partition(partition);
+        if is_fatal(&error) {
+            return Err(error);
+        }
         let error: BoxError = error.into();
         let mut again = Vec::new();
         // Where a record came from is not known any more: its dead letter is the record itself, and its headers name the
@@ -98,10 +109,12 @@ impl Worker {
                 }
                 match self.policies.handler.handle(ErrorStage::Production, &error, &context) {
                     ErrorResponse::Continue if self.transactions.is_some() => {
-                        let text = "a record cannot be written, and cannot be left out either: its transaction is aborted, \
-                                    and the next one would fail over it again; raise max.message.bytes of the topic, or \
-                                    process with at_least_once";
-                        return Err(place(Error::new(ErrorKind::Production, text)).because(error));
+                        let letter = dead_topic.clone().zip(dead.pop().map(|(_, headers)| headers));
+                        tracing::warn!(
+                            topic = &*topic, partition, %error,
+                            "a record cannot be written: its transaction is aborted, and the next one does without it"
+                        );
+                        self.output.borrow_mut().refused.add(&topic, record, letter).map_err(place)?;
                     }
                     ErrorResponse::Continue => {
                         tracing::warn!(topic = &*topic, partition, %error, "dropped a record that cannot be written");
@@ -118,6 +131,10 @@ impl Worker {
                     }
                 }
             }
+        }
+        if self.transactions.is_some() {
+            // What was good of it is written again with the rest of the transaction.
+            return Ok(());
         }
         let output = &mut *self.output.borrow_mut();
         if let Some(dead_topic) = dead_topic {

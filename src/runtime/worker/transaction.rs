@@ -19,6 +19,7 @@ use crate::runtime::output::TaskOutput;
 use crate::runtime::uncaught::UncaughtErrorResponse;
 use crate::store::faults;
 use crate::task::TaskConfig;
+use crate::task::errors::DropReason;
 use crate::task_id::TaskId;
 
 /// How long the end of a worker waits for its last transaction to be aborted; its coordinator does it later.
@@ -128,7 +129,11 @@ impl Worker {
     fn in_trouble(&mut self, error: Error) {
         match error.class() {
             _ if self.is_fenced() => {}
-            ErrorClass::AbortTransaction => self.roll_back(&error.to_string()),
+            // What was refused is known before it comes again.
+            ErrorClass::AbortTransaction => match self.handle_failures() {
+                Ok(()) => self.roll_back(&error.to_string()),
+                Err(error) => self.fail(None, error),
+            },
             _ => self.lose_producer(error),
         }
     }
@@ -191,6 +196,10 @@ impl Worker {
             (txn.spoiled, txn.open_since, txn.took) = (false, None, (txn.took + took) / 2);
         }
         self.observe_commit();
+        let left_out = self.output.borrow_mut().refused.committed();
+        if left_out > 0 {
+            self.shared.dropped("producer", DropReason::Production, left_out);
+        }
         // ORDER: readers see it, and then engines get it, only now that it is committed.
         self.published(&offsets)?;
         faults::at("published");
@@ -272,6 +281,7 @@ impl Worker {
     pub(super) fn abort(&mut self) -> Result<()> {
         let Some(txn) = &mut self.transactions else { return Ok(()) };
         let output = &mut *self.output.borrow_mut();
+        output.refused.aborted();
         txn.aborts.push(output.producer.end_transaction(End::Abort)?);
         drop(output.producer.take_failures());
         Ok(())

@@ -90,10 +90,15 @@ impl Catalog {
             Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(None),
             Err(error) => return Err(io_failed(folder, "read engine.json", error)),
         };
+        Self::parse(kind, folder, &text).map(Some)
+    }
+
+    /// Reads the text of a catalog; `folder` is for errors.
+    pub(super) fn parse(kind: EngineKind, folder: &Path, text: &[u8]) -> Result<Self> {
         let damaged = |cause: String| failed(folder, "read engine.json", Fault::Damaged, cause);
         // The version first: another one may have other fields.
         let value: serde_json::Value =
-            serde_json::from_slice(&text).map_err(|error| damaged(error.to_string()))?;
+            serde_json::from_slice(text).map_err(|error| damaged(error.to_string()))?;
         match value.get("version").and_then(serde_json::Value::as_u64) {
             Some(version) if version > u64::from(VERSION) => {
                 return Err(failed(
@@ -122,7 +127,7 @@ impl Catalog {
             }
             catalog.entries.push(Entry { id, task, store, used_ms, changelog });
         }
-        Ok(Some(catalog))
+        Ok(catalog)
     }
 
     /// Writes the catalog beside and renames it, so that there is a whole file or the one before.

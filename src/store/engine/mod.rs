@@ -19,6 +19,8 @@ use bytes::Bytes;
 pub(crate) use super::run::SortedRun;
 use crate::error::Result;
 pub(crate) use memory::MemoryEngine;
+#[cfg(feature = "testing")]
+pub(in crate::store) use raw::fuzz_bucket;
 
 /// The part of a key space that a scan covers.
 #[derive(Debug, Clone)]

@@ -184,6 +184,15 @@ struct Entries {
     at: usize,
 }
 
+/// Reads a bucket that anybody may have written, and changes it.
+#[cfg(feature = "testing")]
+pub(in crate::store) fn fuzz_bucket(bytes: &[u8]) {
+    let bucket = Bytes::copy_from_slice(bytes);
+    let row = Bytes::from(vec![DATA; LONGEST + 1]);
+    keys_of_bucket(&row, bucket.clone(), &KeyRange::ALL).take_while(Result::is_ok).for_each(drop);
+    drop(merge_bucket(Some(bucket), &[(&[DATA; LONGEST + 3], Some(b"v"))]));
+}
+
 impl Iterator for Entries {
     type Item = Result<(Bytes, Bytes)>;
 
