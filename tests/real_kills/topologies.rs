@@ -76,15 +76,20 @@ pub fn counted(input: &str, output: &str) -> Topology {
     builder.build().unwrap()
 }
 
-/// Three stages with two repartition topics between them: what is not skipped is counted by its value in two stores, one of
-/// them with the record cache, and each count goes on to the output under another key.
+/// Three stages with two repartition topics between them: what is not skipped is gathered by its value in two stores, the sum of
+/// the records' keys (from 1) with the record cache, and their number without; each number goes on to the output under another key.
 pub fn stages(input: &str, output: &str) -> Topology {
     let builder = StreamsBuilder::new();
     let values = builder
         .stream::<String, String>(input)
         .filter(|_, value| value != "skip")
-        .group_by("by-value", |_, value: &String| value.clone());
-    values.count(Materialized::named("cached"));
+        .map(|key, value| (value, key.cloned().unwrap_or_default()))
+        .group_by_key("by-value");
+    values.try_aggregate(
+        Materialized::named("cached"),
+        || 0_i64,
+        |_, key, sum| Ok::<_, std::num::ParseIntError>(Some(sum + 1 + key.parse::<i64>()?)),
+    );
     values
         .count(Materialized::named("counts").caching_disabled())
         .to_stream()
