@@ -110,13 +110,14 @@ struct Readme;
 /// What most applications import.
 pub mod prelude {
     pub use crate::dsl::{
-        Branched, BranchedKStream, Consumed, Extract, Grouped, KGroupedStream, KStream, KTable, Materialized,
-        Printed, Produced, Repartitioned, StreamsBuilder,
+        Branched, BranchedKStream, Consumed, CustomWindows, EmitStrategy, Extract, Grouped, Hopping,
+        KGroupedStream, KStream, KTable, Materialized, Printed, Produced, Repartitioned, Session,
+        SessionWindowedKStream, Sliding, StreamsBuilder, TimeWindowedKStream, Tumbling, Unlimited,
     };
     pub use crate::error::{BoxError, Error, ErrorKind, Result};
     pub use crate::query::ReadOnlyKeyValueStore;
     pub use crate::record::{Header, Headers, Record, Timestamp, TopicPartition};
-    pub use crate::serde::{DefaultSerde, Serde};
+    pub use crate::serde::{DefaultSerde, Serde, Window, Windowed};
     pub use crate::store::{
         KeyValue, KeyValueStore, StoreBuilder, TimestampedKeyValue, TimestampedKeyValueStore,
         ValueAndTimestamp,

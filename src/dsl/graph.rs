@@ -76,6 +76,8 @@ struct GraphNode {
     written: bool,
     /// An outer join, which has a use for records without a key (KIP-962).
     null_keys_welcome: bool,
+    /// How long after its end a window still changes, where windows are made (`GracePeriodGraphNode`).
+    grace: Option<i64>,
     made_at: &'static Location<'static>,
 }
 
@@ -99,6 +101,7 @@ impl Graph {
             priority: 0,
             written: false,
             null_keys_welcome: false,
+            grace: None,
             made_at: Location::caller(),
         };
         Self { nodes: vec![root], counter: 0, priorities: 0, keyed: Vec::new(), errors: Vec::new() }
@@ -144,6 +147,7 @@ impl Graph {
             priority: 0,
             written: false,
             null_keys_welcome: false,
+            grace: None,
             made_at: Location::caller(),
         });
         for parent in parents {
@@ -211,6 +215,23 @@ impl Graph {
     fn wants_null_keys(&self, at: usize) -> bool {
         let below = |child: &usize| self.nodes[*child].null_keys_welcome || self.wants_null_keys(*child);
         self.nodes[at].children.iter().any(below)
+    }
+
+    /// Notes how long after its end a window of this node still changes, in milliseconds.
+    pub(crate) fn set_grace(&mut self, node: GraphIx, grace: i64) {
+        self.nodes[node.0].grace = Some(grace);
+    }
+
+    /// That of the nearest nodes above that make windows, the greatest (`GraphGraceSearchUtil`); `None` if there is a way up
+    /// without any.
+    #[allow(dead_code, reason = "until suppress asks")]
+    pub(crate) fn grace(&self, node: GraphIx) -> Option<i64> {
+        let node = &self.nodes[node.0];
+        let above = || {
+            let parents = node.parents.iter().map(|parent| self.grace(GraphIx(*parent)));
+            parents.collect::<Option<Vec<i64>>>()?.into_iter().max()
+        };
+        node.grace.or_else(above)
     }
 
     /// Notes an error of a DSL call; `build` returns them all.

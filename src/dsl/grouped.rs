@@ -6,12 +6,14 @@ use std::fmt;
 use std::rc::Rc;
 use std::sync::Arc;
 
-use super::graph::{GraphIx, GraphKind, ProcessorSpec};
+use super::graph::{Graph, GraphIx, GraphKind, ProcessorSpec};
 use super::ops::aggregate;
 use super::options::{Grouped, Materialized};
 use super::stream::{KStream, RepartitionParts};
 use super::table::KTable;
+use super::windows::WindowDefinition;
 use crate::error::{BoxError, Result};
+use crate::serde::erased::SerdeRef;
 
 /// A stream whose records are grouped by key (`org.apache.kafka.streams.kstream.KGroupedStream`).
 ///
@@ -28,6 +30,12 @@ pub struct KGroupedStream<K, V> {
 impl<K, V> fmt::Debug for KGroupedStream<K, V> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(f, "KGroupedStream({:?})", self.stream)
+    }
+}
+
+impl<K, V> Clone for KGroupedStream<K, V> {
+    fn clone(&self) -> Self {
+        Self { stream: self.stream.clone(), grouped: self.grouped.clone(), shared: self.shared.clone() }
     }
 }
 
@@ -102,7 +110,17 @@ impl<K: Clone + 'static, V: Clone + 'static> KGroupedStream<K, V> {
         self.build("KSTREAM-AGGREGATE-", materialized.into(), step)
     }
 
-    /// `GroupedStreamAggregateBuilder.build`.
+    /// Cuts time into windows, and aggregates the records of each apart.
+    #[track_caller]
+    pub fn windowed_by<W: WindowDefinition>(&self, windows: W) -> W::Stream<K, V> {
+        windows.windowed(self)
+    }
+
+    /// The graph that it is part of.
+    pub(super) fn graph(&self) -> &Rc<RefCell<Graph>> {
+        &self.stream.graph
+    }
+
     #[track_caller]
     fn build<A: Clone + 'static>(
         &self,
@@ -110,6 +128,25 @@ impl<K: Clone + 'static, V: Clone + 'static> KGroupedStream<K, V> {
         materialized: Materialized<K, A>,
         step: aggregate::Step<K, V, A>,
     ) -> KTable<K, A> {
+        let (node, keys, values) = self.aggregation(prefix, &materialized, |store, keys, values| {
+            let options = materialized.store_options(store, keys, values);
+            ProcessorSpec {
+                factory: aggregate::factory(store.clone(), step),
+                stores: vec![options.blueprint()],
+            }
+        });
+        KTable::new(self.stream.graph.clone(), node, keys, values)
+    }
+
+    /// `GroupedStreamAggregateBuilder.build`: draws the names, sends the stream through a topic if need be, and adds the
+    /// node that `spec` makes of the store's name and its serdes.
+    #[track_caller]
+    pub(super) fn aggregation<A: Clone + 'static>(
+        &self,
+        prefix: &str,
+        materialized: &Materialized<K, A>,
+        spec: impl FnOnce(&Arc<str>, &SerdeRef<K>, &SerdeRef<A>) -> ProcessorSpec,
+    ) -> (GraphIx, SerdeRef<K>, SerdeRef<A>) {
         let stream = &self.stream;
         let mut graph = stream.graph.borrow_mut();
         let store = graph.store_name(materialized.store.as_ref(), prefix);
@@ -139,12 +176,9 @@ impl<K: Clone + 'static, V: Clone + 'static> KGroupedStream<K, V> {
             };
             *shared = Some(parent);
         }
-        let options = materialized.store_options(&store, &keys, &values);
-        let spec =
-            ProcessorSpec { factory: aggregate::factory(store, step), stores: vec![options.blueprint()] };
+        let spec = spec(&store, &keys, &values);
         let node = graph.add(&[parent], name, GraphKind::Processor(spec));
         graph.meets_by_key(node);
-        drop(graph);
-        KTable::new(stream.graph.clone(), node, keys, values)
+        (node, keys, values)
     }
 }

@@ -2,6 +2,7 @@
 
 use std::fmt;
 use std::sync::Arc;
+use std::time::Duration;
 
 use crate::config::StoreKind;
 use crate::error::BoxError;
@@ -273,6 +274,12 @@ pub struct Grouped<K, V> {
     pub(crate) name: Option<Arc<str>>,
 }
 
+impl<K, V> Clone for Grouped<K, V> {
+    fn clone(&self) -> Self {
+        Self { serdes: self.serdes.clone(), name: self.name.clone() }
+    }
+}
+
 impl<K: 'static, V: 'static> Grouped<K, V> {
     /// Names the repartition topic `<application id>-<name>-repartition`.
     pub fn named(name: impl Into<Arc<str>>) -> Self
@@ -330,6 +337,8 @@ pub struct Materialized<K, V> {
     pub(crate) cached: bool,
     pub(crate) kind: Option<StoreKind>,
     pub(crate) changelog: Option<Vec<(String, String)>>,
+    /// How long rows of windows are kept, if longer than they have to be.
+    pub(crate) retention: Option<Duration>,
     /// Whether options were given at all; Java's `count` draws one more number if so and no name is among them.
     pub(crate) given: bool,
 }
@@ -367,6 +376,7 @@ impl<K: 'static, V: 'static> Materialized<K, V> {
             cached: true,
             kind: None,
             changelog: Some(Vec::new()),
+            retention: None,
             given: true,
         }
     }
@@ -383,6 +393,15 @@ impl<K: 'static, V: 'static> Materialized<K, V> {
     pub fn caching_disabled(mut self) -> Self {
         self.given = true;
         self.cached = false;
+        self
+    }
+
+    /// How long the rows of a windowed aggregation are kept at least: event time from the newest row on. Without it as long
+    /// as the windows need, which is also the least; queries see older windows with more. Other stores have no use for it.
+    #[must_use]
+    pub fn retention(mut self, retention: Duration) -> Self {
+        self.given = true;
+        self.retention = Some(retention);
         self
     }
 
@@ -427,6 +446,7 @@ impl<K: Clone + 'static, V: Clone + 'static> Materialized<K, V> {
             key_serde: keys.clone(),
             value_serde: values.clone(),
             timestamped: true,
+            segments: None,
             cached: self.cached,
             kind: self.kind,
             changelog: self.changelog.clone(),

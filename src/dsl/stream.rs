@@ -469,11 +469,15 @@ impl<K: Clone + 'static, V: Clone + 'static> KStream<K, V> {
             SinkTopic::Fixed(topic) => (Some(topic.clone()), topic.clone(), sink::SinkTo::Fixed(topic)),
             SinkTopic::Chosen(label, choose) => (None, label, sink::SinkTo::Chosen(choose)),
         };
+        let key_serde = serdes.key(self.key_serde.as_ref());
+        let window_bytes = key_serde.window_bytes();
+        let value_serde = serdes.value(self.value_serde.as_ref());
         let factory = sink::factory(sink::SinkOptions {
             topic: target,
-            key_serde: serdes.key(self.key_serde.as_ref()),
-            value_serde: serdes.value(self.value_serde.as_ref()),
+            key_serde,
+            value_serde,
             partitioner,
+            window_bytes,
         });
         graph.add(&[self.node], name, GraphKind::Sink { topic: fixed, label, factory });
     }
@@ -707,6 +711,8 @@ impl<K: Clone + 'static, V: Clone + 'static> RepartitionParts<K, V> {
             key_serde: self.keys.clone(),
             value_serde: self.values.clone(),
             partitioner: self.partitioner,
+            // As in Java, whose repartition topics are partitioned by all of the key.
+            window_bytes: 0,
         });
         // The time of a record is the sender's, whatever default.timestamp.extractor says of outside topics.
         let source = source::factory(

@@ -171,6 +171,7 @@ fn blueprint(name: &str, named: bool) -> Arc<dyn StoreBlueprint> {
         named,
         key_serde: SerdeRef::of(),
         value_serde: SerdeRef::of(),
+        segments: None,
         timestamped: false,
         cached: false,
         kind: None,

@@ -3,6 +3,7 @@
 
 use std::any::Any;
 use std::cell::RefCell;
+use std::cmp::Ordering;
 use std::collections::{BTreeSet, VecDeque};
 use std::fmt;
 use std::ops::Bound;
@@ -13,11 +14,12 @@ use bytes::{BufMut, Bytes, BytesMut};
 
 use super::engine::{Engine, KeyRange, MemoryEngine, SortedRun};
 use super::keeper::{HandOver, Keeper};
-use super::layers::Layers;
+use super::layers::{Layers, View};
 use super::options::KvOptions;
 use super::row_key::RowKey;
+use super::segments::{BUCKET, Segments, changelog_key};
 use super::table::{Table, Withheld};
-use super::visible::{Publisher, Visible};
+use super::visible::{Publisher, Visible, merge};
 use super::{AnyStore, HandOverWhen, RowFormat, StoreCounts, StoreMemory, StoreRow, add};
 use crate::error::{BoxError, Error, ErrorKind, Result};
 use crate::record::{Headers, Timestamp};
@@ -36,7 +38,7 @@ pub struct ValueAndTimestamp<V> {
 }
 
 /// Rows in the order of their keys.
-type Page<V> = Vec<(Bytes, (V, Timestamp))>;
+pub(crate) type Page<V> = Vec<(Bytes, (V, Timestamp))>;
 
 /// What a change in the record cache counts for beside its key, value and headers, in bytes: Java's `NamedCache.LRUNode`,
 /// `LRUCacheEntry` and `ProcessorRecordContext`, with a timestamp in the value and a topic's name of usual length.
@@ -73,6 +75,14 @@ struct Inner<V> {
     scratch: BytesMut,
     /// What a row has taken on average at the last commits, its key and its value as bytes.
     row_bytes: usize,
+    /// The greatest time of a row that was put, -1 before the first; of a store whose rows have one.
+    observed: Timestamp,
+    /// The same at the last commit.
+    committed_observed: Timestamp,
+    /// No row is later, not even one that the record cache holds back.
+    newest: Timestamp,
+    /// The rows of all buckets before it are gone.
+    purged: i64,
 }
 
 impl<V> Inner<V> {
@@ -98,6 +108,7 @@ pub(crate) struct KvStore<K, V> {
     key_serde: SerdeRef<K>,
     value_serde: SerdeRef<V>,
     timestamped: bool,
+    segments: Option<Segments>,
     cached: bool,
     changelog: Option<TopicIx>,
     visible: Arc<Visible>,
@@ -129,7 +140,7 @@ pub(crate) struct Updated<V> {
     pub(crate) withheld: bool,
 }
 
-fn no_headers() -> &'static Headers {
+pub(super) fn no_headers() -> &'static Headers {
     static NONE: Headers = Headers::new();
     &NONE
 }
@@ -147,6 +158,7 @@ impl<K: Clone + 'static, V: Clone + 'static> KvStore<K, V> {
             key_serde: options.key_serde.clone(),
             value_serde: options.value_serde.clone(),
             timestamped: options.timestamped,
+            segments: options.segments,
             cached,
             changelog,
             visible: Arc::default(),
@@ -162,6 +174,10 @@ impl<K: Clone + 'static, V: Clone + 'static> KvStore<K, V> {
                 shows_committed: false,
                 scratch: BytesMut::new(),
                 row_bytes: 64,
+                observed: -1,
+                committed_observed: -1,
+                newest: -1,
+                purged: i64::MIN,
             }),
         }
     }
@@ -175,9 +191,35 @@ impl<K: Clone + 'static, V: Clone + 'static> KvStore<K, V> {
         cx.key_bytes(key, &self.key_serde, &self.topic, no_headers())
     }
 
-    /// Reads a key back from its bytes.
+    /// Reads a key back from the bytes of its row.
     pub(crate) fn read_key(&self, bytes: &Bytes) -> Result<K, BoxError> {
+        let bytes = &self.logged_key(bytes);
         Ok(self.key_serde.read(bytes, &self.serde_cx(true))?)
+    }
+
+    /// What the changelog has as key, of a row's.
+    fn logged_key(&self, row_key: &Bytes) -> Bytes {
+        if self.segments.is_some() { changelog_key(row_key) } else { row_key.clone() }
+    }
+
+    /// How its rows have a time, if they have.
+    pub(super) fn time_of_rows(&self) -> Option<&Segments> {
+        self.segments.as_ref()
+    }
+
+    /// The topic that its serdes are told.
+    pub(super) fn topic(&self) -> &str {
+        &self.topic
+    }
+
+    /// No row is later.
+    pub(super) fn newest(&self) -> Timestamp {
+        self.inner.borrow().newest
+    }
+
+    /// The greatest time of a row that was put.
+    pub(super) fn observed(&self) -> Timestamp {
+        self.inner.borrow().observed
     }
 
     fn decode(&self, row: &Bytes) -> Result<(V, Timestamp), BoxError> {
@@ -218,11 +260,16 @@ impl<K: Clone + 'static, V: Clone + 'static> KvStore<K, V> {
         cx: &mut TaskCx,
         change: impl FnOnce(Option<&(V, Timestamp)>) -> Result<Option<(V, Timestamp)>, BoxError>,
     ) -> Result<Updated<V>, BoxError> {
-        let Inner { table, open, open_sorted, withheld, sequence, layers, publisher, .. } =
-            &mut *self.inner.borrow_mut();
+        let Inner {
+            table, open, open_sorted, withheld, sequence, layers, publisher, observed, newest, ..
+        } = &mut *self.inner.borrow_mut();
+        if let Some(segments) = &self.segments {
+            *newest = (*newest).max(segments.time(key));
+        }
         add(&self.counts.hits, 1);
         let row = table.get_or_load(key, || self.load(layers, key))?;
-        let new = change(row.current.as_ref())?;
+        let visible = row.withheld.is_some() || self.is_read(key, *observed);
+        let new = change(row.current.as_ref().filter(|_| visible))?;
         // ORDER: the record is in the producer's hands before the row changes, so that an error leaves both as they were.
         // A withheld change is written to nowhere, so that an error belongs to this record and not to the flush.
         let bytes = if self.cached {
@@ -231,7 +278,10 @@ impl<K: Clone + 'static, V: Clone + 'static> KvStore<K, V> {
             self.log(key, new.as_ref(), now, cx)?;
             0
         };
-        let old = std::mem::replace(&mut row.current, new.clone());
+        if !self.cached && !self.keeps(key, observed) {
+            return Ok(Updated { old: None, new, withheld: false });
+        }
+        let old = std::mem::replace(&mut row.current, new.clone()).filter(|_| visible);
         if !row.open {
             row.open = true;
             if let Some(sorted) = open_sorted {
@@ -266,6 +316,29 @@ impl<K: Clone + 'static, V: Clone + 'static> KvStore<K, V> {
             row.withheld = Some(Box::new(held));
         }
         Ok(Updated { old, new, withheld: self.cached })
+    }
+
+    /// Whether a row that was put is read. What Java's record cache has it shows however old it is, also after it was
+    /// flushed (`CachingWindowStore.fetch`): so with the cache on, rows are read until they go.
+    fn is_read(&self, key: &[u8], observed: Timestamp) -> bool {
+        match &self.segments {
+            Some(segments) if self.cached => segments.is_live(segments.time(key), observed),
+            _ => self.is_visible(key, observed),
+        }
+    }
+
+    /// Whether a row is read from the store below the record cache (`AbstractRocksDBSegmentedBytesStore.get`).
+    fn is_visible(&self, key: &[u8], observed: Timestamp) -> bool {
+        self.segments.is_none_or(|segments| segments.is_visible(segments.time(key), observed))
+    }
+
+    /// Notes the time of a row that is being put. Says whether it is kept: it is logged even if not
+    /// (`ChangeLoggingWindowBytesStore.put`, `AbstractRocksDBSegmentedBytesStore.put`).
+    fn keeps(&self, key: &[u8], observed: &mut Timestamp) -> bool {
+        let Some(segments) = &self.segments else { return true };
+        let time = segments.time(key);
+        *observed = (*observed).max(time);
+        segments.is_live(time, *observed)
     }
 
     /// Reads a row that the table does not have.
@@ -306,14 +379,27 @@ impl<K: Clone + 'static, V: Clone + 'static> KvStore<K, V> {
             let Withheld { before, sequence, timestamp, headers, source, offset, bytes } = *held;
             cx.cached_bytes = cx.cached_bytes.saturating_sub(bytes);
             let new = row.current.clone();
-            if downstream && new.is_none() && before.is_none() {
-                continue;
-            }
             let key = key.into();
             flushed.push((sequence, Flushed { key, old: before, new, timestamp, headers, source, offset }));
         }
         flushed.sort_unstable_by_key(|(sequence, _)| *sequence);
-        flushed.into_iter().map(|(_, flushed)| flushed).collect()
+        let mut flushed: Vec<Flushed<V>> = flushed.into_iter().map(|(_, flushed)| flushed).collect();
+        // ORDER: time moves on with each row that leaves the cache, and decides about the next.
+        flushed.retain_mut(|change| {
+            if !self.is_visible(&change.key, inner.observed) {
+                change.old = None;
+            }
+            if downstream && change.new.is_none() && change.old.is_none() {
+                return false;
+            }
+            if !self.keeps(&change.key, &mut inner.observed)
+                && let Some(row) = inner.table.get_mut(&change.key)
+            {
+                row.current = None;
+            }
+            true
+        });
+        flushed
     }
 
     /// Writes a change to the changelog.
@@ -325,6 +411,7 @@ impl<K: Clone + 'static, V: Clone + 'static> KvStore<K, V> {
         cx: &mut TaskCx,
     ) -> Result<(), BoxError> {
         let Some(topic) = self.changelog else { return Ok(()) };
+        let key = if self.segments.is_some() { &key[BUCKET..] } else { key };
         let partition = Partition::Exactly(cx.task.partition);
         let Some((value, timestamp)) = new else {
             return cx.send(topic, partition, Some(key), None, Some(now), no_headers());
@@ -411,48 +498,134 @@ impl<K: Clone + 'static, V: Clone + 'static> KvStore<K, V> {
         Ok(true)
     }
 
+    /// The least time of a row that has not gone.
+    pub(crate) fn live_from(&self) -> Timestamp {
+        self.segments.map_or(Timestamp::MIN, |segments| segments.live_from(self.observed()))
+    }
+
+    /// The row of a key, if it may be read; `key` is that of the row.
+    #[allow(dead_code, reason = "until windows are read by key")]
+    pub(crate) fn fetch(&self, key: &[u8]) -> Result<Option<(V, Timestamp)>, BoxError> {
+        add(&self.counts.gets, 1);
+        add(&self.counts.hits, 1);
+        let Inner { table, layers, observed, .. } = &mut *self.inner.borrow_mut();
+        let row = table.get_or_load(key, || self.load(layers, key))?;
+        let visible = row.withheld.is_some() || self.is_read(key, *observed);
+        Ok(row.current.clone().filter(|_| visible))
+    }
+
     /// The next rows of a scan; none only at its end.
-    fn page(&self, range: &KeyRange) -> Result<Page<V>, BoxError> {
-        let inner = &mut *self.inner.borrow_mut();
-        let sorted = inner.open_sorted.get_or_insert_with(|| inner.open.iter().cloned().collect());
-        let mut range = range.clone();
-        let mut out = BytesMut::new();
-        loop {
-            if range.is_empty() {
-                return Ok(Vec::new());
-            }
-            let keys = sorted.range::<[u8], _>(range.bounds());
-            let keys: Vec<&RowKey> =
-                if range.reverse { keys.rev().take(PAGE).collect() } else { keys.take(PAGE).collect() };
-            let mut open = Vec::with_capacity(keys.len());
-            for key in &keys {
-                let current = inner.table.get(key).and_then(|row| row.current.as_ref());
-                let row =
-                    current.map(|(value, timestamp)| self.encode(value, *timestamp, &mut out)).transpose()?;
-                open.push((Bytes::from((*key).clone()), row));
-            }
-            // Rows past the last open row of this page may be hidden by open rows of the next one.
-            let last_open =
-                if keys.len() == PAGE { keys.last().map(|key| Bytes::from((*key).clone())) } else { None };
-            let mut rows = Vec::new();
-            for row in inner.layers.range(&range, open.into_iter()) {
-                let (key, row) = row?;
-                let hidden = last_open
-                    .as_ref()
-                    .is_some_and(|last| if range.reverse { key < last } else { key > last });
-                if hidden || rows.len() == PAGE {
-                    break;
+    pub(super) fn page(&self, range: &KeyRange) -> Result<Page<V>, BoxError> {
+        self.page_from(range, self.visible_from(), PAGE)
+    }
+
+    /// The least time of a row that is read.
+    pub(crate) fn visible_from(&self) -> Timestamp {
+        match self.segments {
+            Some(segments) if !self.cached => segments.visible_from(self.observed()),
+            _ => self.live_from(),
+        }
+    }
+
+    /// The same, so many rows at most, none that is older than a time. What the record cache holds back is never too old.
+    pub(super) fn page_from(
+        &self,
+        range: &KeyRange,
+        oldest: Timestamp,
+        most: usize,
+    ) -> Result<Page<V>, BoxError> {
+        let mut page = Page::new();
+        if range.is_empty() {
+            return Ok(page);
+        }
+        let Inner { table, open, open_sorted, layers, .. } = &mut *self.inner.borrow_mut();
+        let too_old = |key: &[u8]| self.segments.is_some_and(|segments| segments.time(key) < oldest);
+        let sorted = open_sorted.get_or_insert_with(|| open.iter().cloned().collect());
+        let mut keys = sorted.range::<[u8], _>(range.bounds());
+        let mut next_key = || if range.reverse { keys.next_back() } else { keys.next() };
+        let mut rows = layers.range(range, std::iter::empty());
+        let (mut key, mut row) = (next_key(), rows.next().transpose()?);
+        while page.len() < most {
+            let order = match (key, &row) {
+                (None, None) => break,
+                (Some(_), None) => Ordering::Less,
+                (None, Some(_)) => Ordering::Greater,
+                (Some(key), Some((row, _))) if range.reverse => row[..].cmp(key),
+                (Some(key), Some((row, _))) => key[..].cmp(row),
+            };
+            // An open row lies over that of the layers.
+            if order != Ordering::Greater
+                && let Some(open) = key.take()
+            {
+                let kept = table.get(open);
+                let current = kept.and_then(|row| row.current.as_ref());
+                if let Some(current) = current
+                    && (kept.is_some_and(|row| row.withheld.is_some()) || !too_old(open))
+                {
+                    page.push((open.clone().into(), current.clone()));
                 }
-                rows.push((key, self.decode(&row)?));
+                key = next_key();
             }
-            let Some(last) = last_open.filter(|_| rows.is_empty()) else { return Ok(rows) };
-            // All open rows of the page were deletions: go on behind them.
-            if range.reverse {
-                range.to = Bound::Excluded(last);
-            } else {
-                range.from = Bound::Excluded(last);
+            if order != Ordering::Less {
+                if let Some((key, row)) = row.filter(|(key, _)| order.is_gt() && !too_old(key)) {
+                    let decoded = self.decode(&row)?;
+                    page.push((key, decoded));
+                }
+                row = rows.next().transpose()?;
             }
         }
+        Ok(page)
+    }
+
+    /// Takes what is too old out of a store whose rows have a time, whole segments at once: from the table, from the run
+    /// that is about to be committed, and with it from the layers.
+    fn expire(&self, inner: &mut Inner<V>, mut run: SortedRun) -> Result<SortedRun> {
+        let Some(segments) = &self.segments else { return Ok(run) };
+        inner.committed_observed = inner.observed;
+        let first = segments.first_live_bucket(inner.observed);
+        if first <= inner.purged {
+            return Ok(run);
+        }
+        inner.purged = first;
+        inner.table.retain(|key| Segments::bucket_of(key) >= first);
+        for (key, row) in &mut run {
+            if Segments::bucket_of(key) < first {
+                *row = None;
+            }
+        }
+        let to = Bound::Excluded(Bytes::copy_from_slice(&Segments::bucket_bytes(first)));
+        let gone = KeyRange { from: Bound::Unbounded, to, reverse: false };
+        let gone: Result<SortedRun> = inner
+            .layers
+            .range(&gone, std::iter::empty())
+            .map(|row| row.map(|(key, _)| (key, None)))
+            .collect();
+        Ok(merge(&gone?, &run))
+    }
+
+    /// The greatest time of the rows that are in the layers.
+    fn newest_time(&self, inner: &Inner<V>) -> Result<Timestamp> {
+        let Some(segments) = &self.segments else { return Ok(-1) };
+        let mut range = KeyRange { reverse: true, ..KeyRange::ALL };
+        let Some(newest) = inner.layers.range(&range, std::iter::empty()).next().transpose()? else {
+            return Ok(-1);
+        };
+        let bucket = Segments::bucket_bytes(Segments::bucket_of(&newest.0));
+        range.from = Bound::Included(Bytes::copy_from_slice(&bucket));
+        let rows = inner.layers.range(&range, std::iter::empty());
+        rows.map(|row| row.map(|(key, _)| segments.time(&key)))
+            .try_fold(-1, |newest, time| Ok(newest.max(time?)))
+    }
+
+    /// What other threads see of committed rows, with runs of open ones on top.
+    fn view(&self, inner: &Inner<V>, open: &[Arc<SortedRun>]) -> View {
+        let mut view = inner.layers.view(open);
+        if let Some(segments) = &self.segments {
+            let observed = if open.is_empty() { inner.committed_observed } else { inner.observed };
+            view.visible_from =
+                if self.cached { segments.live_from(observed) } else { segments.visible_from(observed) };
+        }
+        view
     }
 }
 
@@ -487,7 +660,11 @@ impl<K: Clone + 'static, V: Clone + 'static> AnyStore for KvStore<K, V> {
         Ok(())
     }
 
-    fn attach(&self, engine: Box<dyn Engine>, next_offset: i64, keeper: Option<Keeper>) {
+    fn segments(&self) -> Option<Segments> {
+        self.segments
+    }
+
+    fn attach(&self, engine: Box<dyn Engine>, next_offset: i64, keeper: Option<Keeper>) -> Result<()> {
         let inner = &mut *self.inner.borrow_mut();
         debug_assert!(inner.open.is_empty(), "an engine is attached before the first record");
         // ORDER: the table lies over the layers; a row it kept from before would hide what is below now.
@@ -497,6 +674,11 @@ impl<K: Clone + 'static, V: Clone + 'static> AnyStore for KvStore<K, V> {
         }
         inner.layers.attach(engine, next_offset, keeper);
         inner.shows_committed = false;
+        inner.observed = self.newest_time(inner)?;
+        inner.committed_observed = inner.observed;
+        inner.newest = inner.observed;
+        inner.purged = i64::MIN;
+        Ok(())
     }
 
     fn let_go(&self, bytes: usize) {
@@ -561,6 +743,7 @@ impl<K: Clone + 'static, V: Clone + 'static> AnyStore for KvStore<K, V> {
             Some(publisher) => publisher.take(),
             None => self.run_of(&inner.table, &inner.open, false)?,
         };
+        let run = self.expire(inner, run)?;
         inner.weigh_rows(&run);
         inner.open.clear();
         if let Some(sorted) = &mut inner.open_sorted {
@@ -572,10 +755,10 @@ impl<K: Clone + 'static, V: Clone + 'static> AnyStore for KvStore<K, V> {
             publisher.rebased |= settled;
         }
         if inner.publisher.is_some() && (published || changed) {
-            self.visible.uncommitted.show(inner.layers.view(&[]));
+            self.visible.uncommitted.show(self.view(inner, &[]));
         }
         if inner.shows_committed && (settled || changed) {
-            self.visible.committed.show(inner.layers.view(&[]));
+            self.visible.committed.show(self.view(inner, &[]));
         }
         Ok(())
     }
@@ -591,10 +774,11 @@ impl<K: Clone + 'static, V: Clone + 'static> AnyStore for KvStore<K, V> {
             sorted.clear();
         }
         inner.withheld.clear();
+        inner.observed = inner.committed_observed;
         if let Some(publisher) = &mut inner.publisher {
             *publisher = Publisher::new(&[]);
             publisher.rebased = false;
-            self.visible.uncommitted.show(inner.layers.view(&[]));
+            self.visible.uncommitted.show(self.view(inner, &[]));
         }
     }
 
@@ -608,7 +792,7 @@ impl<K: Clone + 'static, V: Clone + 'static> AnyStore for KvStore<K, V> {
             let inner = &mut *self.inner.borrow_mut();
             // The first time. From then on commits show it.
             if !std::mem::replace(&mut inner.shows_committed, true) {
-                committed.show(inner.layers.view(&[]));
+                committed.show(self.view(inner, &[]));
             }
         }
         if !uncommitted.is_wanted() {
@@ -626,7 +810,7 @@ impl<K: Clone + 'static, V: Clone + 'static> AnyStore for KvStore<K, V> {
         if self.freeze_fresh(inner)?
             && let Some(publisher) = &inner.publisher
         {
-            uncommitted.show(inner.layers.view(publisher.runs()));
+            uncommitted.show(self.view(inner, publisher.runs()));
         }
         Ok(())
     }
@@ -655,7 +839,7 @@ impl<K: Clone + 'static, V: Clone + 'static> AnyStore for KvStore<K, V> {
                 let cx = self.serde_cx(false);
                 self.value_serde.write(&value, &cx, &mut out).map_err(|e| store_error(e.into()))?;
                 rows.push(StoreRow {
-                    key,
+                    key: self.logged_key(&key),
                     value: out.freeze(),
                     timestamp: self.timestamped.then_some(timestamp),
                 });

@@ -14,6 +14,7 @@ use super::keeper::{HandOver, Keeper};
 use super::visible::merge;
 use super::{HandOverWhen, faults};
 use crate::error::Result;
+use crate::record::Timestamp;
 
 /// The bytes of committed changes after which they are handed over to an engine on disk, however much memory there is.
 const HAND_OVER_BYTES: usize = 32 << 20;
@@ -89,7 +90,7 @@ impl Layers {
     /// What other threads see: the layers as they are now, with the runs of `open` changes (newest last) on top.
     pub(crate) fn view(&self, open: &[Arc<SortedRun>]) -> View {
         let runs = self.runs.iter().chain(open).cloned().collect();
-        View { runs, engine: self.engine.snapshot() }
+        View { runs, engine: self.engine.snapshot(), visible_from: Timestamp::MIN }
     }
 
     /// Puts the run of a commit on top. `next` is the offset behind the last record that the store has in its changelog, if
@@ -226,6 +227,8 @@ pub(crate) struct View {
     /// Newest last.
     runs: Vec<Arc<SortedRun>>,
     engine: Arc<dyn EngineRead + Send + Sync>,
+    /// Rows with a time before it are too old to be read.
+    pub(super) visible_from: Timestamp,
 }
 
 impl View {

@@ -13,11 +13,14 @@ pub(crate) mod layers;
 pub(crate) mod memory;
 mod options;
 mod row_key;
+mod segments;
+mod session;
 mod table;
 #[cfg(test)]
 mod tests;
 mod tree;
 pub(crate) mod visible;
+mod window;
 
 use std::any::Any;
 use std::cell::Cell;
@@ -37,16 +40,19 @@ use engine::Engine;
 use keeper::{HandOver, Keeper};
 pub(crate) use key_value::{Flushed, KvStore};
 pub use key_value::{KeyValueIterator, KeyValueStore, TimestampedKeyValueStore, ValueAndTimestamp};
-pub(crate) use key_value::{PAGE, decode_row, prefix_end};
+pub(crate) use key_value::{PAGE, Page, decode_row, prefix_end};
 pub(crate) use layers::View;
 pub(crate) use options::KvOptions;
 pub use options::{KeyValue, StoreBuilder, TimestampedKeyValue};
+pub(crate) use segments::{Expiry, Segments, TimeKey};
 use visible::Visible;
+pub(crate) use window::Times;
 
 /// A row of a store, as bytes.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct StoreRow {
-    /// The key as the changelog has it.
+    /// The key as the changelog has it; a window store's has the window's start behind the key, and four bytes more, a session
+    /// store's the session's end and start.
     pub key: Bytes,
     /// The value without its timestamp.
     pub value: Bytes,
@@ -80,11 +86,14 @@ pub(crate) trait AnyStore {
     /// What its rows in the engine are like.
     fn row_format(&self) -> RowFormat;
 
+    /// How its rows have a time, and a key in the engine that is not that of the changelog; `None` if they have none.
+    fn segments(&self) -> Option<Segments>;
+
     /// Logs what the record cache holds back, where nothing downstream waits for it.
     fn flush(&self, cx: &mut TaskCx) -> Result<()>;
 
     /// Puts the store over an engine that has its changelog up to an offset, before its first record.
-    fn attach(&self, engine: Box<dyn Engine>, next_offset: i64, keeper: Option<Keeper>);
+    fn attach(&self, engine: Box<dyn Engine>, next_offset: i64, keeper: Option<Keeper>) -> Result<()>;
 
     /// The changes since the last commit are now part of the committed state. `next_offset` is behind the last record that
     /// the store has in its changelog, if that is known.
@@ -179,10 +188,18 @@ impl dyn AnyStore + '_ {
                 RowFormat::Timestamped => timestamp.to_be_bytes().to_vec(),
             };
             let row = value.map(|value| [&stamp, &value[..]].concat().into());
+            let mut row_key = bytes::BytesMut::new();
+            let key = match self.segments() {
+                Some(segments) => {
+                    segments.row_key(&key, &mut row_key);
+                    row_key.freeze()
+                }
+                None => key,
+            };
             engine.apply(&vec![(key, row)], None).unwrap();
             next_offset += 1;
         }
-        self.attach(Box::new(engine), next_offset, None);
+        self.attach(Box::new(engine), next_offset, None).unwrap();
     }
 }
 
@@ -222,6 +239,9 @@ pub(crate) trait StoreBlueprint: fmt::Debug + Send + Sync {
 
     /// Where the rows are kept; `None` for what the configuration says.
     fn store_kind(&self) -> Option<StoreKind>;
+
+    /// How long a row is kept at least, in milliseconds, by a store whose rows have a time.
+    fn retention(&self) -> Option<i64>;
 
     /// What the bytes of its rows mean: rows of another fingerprint are of no use to it, and a layout that changes gets
     /// another one. Their types are not part of it: whether bytes of another type can be read is the serde's affair, as with

@@ -6,6 +6,7 @@ use std::sync::Arc;
 
 use bytes::{Bytes, BytesMut};
 
+use super::clocks::Clocks;
 use super::counts::{NodeCount, TaskCounts, one_more};
 use super::errors::{
     DropReason, ErrorContext, ErrorPolicies, ErrorResponse, ErrorStage, dead_letter_headers, java_exception,
@@ -53,6 +54,10 @@ pub(crate) struct TaskCx {
     pub(crate) raw: RawRecord,
     /// The timestamp that stores without timestamps log with: that of the record in hand as the current node sees it.
     pub(crate) timestamp: Timestamp,
+    /// What nodes know of time.
+    pub(crate) clocks: Clocks,
+    /// How often closed windows are looked for, in milliseconds of the wall clock.
+    pub(crate) window_emit_interval: i64,
     /// Set when a processor asked for a commit.
     pub(crate) commit_requested: bool,
     /// The record caches of the task hold this many bytes.
@@ -92,6 +97,8 @@ impl TaskCx {
             source: None,
             raw: RawRecord { offset: -1, timestamp: -1, key: None, value: None, headers: Headers::new() },
             timestamp: -1,
+            clocks: Clocks::default(),
+            window_emit_interval: 0,
             commit_requested: false,
             cached_bytes: 0,
             stream_punctuations: Punctuations::default(),

@@ -143,6 +143,8 @@ pub enum DropReason {
     NegativeTimestamp,
     /// A serde could not read it and the policy is to go on.
     Deserialization,
+    /// Its window is closed: it came later than the grace period allows.
+    ExpiredWindow,
     /// A node failed and the policy is to go on.
     Processing,
     /// It could not be written and the policy is to go on.
@@ -150,11 +152,12 @@ pub enum DropReason {
 }
 
 impl DropReason {
-    pub(crate) const ALL: [Self; 6] = [
+    pub(crate) const ALL: [Self; 7] = [
         Self::NullKey,
         Self::NullValue,
         Self::NegativeTimestamp,
         Self::Deserialization,
+        Self::ExpiredWindow,
         Self::Processing,
         Self::Production,
     ];
@@ -167,6 +170,7 @@ impl fmt::Display for DropReason {
             Self::NullValue => "null value",
             Self::NegativeTimestamp => "negative timestamp",
             Self::Deserialization => "deserialization error",
+            Self::ExpiredWindow => "expired window",
             Self::Processing => "processing error",
             Self::Production => "production error",
         })

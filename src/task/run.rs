@@ -28,6 +28,8 @@ pub(crate) struct TaskConfig {
     pub(crate) policies: ErrorPolicies,
     /// The task's share of the record cache; 0 turns it off.
     pub(crate) cache_bytes: usize,
+    /// How often closed windows are looked for, in milliseconds of the wall clock; 0 at every record.
+    pub(crate) window_emit_interval: i64,
 }
 
 /// An offset to commit.
@@ -61,6 +63,7 @@ struct Base {
     /// The position and the partition time of each queue.
     queues: Vec<(Option<i64>, Timestamp)>,
     stream_time: Timestamp,
+    clocks: Vec<Timestamp>,
 }
 
 impl Task {
@@ -94,6 +97,7 @@ impl Task {
             queue.restore_partition_time(*time);
         }
         next.cx.stream_time = self.base.stream_time;
+        next.cx.clocks.set_times(&self.base.clocks);
         next.cx.count_on(&mut self.cx);
         (next.committed, next.base) = (self.committed.clone(), self.base.clone());
         *self = next;
@@ -107,10 +111,12 @@ impl Task {
         clock: Arc<dyn Clock>,
         kept: Option<Vec<Rc<dyn AnyStore>>>,
     ) -> Result<Self> {
-        let TaskConfig { task, application_id, mut partitions, policies, cache_bytes } = config;
+        let TaskConfig { task, application_id, mut partitions, policies, cache_bytes, window_emit_interval } =
+            config;
         // Equal timestamps are taken in the order of (topic, partition).
         partitions.sort();
         let mut cx = TaskCx::new(task, application_id.clone(), collector, clock, policies);
+        cx.window_emit_interval = window_emit_interval;
         cx.sources =
             partitions.into_iter().map(|p| Source { topic: p.topic, partition: p.partition }).collect();
         let topic_name = |topic: &str| plan.topic_name(&application_id, topic);
@@ -182,7 +188,8 @@ impl Task {
             .collect::<Result<_>>()?;
         let (heads, committed) = (vec![None; queues.len()], vec![None; queues.len()]);
         let commit_needed = false;
-        let base = Base { queues: vec![(None, -1); queues.len()], stream_time: cx.stream_time };
+        let clocks = cx.clocks.times().to_vec();
+        let base = Base { queues: vec![(None, -1); queues.len()], stream_time: cx.stream_time, clocks };
         Ok(Self {
             cx,
             queues,
@@ -278,6 +285,17 @@ impl Task {
     pub(crate) fn restore_partition_time(&mut self, source: usize, time: Timestamp) {
         self.queues[source].restore_partition_time(time);
         self.base.queues[source].1 = time;
+    }
+
+    /// Sets what a node had committed with the offsets, by the name it has for it.
+    pub(crate) fn restore_clock(&mut self, name: &str, time: Timestamp) {
+        self.cx.clocks.restore(name, time);
+        self.base.clocks = self.cx.clocks.times().to_vec();
+    }
+
+    /// What nodes keep with the offsets of a commit.
+    pub(crate) fn committed_clocks(&self) -> impl Iterator<Item = (&Arc<str>, Timestamp)> {
+        self.cx.clocks.to_commit()
     }
 
     /// Whether there is nothing to process nor to find out: one input, which nothing has come for. (With several, what is
@@ -451,7 +469,8 @@ impl Task {
             *committed = queue.position();
         }
         let queues = self.queues.iter().map(|queue| (queue.position(), queue.partition_time()));
-        self.base = Base { queues: queues.collect(), stream_time: self.cx.stream_time };
+        let clocks = self.cx.clocks.times().to_vec();
+        self.base = Base { queues: queues.collect(), stream_time: self.cx.stream_time, clocks };
         Ok(())
     }
 

@@ -191,6 +191,8 @@ impl TopologyTestDriver {
             partitions,
             policies,
             cache_bytes: config.cache_bytes(),
+            // As `org.apache.kafka.streams.TopologyTestDriver` has it.
+            window_emit_interval: 0,
         };
         let clock = ManualClock::at(0);
         let captured = Capture::default();

@@ -3,6 +3,8 @@
 use std::convert::Infallible;
 use std::fmt::Display;
 
+use mainstem::prelude::Windowed;
+
 /// What a `try_` closure that cannot fail returns.
 pub(crate) type Sure<T> = Result<T, Infallible>;
 
@@ -36,6 +38,11 @@ pub(crate) fn cat(a: &str, v: &str) -> String {
     let joined = format!("{a},{v}");
     let skipped = joined.chars().count().saturating_sub(30);
     joined.chars().skip(skipped).collect()
+}
+
+/// A windowed key as text.
+pub(crate) fn wk(w: &Windowed<String>) -> String {
+    format!("{}@{}/{}", w.key, w.window.start, w.window.end)
 }
 
 /// Null keys cannot be stored; the processors keep them under `"-"`.

@@ -2,10 +2,10 @@
 
 use super::window::Window;
 use crate::client::fetch::OpenedBatch;
-use crate::error::Result;
+use crate::error::{Error, ErrorKind, Result};
 use crate::record::TopicPartition;
-use crate::store::RowFormat;
 use crate::store::engine::Engine;
+use crate::store::{RowFormat, Segments};
 
 /// The mark for an engine that holds the changelog up to an offset, given the leader epoch of the last batch before it (-1
 /// if none was seen); `None` where none is kept.
@@ -25,6 +25,8 @@ pub(crate) struct RestoreJob {
     pub(crate) to: i64,
     /// What the store's rows are like.
     pub(crate) format: RowFormat,
+    /// How they have a time, if they have.
+    pub(crate) segments: Option<Segments>,
     /// The pool's alone until the job is done.
     pub(crate) engine: Box<dyn Engine>,
     /// Makes the mark of every run that is applied, so that a restore that is cut off goes on behind it.
@@ -39,6 +41,10 @@ pub(super) struct Running {
     /// Everything before it has been gathered.
     pub(super) position: i64,
     format: RowFormat,
+    segments: Option<Segments>,
+    /// The greatest time of a row so far.
+    observed: i64,
+    row_key: bytes::BytesMut,
     mark: MarkAt,
     window: Window,
     /// The leader epoch of the last batch that was gathered.
@@ -61,7 +67,7 @@ pub(super) struct Gathered {
 
 impl Running {
     pub(super) fn new(job: RestoreJob) -> Result<Self> {
-        let RestoreJob { at, from, to, format, engine, mark, .. } = job;
+        let RestoreJob { at, from, to, format, segments, engine, mark, .. } = job;
         let untouched = engine.is_empty()?;
         let window = Window::default();
         Ok(Self {
@@ -70,6 +76,9 @@ impl Running {
             engine,
             position: from,
             format,
+            segments,
+            observed: -1,
+            row_key: bytes::BytesMut::new(),
             mark,
             window,
             leader_epoch: -1,
@@ -100,8 +109,31 @@ impl Running {
                 RowFormat::Timestamped => Some(row.timestamp),
                 RowFormat::Plain => None,
             };
-            self.window.put(key, timestamp, row.value);
             gathered.records += 1;
+            let key = match &self.segments {
+                None => key,
+                Some(segments) if !segments.has_time(key) => {
+                    let text = format!(
+                        "the changelog of a store of windows holds a key of {} bytes, too short for one: another application \
+                         has written it, or the store was of another kind; reset the application, or rename the store",
+                        key.len()
+                    );
+                    let error = Error::new(ErrorKind::Store, text).at_topic(&*self.at.topic);
+                    return Err(error.at_partition(self.at.partition).at_offset(row.offset));
+                }
+                Some(segments) => {
+                    let time = segments.time(key);
+                    self.observed = self.observed.max(time);
+                    // A changelog keeps rows for longer than the store does (`getOrCreateSegmentIfLive`).
+                    if !segments.is_live(time, self.observed) {
+                        continue;
+                    }
+                    self.row_key.clear();
+                    segments.row_key(key, &mut self.row_key);
+                    &self.row_key[..]
+                }
+            };
+            self.window.put(key, timestamp, row.value);
             if self.window.bytes() > room {
                 self.spill()?;
                 gathered.spilt += 1;

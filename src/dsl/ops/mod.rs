@@ -2,6 +2,7 @@
 
 pub(crate) mod aggregate;
 pub(crate) mod branch;
+pub(crate) mod closing;
 pub(crate) mod filter;
 pub(crate) mod flat_map;
 pub(crate) mod map;
@@ -9,10 +10,13 @@ pub(crate) mod map_values;
 pub(crate) mod null_key_filter;
 pub(crate) mod pass_through;
 pub(crate) mod peek;
+pub(crate) mod session_aggregate;
 pub(crate) mod sink;
+pub(crate) mod sliding_aggregate;
 pub(crate) mod source;
 pub(crate) mod table_source;
 pub(crate) mod to_stream;
+pub(crate) mod window_aggregate;
 
 use std::sync::Arc;
 

@@ -160,6 +160,7 @@ impl Rig {
                 timestamps: crate::config::TimestampPolicy::Fail,
             },
             cache_bytes: options.cache_bytes,
+            window_emit_interval: 0,
         };
         let mut task =
             Task::build(&topology.inner.whole, config, Box::new(out.clone()), Arc::new(clock.clone()))?;

@@ -25,11 +25,13 @@ mod optimized;
 mod processors;
 mod stateless;
 mod tables;
+mod windowed;
 
 pub(crate) const GROUPS: &[&[Entry]] = &[
     stateless::TOPOLOGIES,
     grouping::TOPOLOGIES,
     tables::TOPOLOGIES,
+    windowed::TOPOLOGIES,
     processors::TOPOLOGIES,
     optimized::TOPOLOGIES,
 ];
