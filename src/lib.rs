@@ -110,8 +110,8 @@ struct Readme;
 /// What most applications import.
 pub mod prelude {
     pub use crate::dsl::{
-        Branched, BranchedKStream, Consumed, Extract, Grouped, KGroupedStream, KStream, KTable, Materialized,
-        Printed, Produced, Repartitioned, StreamsBuilder,
+        Branched, BranchedKStream, Consumed, Extract, Grouped, KGroupedStream, KGroupedTable, KStream,
+        KTable, Materialized, Printed, Produced, Repartitioned, StreamsBuilder, ValueTransformerWithKey,
     };
     pub use crate::error::{BoxError, Error, ErrorKind, Result};
     pub use crate::query::ReadOnlyKeyValueStore;
@@ -124,6 +124,6 @@ pub mod prelude {
     pub use crate::task_id::TaskId;
     pub use crate::topology::{
         AutoOffsetReset, Child, Context, FixedKeyContext, FixedKeyProcessor, FixedKeyRecord, Outcome,
-        Processor, PunctuationType, RecordMetadata, Stores, Token, Topology,
+        Processor, PunctuationType, RecordMetadata, Stores, Token, Topology, TransformContext,
     };
 }

@@ -11,6 +11,7 @@ use super::ops::aggregate;
 use super::options::{Grouped, Materialized};
 use super::stream::{KStream, RepartitionParts};
 use super::table::KTable;
+use super::table_node::{TableNode, TableSettings};
 use crate::error::{BoxError, Result};
 
 /// A stream whose records are grouped by key (`org.apache.kafka.streams.kstream.KGroupedStream`).
@@ -140,11 +141,15 @@ impl<K: Clone + 'static, V: Clone + 'static> KGroupedStream<K, V> {
             *shared = Some(parent);
         }
         let options = materialized.store_options(&store, &keys, &values);
-        let spec =
-            ProcessorSpec { factory: aggregate::factory(store, step), stores: vec![options.blueprint()] };
+        let settings = TableSettings::new(Some(store.clone()));
+        let spec = ProcessorSpec {
+            factory: aggregate::factory(settings.clone(), step),
+            stores: vec![options.blueprint()],
+        };
         let node = graph.add(&[parent], name, GraphKind::Processor(spec));
         graph.meets_by_key(node);
+        graph.set_versioned(node, false);
         drop(graph);
-        KTable::new(stream.graph.clone(), node, keys, values)
+        KTable::new(stream.graph.clone(), node, keys, values, TableNode::kept(&settings, store))
     }
 }

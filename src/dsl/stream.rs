@@ -14,7 +14,8 @@ use super::ops::{
 };
 use super::options::{Grouped, Materialized, Produced, Repartitioned, SinkTopic};
 use super::printed::Printed;
-use super::table::KTable;
+use super::table::{KTable, source_table};
+use super::table_node::TableSettings;
 use crate::error::{BoxError, Result};
 use crate::serde::erased::SerdeRef;
 use crate::store::StoreBuilder;
@@ -566,20 +567,14 @@ impl<K: Clone + 'static, V: Clone + 'static> KStream<K, V> {
         } else {
             self.clone()
         };
-        let options = materialized.store_options(&store, &keys, &values);
-        // Without a name the table is not kept (`KTableSource.materialized`).
-        let kept = materialized.store.is_some();
-        let spec = ProcessorSpec {
-            factory: table_source::factory::<K, V>(kept.then_some(store)),
-            stores: kept.then(|| options.blueprint()).into_iter().collect(),
-        };
+        let settings = TableSettings::new(None);
+        let factory = table_source::factory::<K, V>(settings.clone());
         let mut graph = self.graph.borrow_mut();
-        let node = graph.add(&[parent.node], name, GraphKind::Processor(spec));
-        if kept {
-            graph.meets_by_key(node);
-        }
+        let kind = GraphKind::Processor(ProcessorSpec { factory, stores: Vec::new() });
+        let node = graph.add(&[parent.node], name, kind);
         drop(graph);
-        KTable::new(self.graph.clone(), node, keys, values)
+        let table = source_table(&self.graph, node, settings, &materialized, store, (&keys, &values));
+        KTable::new(self.graph.clone(), node, keys, values, table)
     }
 
     // ---- processors ----
@@ -718,9 +713,8 @@ impl<K: Clone + 'static, V: Clone + 'static> RepartitionParts<K, V> {
             topic,
             named: self.named,
             partitions: self.partitions,
-            filter_name,
+            filter: Some((filter_name, Box::new(filter))),
             sink_name,
-            filter: Box::new(filter),
             sink,
             source,
         };

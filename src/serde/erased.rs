@@ -69,3 +69,17 @@ impl<T: 'static> SerdeRef<T> {
         self.serde.read(bytes, cx)
     }
 }
+
+/// A shared serde where another one is made of it.
+impl<T: 'static> Serde<T> for SerdeRef<T> {
+    /// Whoever wraps it writes other bytes.
+    const CANONICAL: bool = false;
+
+    fn write(&self, value: &T, cx: &SerdeCx<'_>, out: &mut BytesMut) -> Result<(), SerdeError> {
+        self.serde.write(value, cx, out)
+    }
+
+    fn read(&self, bytes: &Bytes, cx: &SerdeCx<'_>) -> Result<T, SerdeError> {
+        self.serde.read(bytes, cx)
+    }
+}

@@ -26,7 +26,6 @@ use bytes::{Bytes, BytesMut};
 
 use crate::{BoxError, Error, ErrorKind, Headers};
 
-#[allow(dead_code, reason = "until tables repartition")]
 pub(crate) mod change;
 pub(crate) mod erased;
 mod json;

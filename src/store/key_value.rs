@@ -48,7 +48,6 @@ pub(crate) const PAGE: usize = 256;
 /// A change that the record cache lets go.
 pub(crate) struct Flushed<V> {
     pub(crate) key: Bytes,
-    #[allow(dead_code, reason = "until tables send old values")]
     pub(crate) old: Option<(V, Timestamp)>,
     pub(crate) new: Option<(V, Timestamp)>,
     pub(crate) timestamp: Timestamp,
@@ -336,7 +335,8 @@ impl<K: Clone + 'static, V: Clone + 'static> KvStore<K, V> {
         sent
     }
 
-    fn get(&self, key: &K) -> Result<Option<(V, Timestamp)>, BoxError> {
+    /// The row of a key.
+    pub(crate) fn get(&self, key: &K) -> Result<Option<(V, Timestamp)>, BoxError> {
         add(&self.counts.gets, 1);
         let inner = &mut *self.inner.borrow_mut();
         inner.scratch.clear();

@@ -147,16 +147,19 @@ pub enum DropReason {
     Processing,
     /// It could not be written and the policy is to go on.
     Production,
+    /// A change of a versioned table that is not the latest of its key, where only the latest counts.
+    OutOfOrder,
 }
 
 impl DropReason {
-    pub(crate) const ALL: [Self; 6] = [
+    pub(crate) const ALL: [Self; 7] = [
         Self::NullKey,
         Self::NullValue,
         Self::NegativeTimestamp,
         Self::Deserialization,
         Self::Processing,
         Self::Production,
+        Self::OutOfOrder,
     ];
 }
 
@@ -169,6 +172,7 @@ impl fmt::Display for DropReason {
             Self::Deserialization => "deserialization error",
             Self::Processing => "processing error",
             Self::Production => "production error",
+            Self::OutOfOrder => "out of order",
         })
     }
 }

@@ -11,7 +11,13 @@ pub(crate) mod pass_through;
 pub(crate) mod peek;
 pub(crate) mod sink;
 pub(crate) mod source;
+pub(crate) mod table_aggregate;
+pub(crate) mod table_group;
+pub(crate) mod table_join;
 pub(crate) mod table_source;
+pub(crate) mod table_store;
+pub(crate) mod table_transform_values;
+pub(crate) mod table_values;
 pub(crate) mod to_stream;
 
 use std::sync::Arc;
@@ -20,6 +26,7 @@ use crate::task::blueprint::NodeFactory;
 use crate::task::{Node, NodeIx, Outputs};
 
 pub(crate) use crate::serde::change::Change;
+pub use table_transform_values::ValueTransformerWithKey;
 
 /// The factory of a node that has nothing but its outputs.
 pub(crate) fn node<K, V, KO, VO, N>(

@@ -24,12 +24,14 @@ mod grouping;
 mod optimized;
 mod processors;
 mod stateless;
+mod table_joins;
 mod tables;
 
 pub(crate) const GROUPS: &[&[Entry]] = &[
     stateless::TOPOLOGIES,
     grouping::TOPOLOGIES,
     tables::TOPOLOGIES,
+    table_joins::TOPOLOGIES,
     processors::TOPOLOGIES,
     optimized::TOPOLOGIES,
 ];
