@@ -110,7 +110,7 @@ pub(crate) struct Graph {
     counter: u32,
     priorities: usize,
     /// Nodes at which records of one key meet, whatever topic they came from.
-    keyed: Vec<usize>,
+    keyed: Vec<Vec<usize>>,
     /// Nodes that go another way if a parent's changes are versioned: the node, the parent, what to tell it.
     follow_versions: Vec<(usize, usize, Arc<TableSettings>)>,
     errors: Vec<Error>,
@@ -204,7 +204,12 @@ impl Graph {
 
     /// Says that records of one key meet at a node: the topics that lead there must have equal partition counts.
     pub(crate) fn meets_by_key(&mut self, node: GraphIx) {
-        self.keyed.push(node.0);
+        self.keyed.push(vec![node.0]);
+    }
+
+    /// Says that records of these nodes meet by key.
+    pub(crate) fn meet_by_key(&mut self, nodes: &[GraphIx]) {
+        self.keyed.push(nodes.iter().map(|node| node.0).collect());
     }
 
     /// Draws a store's number as if that had been done before a node was drawn, which must be the last one: its generated
@@ -250,7 +255,6 @@ impl Graph {
     }
 
     /// Lets a node read stores of other nodes.
-    #[allow(dead_code, reason = "until streams are joined with tables")]
     pub(crate) fn connect(&mut self, node: GraphIx, stores: &[Arc<str>]) {
         self.nodes[node.0].connected.extend_from_slice(stores);
     }
@@ -273,9 +277,9 @@ impl Graph {
         }
     }
 
-    /// The topics whose records reach a node without another topic in between.
-    fn topics_above(&self, at: usize) -> Vec<Arc<str>> {
-        let (mut topics, mut seen, mut open) = (Vec::new(), vec![false; self.nodes.len()], vec![at]);
+    /// The topics whose records reach one of these nodes without another topic in between.
+    fn topics_above(&self, nodes: &[usize]) -> Vec<Arc<str>> {
+        let (mut topics, mut seen, mut open) = (Vec::new(), vec![false; self.nodes.len()], nodes.to_vec());
         while let Some(at) = open.pop() {
             if std::mem::replace(&mut seen[at], true) {
                 continue;
@@ -289,6 +293,7 @@ impl Graph {
             }
         }
         topics.sort();
+        topics.dedup();
         topics
     }
 
@@ -311,7 +316,6 @@ impl Graph {
     }
 
     /// Lets records without a key come through the repartition topics above a node (`NULL_KEY_RELAXED_JOIN`).
-    #[allow(dead_code, reason = "until there are outer joins")]
     pub(crate) fn welcome_null_keys(&mut self, node: GraphIx) {
         self.nodes[node.0].null_keys_welcome = true;
     }
@@ -362,7 +366,7 @@ impl Graph {
             }
         }
         for at in &self.keyed {
-            builder.copartition(self.topics_above(*at));
+            builder.copartition(self.topics_above(at));
         }
         let topology = builder.build();
         let mut errors = std::mem::take(&mut self.errors);

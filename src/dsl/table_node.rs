@@ -67,7 +67,6 @@ pub(crate) trait TableGetter<K, V> {
     fn get(&mut self, key: &K, cx: &mut TaskCx) -> Result<Option<(V, Timestamp)>, BoxError>;
 
     /// The row that a key had at a time; of a table without versions the row that it has.
-    #[allow(dead_code, reason = "until streams are joined with versioned tables")]
     fn get_as_of(
         &mut self,
         key: &K,
@@ -78,7 +77,6 @@ pub(crate) trait TableGetter<K, V> {
     }
 
     /// Whether it knows rows of the past.
-    #[allow(dead_code, reason = "until streams are joined with versioned tables")]
     fn is_versioned(&self) -> bool {
         false
     }

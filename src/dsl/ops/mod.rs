@@ -11,6 +11,7 @@ pub(crate) mod pass_through;
 pub(crate) mod peek;
 pub(crate) mod sink;
 pub(crate) mod source;
+pub(crate) mod stream_table_join;
 pub(crate) mod table_aggregate;
 pub(crate) mod table_group;
 pub(crate) mod table_join;

@@ -24,6 +24,7 @@ mod grouping;
 mod optimized;
 mod processors;
 mod stateless;
+mod stream_table_joins;
 mod table_joins;
 mod tables;
 
@@ -32,6 +33,7 @@ pub(crate) const GROUPS: &[&[Entry]] = &[
     grouping::TOPOLOGIES,
     tables::TOPOLOGIES,
     table_joins::TOPOLOGIES,
+    stream_table_joins::TOPOLOGIES,
     processors::TOPOLOGIES,
     optimized::TOPOLOGIES,
 ];
