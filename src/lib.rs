@@ -110,9 +110,10 @@ struct Readme;
 /// What most applications import.
 pub mod prelude {
     pub use crate::dsl::{
-        Branched, BranchedKStream, Consumed, CustomWindows, EmitStrategy, Extract, Grouped, Hopping,
-        KGroupedStream, KStream, KTable, Materialized, Printed, Produced, Repartitioned, Session,
-        SessionWindowedKStream, Sliding, StreamsBuilder, TimeWindowedKStream, Tumbling, Unlimited,
+        Branched, BranchedKStream, BufferConfig, Consumed, CustomWindows, EmitStrategy, Extract, Grouped,
+        Hopping, KGroupedStream, KGroupedTable, KStream, KTable, Materialized, Printed, Produced,
+        Repartitioned, Session, SessionWindowedKStream, Sliding, StreamsBuilder, StrictBufferConfig,
+        Suppressed, TimeWindowedKStream, Tumbling, Unlimited, ValueTransformerWithKey,
     };
     pub use crate::error::{BoxError, Error, ErrorKind, Result};
     pub use crate::query::ReadOnlyKeyValueStore;
@@ -125,6 +126,6 @@ pub mod prelude {
     pub use crate::task_id::TaskId;
     pub use crate::topology::{
         AutoOffsetReset, Child, Context, FixedKeyContext, FixedKeyProcessor, FixedKeyRecord, Outcome,
-        Processor, PunctuationType, RecordMetadata, Stores, Token, Topology,
+        Processor, PunctuationType, RecordMetadata, Stores, Token, Topology, TransformContext,
     };
 }

@@ -11,6 +11,7 @@ use super::ops::aggregate;
 use super::options::{Grouped, Materialized};
 use super::stream::{KStream, RepartitionParts};
 use super::table::KTable;
+use super::table_node::{TableNode, TableSettings};
 use super::windows::WindowDefinition;
 use crate::error::{BoxError, Result};
 use crate::serde::erased::SerdeRef;
@@ -31,6 +32,15 @@ impl<K, V> fmt::Debug for KGroupedStream<K, V> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(f, "KGroupedStream({:?})", self.stream)
     }
+}
+
+/// The node of an aggregation, and its store.
+pub(super) struct Aggregation<K, A> {
+    pub(super) node: GraphIx,
+    pub(super) keys: SerdeRef<K>,
+    pub(super) values: SerdeRef<A>,
+    pub(super) store: Arc<str>,
+    pub(super) settings: Arc<TableSettings>,
 }
 
 impl<K, V> Clone for KGroupedStream<K, V> {
@@ -55,6 +65,7 @@ impl<K: Clone + 'static, V: Clone + 'static> KGroupedStream<K, V> {
         self.build(
             "KSTREAM-AGGREGATE-",
             materialized,
+            Arc::new(|| Some(0)),
             Arc::new(|_, _, count| Ok(Some(count.unwrap_or(0) + 1))),
         )
     }
@@ -80,7 +91,7 @@ impl<K: Clone + 'static, V: Clone + 'static> KGroupedStream<K, V> {
             Some(reduced) => reducer(reduced, value).map_err(Into::into),
             None => Ok(Some(value)),
         });
-        self.build("KSTREAM-REDUCE-", materialized.into(), step)
+        self.build("KSTREAM-REDUCE-", materialized.into(), Arc::new(|| None), step)
     }
 
     /// Folds the values of each key into an aggregate.
@@ -104,10 +115,14 @@ impl<K: Clone + 'static, V: Clone + 'static> KGroupedStream<K, V> {
         initializer: impl Fn() -> A + Send + Sync + 'static,
         aggregator: impl Fn(&K, V, A) -> Result<Option<A>, E> + Send + Sync + 'static,
     ) -> KTable<K, A> {
+        let start: aggregate::Start<A> = Arc::new(move || Some(initializer()));
+        let first = start.clone();
         let step: aggregate::Step<K, V, A> = Arc::new(move |key, value, aggregate| {
-            aggregator(key, value, aggregate.unwrap_or_else(&initializer)).map_err(Into::into)
+            let aggregate = aggregate.or_else(|| first());
+            let aggregate = aggregate.ok_or("an aggregation starts from nothing")?;
+            aggregator(key, value, aggregate).map_err(Into::into)
         });
-        self.build("KSTREAM-AGGREGATE-", materialized.into(), step)
+        self.build("KSTREAM-AGGREGATE-", materialized.into(), start, step)
     }
 
     /// Cuts time into windows, and aggregates the records of each apart.
@@ -126,16 +141,17 @@ impl<K: Clone + 'static, V: Clone + 'static> KGroupedStream<K, V> {
         &self,
         prefix: &str,
         materialized: Materialized<K, A>,
+        start: aggregate::Start<A>,
         step: aggregate::Step<K, V, A>,
     ) -> KTable<K, A> {
-        let (node, keys, values) = self.aggregation(prefix, &materialized, |store, keys, values| {
+        let built = self.aggregation(prefix, &materialized, |store, keys, values, settings| {
             let options = materialized.store_options(store, keys, values);
-            ProcessorSpec {
-                factory: aggregate::factory(store.clone(), step),
-                stores: vec![options.blueprint()],
-            }
+            let factory = aggregate::factory(settings, start, step);
+            ProcessorSpec { factory, stores: vec![options.blueprint()] }
         });
-        KTable::new(self.stream.graph.clone(), node, keys, values)
+        let Aggregation { node, keys, values, store, settings } = built;
+        let table = TableNode::kept(&settings, store);
+        KTable::new(self.stream.graph.clone(), node, keys, values, table)
     }
 
     /// `GroupedStreamAggregateBuilder.build`: draws the names, sends the stream through a topic if need be, and adds the
@@ -145,8 +161,8 @@ impl<K: Clone + 'static, V: Clone + 'static> KGroupedStream<K, V> {
         &self,
         prefix: &str,
         materialized: &Materialized<K, A>,
-        spec: impl FnOnce(&Arc<str>, &SerdeRef<K>, &SerdeRef<A>) -> ProcessorSpec,
-    ) -> (GraphIx, SerdeRef<K>, SerdeRef<A>) {
+        spec: impl FnOnce(&Arc<str>, &SerdeRef<K>, &SerdeRef<A>, Arc<TableSettings>) -> ProcessorSpec,
+    ) -> Aggregation<K, A> {
         let stream = &self.stream;
         let mut graph = stream.graph.borrow_mut();
         let store = graph.store_name(materialized.store.as_ref(), prefix);
@@ -176,9 +192,11 @@ impl<K: Clone + 'static, V: Clone + 'static> KGroupedStream<K, V> {
             };
             *shared = Some(parent);
         }
-        let spec = spec(&store, &keys, &values);
+        let settings = TableSettings::new(Some(store.clone()));
+        let spec = spec(&store, &keys, &values, settings.clone());
         let node = graph.add(&[parent], name, GraphKind::Processor(spec));
         graph.meets_by_key(node);
-        (node, keys, values)
+        graph.set_versioned(node, false);
+        Aggregation { node, keys, values, store, settings }
     }
 }

@@ -27,11 +27,11 @@ impl<K, V> Clone for Serdes<K, V> {
 }
 
 impl<K: 'static, V: 'static> Serdes<K, V> {
-    fn given(keys: impl Serde<K>, values: impl Serde<V>) -> Self {
+    pub(super) fn given(keys: impl Serde<K>, values: impl Serde<V>) -> Self {
         Self { key: Some(SerdeRef::new(keys)), value: Some(SerdeRef::new(values)), default: None }
     }
 
-    fn own() -> Self
+    pub(super) fn own() -> Self
     where
         K: DefaultSerde,
         V: DefaultSerde,
@@ -448,6 +448,7 @@ impl<K: Clone + 'static, V: Clone + 'static> Materialized<K, V> {
             timestamped: true,
             segments: None,
             cached: self.cached,
+            buffers: false,
             kind: self.kind,
             changelog: self.changelog.clone(),
         }

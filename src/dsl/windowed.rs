@@ -2,15 +2,17 @@
 
 use std::convert::Infallible;
 use std::fmt;
+use std::rc::Rc;
 use std::sync::Arc;
 
 use super::graph::ProcessorSpec;
-use super::grouped::KGroupedStream;
+use super::grouped::{Aggregation, KGroupedStream};
 use super::ops::session_aggregate::{self, Merge};
 use super::ops::sliding_aggregate;
 use super::ops::window_aggregate::{self, Fold, FoldStep, Spec};
 use super::options::Materialized;
 use super::table::KTable;
+use super::table_node::{TableKind, TableNode};
 use super::windows::{Checked, Cut, EmitStrategy, SessionWindows, TimeWindows, Windows, millis};
 use crate::config::StoreKind;
 use crate::error::{BoxError, Result};
@@ -206,12 +208,12 @@ impl<K: Clone + 'static, V: Clone + 'static> TimeWindowedKStream<K, V> {
         };
         let caches = !(on_close && matches!(windows, Windows::Sliding { .. }));
         let (grace, size) = (windows.grace(), windows.size());
-        let (node, keys, values) = self.grouped.aggregation(prefix, &materialized, |store, keys, values| {
+        let built = self.grouped.aggregation(prefix, &materialized, |store, keys, values, settings| {
             let plain = materialized.store_options(store, keys, values);
             let row_keys = SerdeRef::new(WindowStoreKeySerde { inner: keys.clone(), size });
             let options =
                 KvOptions { cached: caches && plain.cached, ..plain.windowed(row_keys, segments, true) };
-            let spec = Spec { keys: keys.clone(), fold, on_close };
+            let spec = Spec { keys: keys.clone(), fold, on_close, settings };
             let factory = match windows {
                 Windows::Time(windows) => window_aggregate::factory(store.clone(), windows, spec),
                 Windows::Sliding { difference, grace } => {
@@ -220,9 +222,10 @@ impl<K: Clone + 'static, V: Clone + 'static> TimeWindowedKStream<K, V> {
             };
             ProcessorSpec { factory, stores: vec![options.blueprint()] }
         });
+        let Aggregation { node, keys, values, store, settings } = built;
         self.grouped.graph().borrow_mut().set_grace(node, grace);
         let keys = SerdeRef::new(TimeWindowedSerde::of_millis(keys, size));
-        KTable::new(self.grouped.graph().clone(), node, keys, values)
+        KTable::new(self.grouped.graph().clone(), node, keys, values, TableNode::kept(&settings, store))
     }
 
     fn checked_emit(&self, windows: Windows) -> Checked<Windows> {
@@ -348,17 +351,20 @@ impl<K: Clone + 'static, V: Clone + 'static> SessionWindowedKStream<K, V> {
         let on_close = self.emit == EmitStrategy::OnWindowClose;
         let segments = Segments::new(TimeKey::Session, retention, expiry(materialized.kind, false));
         let segments = if on_close { segments.width(windows.gap) } else { segments };
-        let (node, keys, values) = self.grouped.aggregation(prefix, &materialized, |store, keys, values| {
+        let built = self.grouped.aggregation(prefix, &materialized, |store, keys, values, settings| {
             let plain = materialized.store_options(store, keys, values);
             let row_keys = SerdeRef::new(SessionWindowedSerde::new(keys.clone()));
             let options =
                 KvOptions { cached: plain.cached && !on_close, ..plain.windowed(row_keys, segments, false) };
-            let spec = Spec { keys: keys.clone(), fold, on_close };
+            let spec = Spec { keys: keys.clone(), fold, on_close, settings };
             let factory = session_aggregate::factory(store.clone(), windows, spec, merge);
             ProcessorSpec { factory, stores: vec![options.blueprint()] }
         });
+        let Aggregation { node, keys, values, store, settings } = built;
         self.grouped.graph().borrow_mut().set_grace(node, windows.grace + windows.gap);
         let keys = SerdeRef::new(SessionWindowedSerde::new(keys));
-        KTable::new(self.grouped.graph().clone(), node, keys, values)
+        let view = move || session_aggregate::view(&store);
+        let table = Rc::new(TableNode { settings, kind: TableKind::Kept(Box::new(view)) });
+        KTable::new(self.grouped.graph().clone(), node, keys, values, table)
     }
 }

@@ -174,6 +174,7 @@ fn blueprint(name: &str, named: bool) -> Arc<dyn StoreBlueprint> {
         segments: None,
         timestamped: false,
         cached: false,
+        buffers: false,
         kind: None,
         changelog: None,
     };

@@ -77,8 +77,9 @@ impl<T: 'static> SerdeRef<T> {
     }
 }
 
-/// A serde that is behind a pointer already can be part of another one.
+/// A shared serde where another one is made of it.
 impl<T: 'static> Serde<T> for SerdeRef<T> {
+    /// Whoever wraps it writes other bytes.
     const CANONICAL: bool = false;
 
     fn write(&self, value: &T, cx: &SerdeCx<'_>, out: &mut BytesMut) -> Result<(), SerdeError> {

@@ -27,7 +27,7 @@ use bytes::{Bytes, BytesMut};
 
 use crate::{BoxError, Error, ErrorKind, Headers};
 
-#[allow(dead_code, reason = "until tables repartition")]
+pub(crate) mod buffered;
 pub(crate) mod change;
 pub(crate) mod erased;
 mod json;

@@ -8,11 +8,12 @@ use std::collections::{BTreeSet, VecDeque};
 use std::fmt;
 use std::ops::Bound;
 use std::rc::Rc;
-use std::sync::Arc;
+use std::sync::{Arc, LazyLock};
 
 use bytes::{BufMut, Bytes, BytesMut};
 
 use super::engine::{Engine, KeyRange, MemoryEngine, SortedRun};
+use super::java_set;
 use super::keeper::{HandOver, Keeper};
 use super::layers::{Layers, View};
 use super::options::KvOptions;
@@ -50,7 +51,6 @@ pub(crate) const PAGE: usize = 256;
 /// A change that the record cache lets go.
 pub(crate) struct Flushed<V> {
     pub(crate) key: Bytes,
-    #[allow(dead_code, reason = "until tables send old values")]
     pub(crate) old: Option<(V, Timestamp)>,
     pub(crate) new: Option<(V, Timestamp)>,
     pub(crate) timestamp: Timestamp,
@@ -110,6 +110,7 @@ pub(crate) struct KvStore<K, V> {
     timestamped: bool,
     segments: Option<Segments>,
     cached: bool,
+    buffers: bool,
     changelog: Option<TopicIx>,
     visible: Arc<Visible>,
     counts: StoreCounts,
@@ -140,6 +141,21 @@ pub(crate) struct Updated<V> {
     pub(crate) withheld: bool,
 }
 
+/// Where Java's set of changed keys has the one that came as the `at`th of `count`.
+fn place_in_set(key: &[u8], at: usize, count: usize) -> u64 {
+    (u64::from(java_set::bucket(key, count)) << 32) | at as u64
+}
+
+/// The headers of a suppression's changelog: the version of a value's format (`InMemoryTimeOrderedKeyValueChangeBuffer`).
+fn buffer_headers(has_value: bool) -> &'static Headers {
+    static VERSIONED: LazyLock<Headers> = LazyLock::new(|| {
+        let mut headers = Headers::new();
+        headers.add("v", Some(&[crate::serde::buffered::VERSION]));
+        headers
+    });
+    if has_value { &VERSIONED } else { no_headers() }
+}
+
 pub(super) fn no_headers() -> &'static Headers {
     static NONE: Headers = Headers::new();
     &NONE
@@ -160,6 +176,7 @@ impl<K: Clone + 'static, V: Clone + 'static> KvStore<K, V> {
             timestamped: options.timestamped,
             segments: options.segments,
             cached,
+            buffers: options.buffers,
             changelog,
             visible: Arc::default(),
             counts: StoreCounts::default(),
@@ -208,7 +225,7 @@ impl<K: Clone + 'static, V: Clone + 'static> KvStore<K, V> {
     }
 
     /// The topic that its serdes are told.
-    pub(super) fn topic(&self) -> &str {
+    pub(crate) fn topic(&self) -> &str {
         &self.topic
     }
 
@@ -358,6 +375,10 @@ impl<K: Clone + 'static, V: Clone + 'static> KvStore<K, V> {
         headers: &Headers,
         cx: &mut TaskCx,
     ) -> Result<usize, BoxError> {
+        if self.buffers {
+            // It is no record cache: what it holds back counts for itself.
+            return Ok(0);
+        }
         let mut bytes = key.len() + headers.wire().len() + CACHE_ENTRY;
         if let Some((value, _)) = new {
             let written = cx.write_value(value, &self.value_serde, &self.topic, no_headers())?;
@@ -372,13 +393,15 @@ impl<K: Clone + 'static, V: Clone + 'static> KvStore<K, V> {
     /// (`CachingKeyValueStore.putAndMaybeForward`).
     pub(crate) fn take_withheld(&self, downstream: bool, cx: &mut TaskCx) -> Vec<Flushed<V>> {
         let inner = &mut *self.inner.borrow_mut();
-        let mut flushed: Vec<(u64, Flushed<V>)> = Vec::with_capacity(inner.withheld.len());
-        for key in inner.withheld.drain(..) {
+        let count = inner.withheld.len();
+        let mut flushed: Vec<(u64, Flushed<V>)> = Vec::with_capacity(count);
+        for (at, key) in inner.withheld.drain(..).enumerate() {
             let Some(row) = inner.table.get_mut(&key) else { continue };
             let Some(held) = row.withheld.take() else { continue };
             let Withheld { before, sequence, timestamp, headers, source, offset, bytes } = *held;
             cx.cached_bytes = cx.cached_bytes.saturating_sub(bytes);
             let new = row.current.clone();
+            let sequence = if self.buffers { place_in_set(&key, at, count) } else { sequence };
             let key = key.into();
             flushed.push((sequence, Flushed { key, old: before, new, timestamp, headers, source, offset }));
         }
@@ -413,24 +436,43 @@ impl<K: Clone + 'static, V: Clone + 'static> KvStore<K, V> {
         let Some(topic) = self.changelog else { return Ok(()) };
         let key = if self.segments.is_some() { &key[BUCKET..] } else { key };
         let partition = Partition::Exactly(cx.task.partition);
+        let (now, headers) =
+            if self.buffers { (None, buffer_headers(new.is_some())) } else { (Some(now), no_headers()) };
         let Some((value, timestamp)) = new else {
-            return cx.send(topic, partition, Some(key), None, Some(now), no_headers());
+            return cx.send(topic, partition, Some(key), None, now, headers);
         };
-        let timestamp = if self.timestamped { *timestamp } else { now };
+        let timestamp = if self.timestamped { Some(*timestamp) } else { now };
         let bytes = cx.write_value(value, &self.value_serde, &self.topic, no_headers())?;
-        let sent = cx.send(topic, partition, Some(key), Some(&bytes), Some(timestamp), no_headers());
+        let sent = cx.send(topic, partition, Some(key), Some(&bytes), timestamp, headers);
         cx.return_scratch(bytes);
         sent
     }
 
-    fn get(&self, key: &K) -> Result<Option<(V, Timestamp)>, BoxError> {
+    /// The row of a key.
+    pub(crate) fn get(&self, key: &K) -> Result<Option<(V, Timestamp)>, BoxError> {
         add(&self.counts.gets, 1);
         let inner = &mut *self.inner.borrow_mut();
         inner.scratch.clear();
-        self.key_serde.write(key, &self.serde_cx(true), &mut inner.scratch)?;
-        let Inner { table, layers, scratch, .. } = inner;
+        self.write_key(key, &mut inner.scratch)?;
+        let Inner { table, layers, scratch, observed, .. } = inner;
         add(&self.counts.hits, 1);
-        Ok(table.get_or_load(scratch, || self.load(layers, scratch))?.current.clone())
+        let row = table.get_or_load(scratch, || self.load(layers, scratch))?;
+        let visible = row.withheld.is_some() || self.is_read(scratch, *observed);
+        Ok(row.current.clone().filter(|_| visible))
+    }
+
+    /// Appends the key of a row.
+    fn write_key(&self, key: &K, out: &mut BytesMut) -> Result<(), BoxError> {
+        match &self.segments {
+            None => Ok(self.key_serde.write(key, &self.serde_cx(true), out)?),
+            Some(segments) => {
+                out.put_bytes(0, BUCKET);
+                self.key_serde.write(key, &self.serde_cx(true), out)?;
+                let bucket = Segments::bucket_bytes(segments.bucket(segments.time(out)));
+                out[..BUCKET].copy_from_slice(&bucket);
+                Ok(())
+            }
+        }
     }
 
     fn put(
@@ -443,9 +485,7 @@ impl<K: Clone + 'static, V: Clone + 'static> KvStore<K, V> {
         bytes.clear();
         let (now, headers) = (cx.timestamp, cx.raw.headers.clone());
         let updated = self
-            .key_serde
-            .write(key, &self.serde_cx(true), &mut bytes)
-            .map_err(BoxError::from)
+            .write_key(key, &mut bytes)
             .and_then(|()| self.replace(&bytes, now, &headers, cx, |_| Ok(value)));
         self.inner.borrow_mut().scratch = bytes;
         Ok(updated?.old)
@@ -503,19 +543,8 @@ impl<K: Clone + 'static, V: Clone + 'static> KvStore<K, V> {
         self.segments.map_or(Timestamp::MIN, |segments| segments.live_from(self.observed()))
     }
 
-    /// The row of a key, if it may be read; `key` is that of the row.
-    #[allow(dead_code, reason = "until windows are read by key")]
-    pub(crate) fn fetch(&self, key: &[u8]) -> Result<Option<(V, Timestamp)>, BoxError> {
-        add(&self.counts.gets, 1);
-        add(&self.counts.hits, 1);
-        let Inner { table, layers, observed, .. } = &mut *self.inner.borrow_mut();
-        let row = table.get_or_load(key, || self.load(layers, key))?;
-        let visible = row.withheld.is_some() || self.is_read(key, *observed);
-        Ok(row.current.clone().filter(|_| visible))
-    }
-
     /// The next rows of a scan; none only at its end.
-    pub(super) fn page(&self, range: &KeyRange) -> Result<Page<V>, BoxError> {
+    pub(crate) fn page(&self, range: &KeyRange) -> Result<Page<V>, BoxError> {
         self.page_from(range, self.visible_from(), PAGE)
     }
 

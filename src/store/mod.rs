@@ -7,6 +7,7 @@
 pub(crate) mod database;
 pub(crate) mod engine;
 pub(crate) mod faults;
+mod java_set;
 pub(crate) mod keeper;
 mod key_value;
 pub(crate) mod layers;

@@ -22,6 +22,8 @@ pub(crate) struct KvOptions<K, V> {
     /// How rows have a time, in a store of windows or sessions.
     pub(crate) segments: Option<Segments>,
     pub(crate) cached: bool,
+    /// Whether it is the buffer of a suppression: what has changed is logged at commits, in its own way.
+    pub(crate) buffers: bool,
     /// Where the rows are kept; `None` for what the configuration says.
     pub(crate) kind: Option<StoreKind>,
     pub(crate) changelog: Option<Vec<(String, String)>>,
@@ -37,6 +39,7 @@ impl<K, V> Clone for KvOptions<K, V> {
             timestamped: self.timestamped,
             segments: self.segments,
             cached: self.cached,
+            buffers: self.buffers,
             kind: self.kind,
             changelog: self.changelog.clone(),
         }
@@ -82,6 +85,7 @@ impl<K: Clone + 'static, V: Clone + 'static> StoreBlueprint for KvBlueprint<K, V
     fn fingerprint(&self) -> u64 {
         // The kind of store, and the version of its layout.
         let kind = match (self.0.segments.map(|segments| segments.times), self.0.timestamped) {
+            (None, false) if self.0.buffers => 0x0601,
             (None, false) => 0x0101,
             (None, true) => 0x0201,
             (Some(TimeKey::Window), false) => 0x0301,
@@ -103,6 +107,7 @@ impl<K: Clone + 'static, V: Clone + 'static> StoreBlueprint for KvBlueprint<K, V
 
     fn kind(&self) -> String {
         let kind = match (self.0.segments.map(|segments| segments.times), self.0.timestamped) {
+            (None, false) if self.0.buffers => "the buffer of a suppression",
             (None, false) => "a key-value store",
             (None, true) => "a timestamped key-value store",
             (Some(TimeKey::Window), false) => "a window store",
@@ -117,7 +122,8 @@ impl<K: Clone + 'static, V: Clone + 'static> StoreBlueprint for KvBlueprint<K, V
     }
 
     fn build(&self, changelog_topic: &str, changelog: Option<TopicIx>, cache: bool) -> Rc<dyn AnyStore> {
-        Rc::new(KvStore::new(&self.0, changelog_topic, changelog, cache && self.0.cached))
+        let cached = self.0.buffers || (cache && self.0.cached);
+        Rc::new(KvStore::new(&self.0, changelog_topic, changelog, cached))
     }
 }
 
@@ -137,6 +143,7 @@ impl<K: Clone + 'static, V: Clone + 'static> KvOptions<K, V> {
             timestamped,
             segments: Some(segments),
             cached: self.cached,
+            buffers: false,
             kind: self.kind,
             changelog: self.changelog,
         }
@@ -208,6 +215,7 @@ macro_rules! key_value_builder {
                     timestamped: $timestamped,
                     segments: None,
                     cached: false,
+                    buffers: false,
                     kind: None,
                     changelog: Some(Vec::new()),
                 };

@@ -37,6 +37,14 @@ pub(crate) enum KeyBytes {
     Written(TypeId, Bytes),
 }
 
+/// A record in hand that waits.
+pub(crate) struct Aside {
+    source: Option<usize>,
+    raw: RawRecord,
+    timestamp: Timestamp,
+    key: KeyBytes,
+}
+
 /// The common ground of a task's nodes.
 pub(crate) struct TaskCx {
     pub(crate) task: TaskId,
@@ -173,6 +181,19 @@ impl TaskCx {
         self.source = None;
         self.raw = RawRecord { offset: -1, timestamp: at, key: None, value: None, headers: Headers::new() };
         self.timestamp = at;
+    }
+
+    /// Puts the record in hand aside, for another that goes on in between.
+    pub(crate) fn put_aside(&mut self) -> Aside {
+        let none = RawRecord { offset: -1, timestamp: -1, key: None, value: None, headers: Headers::new() };
+        let raw = std::mem::replace(&mut self.raw, none);
+        Aside { source: self.source, raw, timestamp: self.timestamp, key: self.take_key_bytes() }
+    }
+
+    /// Goes on with a record that was put aside.
+    pub(crate) fn take_up(&mut self, aside: Aside) {
+        let Aside { source, raw, timestamp, key } = aside;
+        (self.source, self.raw, self.timestamp, self.key) = (source, raw, timestamp, key);
     }
 
     /// A change that a record cache held back goes on, in the context of the record that made it.

@@ -149,10 +149,12 @@ pub enum DropReason {
     Processing,
     /// It could not be written and the policy is to go on.
     Production,
+    /// A change of a versioned table that is not the latest of its key, where only the latest counts.
+    OutOfOrder,
 }
 
 impl DropReason {
-    pub(crate) const ALL: [Self; 7] = [
+    pub(crate) const ALL: [Self; 8] = [
         Self::NullKey,
         Self::NullValue,
         Self::NegativeTimestamp,
@@ -160,6 +162,7 @@ impl DropReason {
         Self::ExpiredWindow,
         Self::Processing,
         Self::Production,
+        Self::OutOfOrder,
     ];
 }
 
@@ -173,6 +176,7 @@ impl fmt::Display for DropReason {
             Self::ExpiredWindow => "expired window",
             Self::Processing => "processing error",
             Self::Production => "production error",
+            Self::OutOfOrder => "out of order",
         })
     }
 }

@@ -10,7 +10,7 @@ use std::fmt;
 use std::sync::Arc;
 
 pub(crate) use builder::{NodeSpec, SpecKind, TopologyBuilder};
-pub use context::{Child, Context, FixedKeyContext, RecordMetadata};
+pub use context::{Child, Context, FixedKeyContext, RecordMetadata, TransformContext};
 pub use processor::{FixedKeyProcessor, FixedKeyRecord, Outcome, Processor, StoreKey, Stores};
 
 use crate::config::{Config, Optimizations};

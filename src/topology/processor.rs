@@ -226,6 +226,13 @@ impl<K: Clone + 'static, V: Clone + 'static> StoreKey for TimestampedKeyValue<K,
     }
 }
 
+impl<'a, 'b> Stores<'a, 'b> {
+    /// Those that the node being built is connected to.
+    pub(crate) fn of(cx: &'a BuildCx<'b>) -> Self {
+        Self(cx)
+    }
+}
+
 impl Stores<'_, '_> {
     /// The handle of a store that the processor is connected to.
     pub fn get<S: StoreKey>(&self, store: &S) -> Result<S::Handle> {

@@ -35,9 +35,27 @@ pub(crate) fn is_x(v: Option<&String>) -> bool {
 
 /// `a + "," + v`, cut to its last 30 characters (of the basic plane, so UTF-16 units and characters agree).
 pub(crate) fn cat(a: &str, v: &str) -> String {
-    let joined = format!("{a},{v}");
-    let skipped = joined.chars().count().saturating_sub(30);
-    joined.chars().skip(skipped).collect()
+    cut(format!("{a},{v}"))
+}
+
+fn cut(text: String) -> String {
+    let skipped = text.chars().count().saturating_sub(30);
+    text.chars().skip(skipped).collect()
+}
+
+/// `a + "+" + v`, cut to its last 30 characters.
+pub(crate) fn plus(a: &str, v: &str) -> String {
+    cut(format!("{a}+{v}"))
+}
+
+/// `a + "-" + v`, cut to its last 30 characters.
+pub(crate) fn minus(a: &str, v: &str) -> String {
+    cut(format!("{a}-{v}"))
+}
+
+/// `"(" + a + "&" + b + ")"`.
+pub(crate) fn join<A: Display, B: Display>(a: Option<&A>, b: Option<&B>) -> String {
+    format!("({}&{})", str(a), str(b))
 }
 
 /// A windowed key as text.

@@ -220,6 +220,10 @@ fn stores(driver: &TopologyTestDriver, case: &Case) -> Result<(), String> {
                 cells
             })
             .collect();
+        if kind == "suppress-buffer" {
+            // The oracle does not show what is in it.
+            rows.clear();
+        }
         if kind.ends_with("window") || kind == "session" {
             // It sorts them by key, wherever time puts them in the store.
             rows.sort_by(|a, b| a[0].as_str().cmp(&b[0].as_str()));

@@ -14,7 +14,15 @@ pub(crate) mod session_aggregate;
 pub(crate) mod sink;
 pub(crate) mod sliding_aggregate;
 pub(crate) mod source;
+pub(crate) mod stream_table_join;
+pub(crate) mod suppress;
+pub(crate) mod table_aggregate;
+pub(crate) mod table_group;
+pub(crate) mod table_join;
 pub(crate) mod table_source;
+pub(crate) mod table_store;
+pub(crate) mod table_transform_values;
+pub(crate) mod table_values;
 pub(crate) mod to_stream;
 pub(crate) mod window_aggregate;
 
@@ -24,6 +32,7 @@ use crate::task::blueprint::NodeFactory;
 use crate::task::{Node, NodeIx, Outputs};
 
 pub(crate) use crate::serde::change::Change;
+pub use table_transform_values::ValueTransformerWithKey;
 
 /// The factory of a node that has nothing but its outputs.
 pub(crate) fn node<K, V, KO, VO, N>(

@@ -6,11 +6,12 @@ use std::sync::Arc;
 
 use super::Change;
 use super::window_aggregate::{Parts, Spec};
+use crate::dsl::table_node::{TableGetter, View};
 use crate::dsl::windows::SessionWindows;
 use crate::error::BoxError;
-use crate::record::{Headers, Record};
+use crate::record::{Headers, Record, Timestamp};
 use crate::serde::{Window, Windowed};
-use crate::store::{Flushed, Times};
+use crate::store::{KvStore, Times};
 use crate::task::blueprint::{ErasedPort, NodeFactory};
 use crate::task::errors::DropReason;
 use crate::task::{Flow, Lifecycle, Node, TaskCx};
@@ -34,11 +35,11 @@ impl<K: Clone + 'static, V: 'static, A: Clone + 'static> SessionAggregate<K, V, 
         key: K,
         inner: &[u8],
         session: Window,
-        aggregate: Option<A>,
+        (before, aggregate): (Option<A>, Option<A>),
         record: (i64, &Headers),
         cx: &mut TaskCx,
     ) -> Result<Flow, BoxError> {
-        let Parts { store, row_key, outputs, closing, .. } = &mut self.parts;
+        let Parts { store, row_key, outputs, closing, send_old, .. } = &mut self.parts;
         row_key.clear();
         store.schema().put_session(inner, session.start, session.end, row_key);
         let (arrived, headers) = record;
@@ -47,7 +48,8 @@ impl<K: Clone + 'static, V: 'static, A: Clone + 'static> SessionAggregate<K, V, 
         if closing.is_some() || updated.withheld {
             return Ok(Ok(()));
         }
-        let change = Change::new(updated.new.map(|(aggregate, _)| aggregate), None);
+        let before = before.filter(|_| *send_old);
+        let change = Change::new(updated.new.map(|(aggregate, _)| aggregate), before);
         let key = Some(Windowed { key, window: session });
         // Java makes a new record here, without headers.
         let record = Record { key, value: Some(change), timestamp: session.end, headers: Headers::new() };
@@ -80,14 +82,16 @@ impl<K: Clone + 'static, V: 'static, A: Clone + 'static> SessionAggregate<K, V, 
             // ORDER: user code comes first, so that a record that fails leaves the sessions as they were.
             let next = (self.parts.fold.step)(key, value, aggregate)?;
             if merged != (Window { start: at, end: at }) {
-                for (session, _) in found.drain(..) {
-                    if let Err(stop) = self.put(key.clone(), &inner, session, None, record, cx)? {
+                for (session, other) in found.drain(..) {
+                    if let Err(stop) =
+                        self.put(key.clone(), &inner, session, (Some(other), None), record, cx)?
+                    {
                         return Ok(Err(stop));
                     }
                     cx.current = Some(self.parts.node);
                 }
             }
-            if let Err(stop) = self.put(key.clone(), &inner, merged, next, record, cx)? {
+            if let Err(stop) = self.put(key.clone(), &inner, merged, (None, next), record, cx)? {
                 return Ok(Err(stop));
             }
         }
@@ -139,22 +143,24 @@ impl<K: Clone + 'static, V: 'static, A: Clone + 'static> Node<K, V> for SessionA
 impl<K: Clone + 'static, V: 'static, A: Clone + 'static> Lifecycle for SessionAggregate<K, V, A> {
     /// `SessionCacheFlushListener`: what leaves the cache has the time of its session.
     fn flush_cache(&mut self, cx: &mut TaskCx) -> Flow {
-        let Parts { store, outputs, node, .. } = &self.parts;
-        for Flushed { key, new, timestamp, headers, source, offset, .. } in store.take_withheld(true, cx) {
-            cx.current = Some(*node);
-            cx.begin_flush(source, offset, timestamp, headers.clone());
-            let logged = store.log(&key, new.as_ref(), timestamp, cx);
-            match logged.and_then(|()| store.read_key(&key)) {
-                Ok(key) => {
-                    let timestamp = key.window.end;
-                    let change = Change::new(new.map(|(aggregate, _)| aggregate), None);
-                    let record = Record { key: Some(key), value: Some(change), timestamp, headers };
-                    outputs.forward(record, cx)?;
-                }
-                Err(error) => cx.processing_error(*node, error)?,
-            }
-        }
-        Ok(())
+        self.parts.flush(|session, _| session.end, cx)
+    }
+}
+
+/// How the table is read: a session's row has the time of its end (`KTableSessionWindowValueGetter`).
+pub(crate) fn view<K: Clone + 'static, A: Clone + 'static>(store: &Arc<str>) -> View<Windowed<K>, A> {
+    let name = store.clone();
+    View {
+        stores: vec![store.clone()],
+        make: Arc::new(move |cx| Ok(Box::new(Sessions(cx.store::<KvStore<Windowed<K>, A>>(&name)?)))),
+    }
+}
+
+struct Sessions<K, A>(Rc<KvStore<Windowed<K>, A>>);
+
+impl<K: Clone + 'static, A: Clone + 'static> TableGetter<Windowed<K>, A> for Sessions<K, A> {
+    fn get(&mut self, key: &Windowed<K>, _: &mut TaskCx) -> Result<Option<(A, Timestamp)>, BoxError> {
+        Ok(self.0.get(key)?.map(|(aggregate, _)| (aggregate, key.window.end)))
     }
 }
 

@@ -11,7 +11,6 @@ use std::sync::Arc;
 use bytes::Bytes;
 
 use super::Change;
-use super::table_source::flush_cache;
 use super::window_aggregate::{Parts, Spec};
 use crate::error::BoxError;
 use crate::record::{Headers, Record, Timestamp};
@@ -84,11 +83,11 @@ impl<K: Clone + 'static, V: Clone + 'static, A: Clone + 'static> SlidingAggregat
         &mut self,
         record: &Arrived<'_, K, V>,
         start: Timestamp,
-        row: Option<(A, Timestamp)>,
+        (before, row): (Option<A>, Option<(A, Timestamp)>),
         timestamp: Timestamp,
         cx: &mut TaskCx,
     ) -> Update {
-        let Parts { store, row_key, outputs, closing, node, .. } = &mut self.parts;
+        let Parts { store, row_key, outputs, closing, node, send_old, .. } = &mut self.parts;
         cx.current = Some(*node);
         row_key.clear();
         store.schema().put_window(&record.inner, start, 0, row_key);
@@ -96,7 +95,8 @@ impl<K: Clone + 'static, V: Clone + 'static, A: Clone + 'static> SlidingAggregat
         if closing.is_some() || updated.withheld {
             return Ok(Ok(()));
         }
-        let change = Change::new(updated.new.map(|(aggregate, _)| aggregate), None);
+        let before = before.filter(|_| *send_old);
+        let change = Change::new(updated.new.map(|(aggregate, _)| aggregate), before);
         let key = Windowed { key: record.key.clone(), window: Window::of_size(start, self.difference) };
         let headers = record.headers.clone();
         Ok(outputs.forward_rekeyed(Record { key: Some(key), value: Some(change), timestamp, headers }, cx))
@@ -116,9 +116,10 @@ impl<K: Clone + 'static, V: Clone + 'static, A: Clone + 'static> SlidingAggregat
         }
         let timestamp = if old.is_some() { record.at.max(old_at) } else { record.at };
         cx.current = Some(self.parts.node);
+        let before = if self.parts.send_old { old.clone() } else { None };
         let next = (self.parts.fold.step)(record.key, Some(record.value.clone()), old)?;
         let row = next.map(|aggregate| (aggregate, timestamp));
-        self.put(record, start, row, timestamp, cx)
+        self.put(record, start, (before, row), timestamp, cx)
     }
 
     /// A window that begins with this record.
@@ -203,7 +204,7 @@ impl<K: Clone + 'static, V: Clone + 'static, A: Clone + 'static> SlidingAggregat
         match right.filter(|(_, greatest)| !has_right && *greatest > record.at) {
             Some(row) => {
                 let timestamp = row.1;
-                self.put(record, record.at + 1, Some(row), timestamp, cx)
+                self.put(record, record.at + 1, (None, Some(row)), timestamp, cx)
             }
             None => Ok(Ok(())),
         }
@@ -297,7 +298,7 @@ impl<K: Clone + 'static, V: Clone + 'static, A: Clone + 'static> Node<K, V> for 
 
 impl<K: Clone + 'static, V: Clone + 'static, A: Clone + 'static> Lifecycle for SlidingAggregate<K, V, A> {
     fn flush_cache(&mut self, cx: &mut TaskCx) -> Flow {
-        flush_cache(self.parts.node, &self.parts.store, &self.parts.outputs, cx)
+        self.parts.flush(|_, at| at, cx)
     }
 }
 

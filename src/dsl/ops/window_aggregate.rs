@@ -8,13 +8,13 @@ use bytes::BytesMut;
 
 use super::Change;
 use super::closing::Closing;
-use super::table_source::flush_cache;
+use crate::dsl::table_node::TableSettings;
 use crate::dsl::windows::TimeWindows;
 use crate::error::BoxError;
-use crate::record::Record;
+use crate::record::{Record, Timestamp};
 use crate::serde::erased::SerdeRef;
 use crate::serde::{Window, Windowed};
-use crate::store::{KvStore, Times};
+use crate::store::{Flushed, KvStore, Times};
 use crate::task::blueprint::{BuildCx, ErasedPort, NodeFactory};
 use crate::task::clocks::ClockIx;
 use crate::task::errors::DropReason;
@@ -49,6 +49,8 @@ pub(crate) struct Parts<K, V, A> {
     pub(crate) fold: Fold<K, V, A>,
     /// The greatest time of a record that had a key.
     pub(crate) observed: ClockIx,
+    /// Whether a change says what the row was before.
+    pub(crate) send_old: bool,
     /// Results go on when their window is closed; else with every update.
     pub(crate) closing: Option<Closing>,
     /// Scratch space.
@@ -73,9 +75,32 @@ impl<K: Clone + 'static, V: 'static, A: Clone + 'static> Parts<K, V, A> {
             keys: spec.keys.clone(),
             fold: spec.fold.clone(),
             observed,
+            send_old: spec.settings.sends_old(),
             closing,
             row_key: BytesMut::new(),
         })
+    }
+
+    /// Logs and forwards what the record cache holds back (`CachingWindowStore.putAndMaybeForward`,
+    /// `CachingSessionStore.putAndMaybeForward`), with the timestamp that `at` makes of a row's.
+    pub(crate) fn flush(&self, at: impl Fn(Window, Timestamp) -> Timestamp, cx: &mut TaskCx) -> Flow {
+        let Self { store, outputs, node, .. } = self;
+        for Flushed { key, old, new, timestamp, headers, source, offset } in store.take_withheld(true, cx) {
+            cx.current = Some(*node);
+            cx.begin_flush(source, offset, timestamp, headers.clone());
+            let logged = store.log(&key, new.as_ref(), timestamp, cx);
+            match logged.and_then(|()| store.read_key(&key)) {
+                Ok(key) => {
+                    let timestamp = at(key.window, new.as_ref().map_or(timestamp, |(_, at)| *at));
+                    let value = |row: Option<(A, Timestamp)>| row.map(|(aggregate, _)| aggregate);
+                    let change = Change::new(value(new), value(old.filter(|_| self.send_old)));
+                    let record = Record { key: Some(key), value: Some(change), timestamp, headers };
+                    outputs.forward(record, cx)?;
+                }
+                Err(error) => cx.processing_error(*node, error)?,
+            }
+        }
+        Ok(())
     }
 
     /// The bytes of a record's key.
@@ -89,6 +114,7 @@ pub(crate) struct Spec<K, V, A> {
     pub(crate) keys: SerdeRef<K>,
     pub(crate) fold: Fold<K, V, A>,
     pub(crate) on_close: bool,
+    pub(crate) settings: Arc<TableSettings>,
 }
 
 struct WindowAggregate<K, V, A> {
@@ -107,24 +133,30 @@ impl<K: Clone + 'static, V: Clone + 'static, A: Clone + 'static> WindowAggregate
         window: Window,
         cx: &mut TaskCx,
     ) -> Result<Flow, BoxError> {
-        let Parts { store, fold, row_key, outputs, closing, .. } = &mut self.parts;
+        let Parts { store, fold, row_key, outputs, closing, send_old, .. } = &mut self.parts;
         let Record { key, value, timestamp: arrived, headers } = record;
         let Some(key) = key else { return Ok(Ok(())) };
         row_key.clear();
         store.schema().put_window(inner, window.start, 0, row_key);
         let mut timestamp = arrived;
+        // What Java calls the old value, also of a window's first record: what its aggregate starts from.
+        let mut before = None;
         let updated = store.update(row_key, arrived, &headers, cx, |old| {
             let old = old.map(|(aggregate, at)| {
                 timestamp = timestamp.max(*at);
                 aggregate.clone()
             });
-            let next = (fold.step)(&key, value, old.or_else(|| (fold.init)()))?;
+            let old = old.or_else(|| (fold.init)());
+            if *send_old {
+                before.clone_from(&old);
+            }
+            let next = (fold.step)(&key, value, old)?;
             Ok(next.map(|aggregate| (aggregate, timestamp)))
         })?;
         if closing.is_some() || updated.withheld {
             return Ok(Ok(()));
         }
-        let change = Change::new(updated.new.map(|(aggregate, _)| aggregate), None);
+        let change = Change::new(updated.new.map(|(aggregate, _)| aggregate), before);
         let key = Some(Windowed { key, window });
         Ok(outputs.forward_rekeyed(Record { key, value: Some(change), timestamp, headers }, cx))
     }
@@ -208,7 +240,7 @@ impl<K: Clone + 'static, V: Clone + 'static, A: Clone + 'static> Node<K, V> for 
 
 impl<K: Clone + 'static, V: Clone + 'static, A: Clone + 'static> Lifecycle for WindowAggregate<K, V, A> {
     fn flush_cache(&mut self, cx: &mut TaskCx) -> Flow {
-        flush_cache(self.parts.node, &self.parts.store, &self.parts.outputs, cx)
+        self.parts.flush(|_, at| at, cx)
     }
 }
 

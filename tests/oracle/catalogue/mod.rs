@@ -24,6 +24,9 @@ mod grouping;
 mod optimized;
 mod processors;
 mod stateless;
+mod stream_table_joins;
+mod suppression;
+mod table_joins;
 mod tables;
 mod windowed;
 
@@ -31,7 +34,10 @@ pub(crate) const GROUPS: &[&[Entry]] = &[
     stateless::TOPOLOGIES,
     grouping::TOPOLOGIES,
     tables::TOPOLOGIES,
+    table_joins::TOPOLOGIES,
+    stream_table_joins::TOPOLOGIES,
     windowed::TOPOLOGIES,
+    suppression::TOPOLOGIES,
     processors::TOPOLOGIES,
     optimized::TOPOLOGIES,
 ];

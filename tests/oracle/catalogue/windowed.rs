@@ -14,6 +14,7 @@ topologies! {
     tumbling_aggregate_named;
     tumbling_minutes_auto;
     tumbling_inmemory_named;
+    tumbling_chain_auto;
     hopping_count_auto;
     hopping_reduce_named;
     hopping_aggregate_auto;
@@ -115,6 +116,19 @@ fn tumbling_minutes_auto(b: &StreamsBuilder) {
 fn tumbling_inmemory_named(b: &StreamsBuilder) {
     let store = Materialized::named("mem-win").store_kind(StoreKind::InMemory).retention(ms(150));
     grouped(b).windowed_by(tumbling(100, 50)).count(store).to_stream().to("out");
+}
+
+fn tumbling_chain_auto(b: &StreamsBuilder) {
+    grouped(b)
+        .windowed_by(tumbling(100, 50))
+        .count(())
+        .filter(|_, n| *n > 1)
+        .map_values(|n| n * 10)
+        .to_stream_with_key(|w, _| wk(w))
+        .group_by_key(())
+        .reduce((), |a, n| a + n)
+        .to_stream()
+        .to("out");
 }
 
 fn hopping_count_auto(b: &StreamsBuilder) {
