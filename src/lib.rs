@@ -116,9 +116,12 @@ pub mod prelude {
         Suppressed, TimeWindowedKStream, Tumbling, Unlimited, ValueTransformerWithKey,
     };
     pub use crate::error::{BoxError, Error, ErrorKind, Result};
-    pub use crate::query::ReadOnlyKeyValueStore;
+    pub use crate::query::{ReadOnlyKeyValueStore, ReadOnlySessionStore, ReadOnlyWindowStore};
     pub use crate::record::{Header, Headers, Record, Timestamp, TopicPartition};
-    pub use crate::serde::{DefaultSerde, Serde, Window, Windowed};
+    pub use crate::serde::{
+        DefaultSerde, LongSerde, Serde, SessionWindowedSerde, StringSerde, TimeWindowedSerde, Window,
+        Windowed,
+    };
     pub use crate::store::{
         KeyValue, KeyValueStore, StoreBuilder, TimestampedKeyValue, TimestampedKeyValueStore,
         ValueAndTimestamp,

@@ -232,6 +232,11 @@ pub(crate) struct View {
 }
 
 impl View {
+    /// The least time of a row that is not too old to be read.
+    pub(crate) fn visible_from(&self) -> Timestamp {
+        self.visible_from
+    }
+
     pub(crate) fn get(&self, key: &[u8]) -> Result<Option<Bytes>> {
         match changed(&self.runs, key) {
             Some(value) => Ok(value.clone()),

@@ -45,9 +45,10 @@ pub(crate) use key_value::{PAGE, Page, decode_row, prefix_end};
 pub(crate) use layers::View;
 pub(crate) use options::KvOptions;
 pub use options::{KeyValue, StoreBuilder, TimestampedKeyValue};
-pub(crate) use segments::{Expiry, Segments, TimeKey};
+pub(crate) use segments::{Expiry, Segments, TimeKey, changelog_key};
+pub(crate) use session::session_of;
 use visible::Visible;
-pub(crate) use window::Times;
+pub(crate) use window::{Times, buckets, of_key as rows_of_key};
 
 /// A row of a store, as bytes.
 #[derive(Debug, Clone, PartialEq, Eq)]

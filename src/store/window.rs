@@ -35,7 +35,7 @@ impl Times {
 }
 
 /// The rows of one inner key, in a range of times, one bucket after the other.
-pub(super) fn of_key<V>(
+pub(crate) fn of_key<V>(
     segments: &Segments,
     inner: &[u8],
     times: Times,
@@ -100,7 +100,7 @@ fn bound(bucket: i64, inner: &[u8], time: Timestamp, fill: u8, suffix: usize) ->
 }
 
 /// All rows of some buckets.
-pub(super) fn buckets(first: i64, last: i64, reverse: bool) -> KeyRange {
+pub(crate) fn buckets(first: i64, last: i64, reverse: bool) -> KeyRange {
     let bytes = |bucket: i64| Bytes::copy_from_slice(&Segments::bucket_bytes(bucket));
     let to = last.checked_add(1).map_or(Bound::Unbounded, |end| Bound::Excluded(bytes(end)));
     KeyRange { from: Bound::Included(bytes(first)), to, reverse }

@@ -293,6 +293,12 @@ impl Task {
         self.base.clocks = self.cx.clocks.times().to_vec();
     }
 
+    /// What nodes know of time, in the order in which they were built.
+    #[cfg(test)]
+    pub(crate) fn clocks(&self) -> &[Timestamp] {
+        self.cx.clocks.times()
+    }
+
     /// What nodes keep with the offsets of a commit.
     pub(crate) fn committed_clocks(&self) -> impl Iterator<Item = (&Arc<str>, Timestamp)> {
         self.cx.clocks.to_commit()

@@ -15,7 +15,7 @@ use super::queries::Queries;
 use crate::clock::{Clock, ManualClock};
 use crate::config::Config;
 use crate::error::{Error, ErrorKind, Result};
-use crate::query::ReadOnlyKeyValueStore;
+use crate::query::{ReadOnlyKeyValueStore, ReadOnlySessionStore, ReadOnlyWindowStore};
 use crate::record::{Headers, RawRecord, Record, Timestamp, TopicPartition};
 use crate::serde::erased::SerdeRef;
 use crate::serde::{DefaultSerde, Serde, SerdeCx};
@@ -301,6 +301,32 @@ impl TopologyTestDriver {
         name: &str,
     ) -> Result<ReadOnlyKeyValueStore<K, V, ValueAndTimestamp<V>>> {
         self.asked(name, true, |(value, timestamp)| ValueAndTimestamp { value, timestamp })
+    }
+
+    /// A handle that reads a window store, as [`AppHandle::window_store`](crate::AppHandle::window_store) gives one.
+    ///
+    /// # Errors
+    /// As [`key_value_store`](Self::key_value_store).
+    pub fn window_store<K: Clone + 'static, V: 'static>(
+        &self,
+        name: &str,
+    ) -> Result<ReadOnlyWindowStore<K, V>> {
+        let handle = self.queries.window_store(name)?;
+        self.task.publish()?;
+        Ok(handle)
+    }
+
+    /// A handle that reads a session store, as [`AppHandle::session_store`](crate::AppHandle::session_store) gives one.
+    ///
+    /// # Errors
+    /// As [`key_value_store`](Self::key_value_store).
+    pub fn session_store<K: Clone + 'static, V: 'static>(
+        &self,
+        name: &str,
+    ) -> Result<ReadOnlySessionStore<K, V>> {
+        let handle = self.queries.session_store(name)?;
+        self.task.publish()?;
+        Ok(handle)
     }
 
     fn asked<K: 'static, V: 'static, T>(

@@ -5,6 +5,7 @@ mod commits;
 mod errors;
 mod keys;
 mod order;
+mod windows;
 
 use std::cell::RefCell;
 use std::collections::HashMap;
