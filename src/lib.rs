@@ -110,16 +110,17 @@ struct Readme;
 /// What most applications import.
 pub mod prelude {
     pub use crate::dsl::{
-        Branched, BranchedKStream, Consumed, Extract, Grouped, KGroupedStream, KGroupedTable, KStream,
-        KTable, Materialized, Printed, Produced, Repartitioned, StreamsBuilder, ValueTransformerWithKey,
+        Branched, BranchedKStream, Consumed, Extract, GlobalKTable, Grouped, KGroupedStream, KGroupedTable,
+        KStream, KTable, Materialized, Printed, Produced, Repartitioned, StreamsBuilder, TableJoined,
+        ValueTransformerWithKey,
     };
     pub use crate::error::{BoxError, Error, ErrorKind, Result};
     pub use crate::query::ReadOnlyKeyValueStore;
     pub use crate::record::{Header, Headers, Record, Timestamp, TopicPartition};
     pub use crate::serde::{DefaultSerde, Serde};
     pub use crate::store::{
-        KeyValue, KeyValueStore, StoreBuilder, TimestampedKeyValue, TimestampedKeyValueStore,
-        ValueAndTimestamp,
+        GlobalKeyValueStore, KeyValue, KeyValueStore, StoreBuilder, TimestampedKeyValue,
+        TimestampedKeyValueStore, ValueAndTimestamp,
     };
     pub use crate::task_id::TaskId;
     pub use crate::topology::{

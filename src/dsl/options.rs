@@ -428,6 +428,7 @@ impl<K: Clone + 'static, V: Clone + 'static> Materialized<K, V> {
             value_serde: values.clone(),
             timestamped: true,
             cached: self.cached,
+            logs_headers: false,
             kind: self.kind,
             changelog: self.changelog.clone(),
         }

@@ -98,6 +98,7 @@ pub(crate) struct KvStore<K, V> {
     value_serde: SerdeRef<V>,
     timestamped: bool,
     cached: bool,
+    logs_headers: bool,
     changelog: Option<TopicIx>,
     visible: Arc<Visible>,
     counts: StoreCounts,
@@ -147,6 +148,7 @@ impl<K: Clone + 'static, V: Clone + 'static> KvStore<K, V> {
             value_serde: options.value_serde.clone(),
             timestamped: options.timestamped,
             cached,
+            logs_headers: options.logs_headers,
             changelog,
             visible: Arc::default(),
             counts: StoreCounts::default(),
@@ -227,7 +229,8 @@ impl<K: Clone + 'static, V: Clone + 'static> KvStore<K, V> {
         let bytes = if self.cached {
             self.weigh(key, new.as_ref(), headers, cx)?
         } else {
-            self.log(key, new.as_ref(), now, cx)?;
+            let headers = if self.logs_headers { headers } else { no_headers() };
+            self.log_with(key, new.as_ref(), now, headers, cx)?;
             0
         };
         let old = std::mem::replace(&mut row.current, new.clone());
@@ -323,14 +326,25 @@ impl<K: Clone + 'static, V: Clone + 'static> KvStore<K, V> {
         now: Timestamp,
         cx: &mut TaskCx,
     ) -> Result<(), BoxError> {
+        self.log_with(key, new, now, no_headers(), cx)
+    }
+
+    fn log_with(
+        &self,
+        key: &[u8],
+        new: Option<&(V, Timestamp)>,
+        now: Timestamp,
+        headers: &Headers,
+        cx: &mut TaskCx,
+    ) -> Result<(), BoxError> {
         let Some(topic) = self.changelog else { return Ok(()) };
         let partition = Partition::Exactly(cx.task.partition);
         let Some((value, timestamp)) = new else {
-            return cx.send(topic, partition, Some(key), None, Some(now), no_headers());
+            return cx.send(topic, partition, Some(key), None, Some(now), headers);
         };
         let timestamp = if self.timestamped { *timestamp } else { now };
         let bytes = cx.write_value(value, &self.value_serde, &self.topic, no_headers())?;
-        let sent = cx.send(topic, partition, Some(key), Some(&bytes), Some(timestamp), no_headers());
+        let sent = cx.send(topic, partition, Some(key), Some(&bytes), Some(timestamp), headers);
         cx.return_scratch(bytes);
         sent
     }
@@ -732,6 +746,22 @@ impl<K: Clone + 'static, V: Clone + 'static, T> Iterator for KeyValueIterator<K,
             Ok(key) => Ok((key, (self.row)(row))),
             Err(error) => Err(store_error(&self.store, error)),
         })
+    }
+}
+
+impl<K: Clone + 'static, V: Clone + 'static> KvStore<K, V> {
+    /// The rows whose keys' bytes start with `prefix`, for the nodes of this library.
+    pub(crate) fn prefix_rows(self: &Rc<Self>, prefix: Bytes) -> KeyValueIterator<K, V, (V, Timestamp)> {
+        add(&self.counts.scans, 1);
+        add(&self.counts.open_iterators, 1);
+        let to = prefix_end(&prefix);
+        KeyValueIterator {
+            store: self.clone(),
+            range: KeyRange { from: Bound::Included(prefix), to, reverse: false },
+            page: VecDeque::new(),
+            done: false,
+            row: |row| row,
+        }
     }
 }
 

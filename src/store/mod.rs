@@ -7,6 +7,7 @@
 pub(crate) mod database;
 pub(crate) mod engine;
 pub(crate) mod faults;
+pub(crate) mod global;
 pub(crate) mod keeper;
 mod key_value;
 pub(crate) mod layers;
@@ -34,6 +35,8 @@ use crate::record::Timestamp;
 use crate::task::{TaskCx, TopicIx};
 
 use engine::Engine;
+pub use global::GlobalKeyValueStore;
+pub(crate) use global::GlobalStores;
 use keeper::{HandOver, Keeper};
 pub(crate) use key_value::{Flushed, KvStore};
 pub use key_value::{KeyValueIterator, KeyValueStore, TimestampedKeyValueStore, ValueAndTimestamp};

@@ -20,6 +20,8 @@ pub(crate) struct KvOptions<K, V> {
     pub(crate) value_serde: SerdeRef<V>,
     pub(crate) timestamped: bool,
     pub(crate) cached: bool,
+    /// Whether a changelog record has the headers of the record that it comes from.
+    pub(crate) logs_headers: bool,
     /// Where the rows are kept; `None` for what the configuration says.
     pub(crate) kind: Option<StoreKind>,
     pub(crate) changelog: Option<Vec<(String, String)>>,
@@ -34,6 +36,7 @@ impl<K, V> Clone for KvOptions<K, V> {
             value_serde: self.value_serde.clone(),
             timestamped: self.timestamped,
             cached: self.cached,
+            logs_headers: self.logs_headers,
             kind: self.kind,
             changelog: self.changelog.clone(),
         }
@@ -165,6 +168,7 @@ macro_rules! key_value_builder {
                     value_serde,
                     timestamped: $timestamped,
                     cached: false,
+                    logs_headers: false,
                     kind: None,
                     changelog: Some(Vec::new()),
                 };

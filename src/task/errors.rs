@@ -149,10 +149,14 @@ pub enum DropReason {
     Production,
     /// A change of a versioned table that is not the latest of its key, where only the latest counts.
     OutOfOrder,
+    /// The row names no row of the other table (foreign-key joins).
+    NullForeignKey,
+    /// An answer to a row that is another by now (foreign-key joins).
+    Stale,
 }
 
 impl DropReason {
-    pub(crate) const ALL: [Self; 7] = [
+    pub(crate) const ALL: [Self; 9] = [
         Self::NullKey,
         Self::NullValue,
         Self::NegativeTimestamp,
@@ -160,6 +164,8 @@ impl DropReason {
         Self::Processing,
         Self::Production,
         Self::OutOfOrder,
+        Self::NullForeignKey,
+        Self::Stale,
     ];
 }
 
@@ -173,6 +179,8 @@ impl fmt::Display for DropReason {
             Self::Processing => "processing error",
             Self::Production => "production error",
             Self::OutOfOrder => "out of order",
+            Self::NullForeignKey => "null foreign key",
+            Self::Stale => "stale answer",
         })
     }
 }

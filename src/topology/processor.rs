@@ -9,7 +9,8 @@ use super::context::{Context, FixedKeyContext};
 use crate::error::{BoxError, Error, ErrorKind, Result};
 use crate::record::{Headers, Record, Timestamp};
 use crate::store::{
-    KeyValue, KeyValueStore, KvStore, StoreBuilder, TimestampedKeyValue, TimestampedKeyValueStore,
+    GlobalKeyValueStore, KeyValue, KeyValueStore, KvStore, StoreBuilder, TimestampedKeyValue,
+    TimestampedKeyValueStore,
 };
 use crate::task::blueprint::{BuildCx, NodeFactory};
 use crate::task::punctuation::Token;
@@ -234,6 +235,14 @@ impl<'a, 'b> Stores<'a, 'b> {
 }
 
 impl Stores<'_, '_> {
+    /// The handle of a global store, for reading; a processor need not be connected to it.
+    pub fn global<K: Clone + 'static, V: Clone + 'static>(
+        &self,
+        store: &KeyValue<K, V>,
+    ) -> Result<GlobalKeyValueStore<K, V>> {
+        self.0.global(store.name())
+    }
+
     /// The handle of a store that the processor is connected to.
     pub fn get<S: StoreKey>(&self, store: &S) -> Result<S::Handle> {
         store.handle(self)

@@ -56,6 +56,12 @@ pub(crate) fn join<A: Display, B: Display>(a: Option<&A>, b: Option<&B>) -> Stri
     format!("({}&{})", str(a), str(b))
 }
 
+/// The text before the first ':'; null for an empty one.
+pub(crate) fn fk(v: &str) -> Option<String> {
+    let key = v.split(':').next().unwrap_or_default();
+    (!key.is_empty()).then(|| key.to_owned())
+}
+
 /// Null keys cannot be stored; the processors keep them under `"-"`.
 pub(crate) fn key(k: Option<&String>) -> String {
     k.cloned().unwrap_or_else(|| "-".to_owned())

@@ -321,6 +321,7 @@ impl Worker {
             partitions,
             policies: self.policies.clone(),
             cache_bytes: self.cache_share(others + 1),
+            globals: self.shared.globals.get().cloned().unwrap_or_default(),
         }
     }
 

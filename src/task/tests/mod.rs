@@ -160,6 +160,7 @@ impl Rig {
                 timestamps: crate::config::TimestampPolicy::Fail,
             },
             cache_bytes: options.cache_bytes,
+            globals: Default::default(),
         };
         let mut task =
             Task::build(&topology.inner.whole, config, Box::new(out.clone()), Arc::new(clock.clone()))?;

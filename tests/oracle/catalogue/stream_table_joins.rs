@@ -1,8 +1,9 @@
 //! Joins of streams with tables.
 
+use mainstem::Result;
 use mainstem::prelude::*;
 
-use crate::functions::{Sure, first, is_x, join, str};
+use crate::functions::{Sure, first, is_x, join, key, str};
 
 topologies! {
     st_inner_auto;
@@ -10,6 +11,9 @@ topologies! {
     st_inner_repartition_auto;
     st_left_repartition_named;
     st_inner_count_auto;
+    gt_inner_auto;
+    gt_left_named;
+    papi_global_store_auto;
 }
 
 type Stream = KStream<String, String>;
@@ -51,4 +55,61 @@ fn st_inner_count_auto(b: &StreamsBuilder) {
     let stream = input(b);
     let counts = b.stream::<String, String>("other").group_by_key(()).count(());
     stream.join_table(&counts, (), |a, n| join(Some(&a), Some(&n))).to("out");
+}
+
+fn gt_inner_auto(b: &StreamsBuilder) {
+    let table = b.global_table::<String, String>("table", ());
+    input(b)
+        .try_join_global(
+            &table,
+            |_, v| Sure::Ok(first(Some(v))),
+            |_, a, c| Sure::Ok(Some(join(Some(&a), Some(&c)))),
+        )
+        .to("out");
+}
+
+fn gt_left_named(b: &StreamsBuilder) {
+    let table = b.global_table::<String, String>("table", "g-store");
+    input(b)
+        .try_left_join_global(
+            &table,
+            |k, v| Sure::Ok(k.cloned().filter(|_| !is_x(Some(v)))),
+            |k, a, c| join_k(k, &a, c.as_ref()),
+        )
+        .named("gj")
+        .to("out");
+}
+
+struct Put {
+    store: KeyValueStore<String, String>,
+}
+
+impl Processor<String, String, (), ()> for Put {
+    fn process(&mut self, record: Record<String, String>, cx: &mut Context<'_, (), ()>) -> Outcome {
+        if let Some(key) = &record.key {
+            cx.store(&self.store).put(key, record.value)?;
+        }
+        Ok(())
+    }
+}
+
+struct Look {
+    store: GlobalKeyValueStore<String, String>,
+}
+
+impl Processor<String, String, String, String> for Look {
+    fn process(&mut self, record: Record<String, String>, cx: &mut Context<'_, String, String>) -> Outcome {
+        let found = self.store.get(&key(record.key.as_ref()))?;
+        let value = format!("{}/{}", str(record.value.as_ref()), str(found.as_ref()));
+        Ok(cx.forward(record.with_value(value))?)
+    }
+}
+
+fn papi_global_store_auto(b: &StreamsBuilder) {
+    let store = KeyValue::<String, String>::named("gs");
+    let filled = store.clone();
+    b.add_global_store(&store, "global", move |stores| -> Result<Put> {
+        Ok(Put { store: stores.get(&filled)? })
+    });
+    input(b).process(move |stores| Ok(Look { store: stores.global(&store)? }), &[]).to("out");
 }
