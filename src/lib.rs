@@ -89,9 +89,6 @@ pub mod topology;
 pub use config::Config;
 pub use error::{BoxError, Error, ErrorClass, ErrorKind, Result};
 pub use record::{Header, Headers, Record, Timestamp, TopicPartition, murmur2, partition_for_key};
-#[cfg(feature = "cli")]
-#[doc(hidden)]
-pub use runtime::state_tools;
 pub use runtime::{
     App, AppBuilder, AppHandle, AppState, CloseOptions, Metric, MetricValue, Run, UncaughtErrorResponse,
 };
@@ -99,6 +96,9 @@ pub use runtime::{
     InputMetadata, InstanceMetadata, RestoreListener, RestoreMetadata, RestoringStore, StoreLag,
     TaskMetadata, WorkerMetadata, WorkerState,
 };
+#[cfg(feature = "cli")]
+#[doc(hidden)]
+pub use runtime::{reset, state_tools};
 pub use task::errors::{DropReason, ErrorContext, ErrorHandler, ErrorResponse, ErrorStage};
 pub use task_id::TaskId;
 

@@ -255,6 +255,7 @@ impl<K: Clone + 'static, V: Clone + 'static> KTable<K, V> {
             timestamped: true,
             cached: false,
             logs_headers: true,
+            history: None,
             kind: None,
             changelog: Some(Vec::new()),
         }

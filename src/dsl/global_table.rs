@@ -65,6 +65,9 @@ impl StreamsBuilder {
         let materialized = materialized.into();
         let (keys, values) = (serdes.key(None), serdes.value(None));
         let mut graph = self.graph.borrow_mut();
+        if materialized.history.is_some() {
+            graph.refuse("a global table cannot be versioned");
+        }
         if topics.len() != 1 {
             graph.refuse("a global table reads exactly one topic");
         }

@@ -140,15 +140,13 @@ impl<K: Clone + 'static, V: Clone + 'static> KGroupedStream<K, V> {
             };
             *shared = Some(parent);
         }
-        let options = materialized.store_options(&store, &keys, &values);
+        let blueprint = materialized.blueprint(&store, &keys, &values);
         let settings = TableSettings::new(Some(store.clone()));
-        let spec = ProcessorSpec {
-            factory: aggregate::factory(settings.clone(), step),
-            stores: vec![options.blueprint()],
-        };
+        let spec =
+            ProcessorSpec { factory: aggregate::factory(settings.clone(), step), stores: vec![blueprint] };
         let node = graph.add(&[parent], name, GraphKind::Processor(spec));
         graph.meets_by_key(node);
-        graph.set_versioned(node, false);
+        graph.set_versioned(node, materialized.history.is_some());
         drop(graph);
         KTable::new(stream.graph.clone(), node, keys, values, TableNode::kept(&settings, store))
     }

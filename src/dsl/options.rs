@@ -2,13 +2,15 @@
 
 use std::fmt;
 use std::sync::Arc;
+use std::time::Duration;
 
 use crate::config::StoreKind;
 use crate::error::BoxError;
 use crate::record::Timestamp;
 use crate::serde::erased::SerdeRef;
 use crate::serde::{DefaultSerde, Serde};
-use crate::store::KvOptions;
+use crate::store::versioned::VersionedOptions;
+use crate::store::{KvOptions, StoreBlueprint};
 use crate::task::queue::{Extract, Extractor};
 use crate::topology::AutoOffsetReset;
 
@@ -329,6 +331,8 @@ pub struct Materialized<K, V> {
     pub(crate) serdes: Serdes<K, V>,
     pub(crate) cached: bool,
     pub(crate) kind: Option<StoreKind>,
+    /// How much of the past a versioned store knows.
+    pub(crate) history: Option<Duration>,
     pub(crate) changelog: Option<Vec<(String, String)>>,
     /// Whether options were given at all; Java's `count` draws one more number if so and no name is among them.
     pub(crate) given: bool,
@@ -366,6 +370,7 @@ impl<K: 'static, V: 'static> Materialized<K, V> {
             serdes,
             cached: true,
             kind: None,
+            history: None,
             changelog: Some(Vec::new()),
             given: true,
         }
@@ -394,6 +399,31 @@ impl<K: 'static, V: 'static> Materialized<K, V> {
         self
     }
 
+    /// Keeps the versions of each row for at least this long (KIP-889): streams are joined with what a row was at their time,
+    /// and what comes out of order changes the past alone (KIP-914). Such a store has no record cache.
+    ///
+    /// ```
+    /// use std::time::Duration;
+    ///
+    /// use mainstem::prelude::*;
+    ///
+    /// let builder = StreamsBuilder::new();
+    /// let hour = Duration::from_secs(3600);
+    /// let prices = builder.table::<String, i64>("prices", Materialized::named("prices").versioned(hour));
+    /// builder
+    ///     .stream::<String, String>("orders")
+    ///     .join_table(&prices, (), |order, price| format!("{order} at {price}, as it was then"))
+    ///     .to("out");
+    /// builder.build()?;
+    /// # Ok::<(), mainstem::Error>(())
+    /// ```
+    #[must_use]
+    pub fn versioned(mut self, history: Duration) -> Self {
+        self.given = true;
+        self.history = Some(history);
+        self
+    }
+
     /// Keeps no changelog: nothing else has the rows. They are lost to the task when it moves, and with the process if they are
     /// in memory. On disk they survive a kill: they are brought there before the offsets of their records are committed, once
     /// a commit, and processing is at least once as far as they go.
@@ -414,7 +444,27 @@ impl<K: 'static, V: 'static> Materialized<K, V> {
 }
 
 impl<K: Clone + 'static, V: Clone + 'static> Materialized<K, V> {
-    /// The store that these options ask for, under the name given or generated.
+    /// The plan of the store that these options ask for, under the name given or generated.
+    pub(crate) fn blueprint(
+        &self,
+        name: &Arc<str>,
+        keys: &SerdeRef<K>,
+        values: &SerdeRef<V>,
+    ) -> Arc<dyn StoreBlueprint> {
+        let Some(history) = self.history else { return self.store_options(name, keys, values).blueprint() };
+        let options = VersionedOptions {
+            name: name.clone(),
+            named: self.store.is_some(),
+            key_serde: keys.clone(),
+            value_serde: values.clone(),
+            history,
+            kind: self.kind,
+            changelog: self.changelog.clone(),
+        };
+        options.blueprint()
+    }
+
+    /// The key-value store that these options ask for, under the name given or generated.
     pub(crate) fn store_options(
         &self,
         name: &Arc<str>,
@@ -429,6 +479,7 @@ impl<K: Clone + 'static, V: Clone + 'static> Materialized<K, V> {
             timestamped: true,
             cached: self.cached,
             logs_headers: false,
+            history: None,
             kind: self.kind,
             changelog: self.changelog.clone(),
         }

@@ -173,6 +173,8 @@ fn blueprint(name: &str, named: bool) -> Arc<dyn StoreBlueprint> {
         value_serde: SerdeRef::of(),
         timestamped: false,
         cached: false,
+        logs_headers: false,
+        history: None,
         kind: None,
         changelog: None,
     };

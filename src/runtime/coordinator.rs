@@ -105,6 +105,8 @@ pub(super) struct Coordinator {
     rebalance: Option<(Instant, tracing::Span)>,
     failure: Option<Error>,
     ending: Option<Ending>,
+    /// The places whose workers have not ended what they had in a transaction when the application ends.
+    stragglers: BTreeSet<usize>,
     close: CloseOptions,
     /// Read-locked by every commit on its way to the broker.
     commits: Arc<tokio::sync::RwLock<()>>,
@@ -212,6 +214,7 @@ impl Coordinator {
             join,
             rebalance: None,
             failure: None,
+            stragglers: BTreeSet::new(),
             ending: None,
             close: CloseOptions::default(),
             commits: Arc::default(),
@@ -252,6 +255,7 @@ impl Coordinator {
                 break;
             }
         }
+        self.fence_stragglers().await;
         self.cluster.close();
         match self.close_state().await {
             Some(error) => Err(error),
@@ -776,6 +780,8 @@ impl Coordinator {
         }
         self.shared.set_state(AppState::PendingShutdown);
         self.ending = Some(Ending::Workers { until: latest, fenced: false });
+        // Who was left behind has no successor any more that would fence it.
+        self.stragglers.extend(self.replacements.vacant());
         self.workers.broadcast(|| ToWorker::Stop);
     }
 
@@ -808,6 +814,7 @@ impl Coordinator {
                     )
                 });
                 self.ending = Some(Ending::Workers { until: until + LAST_WORD, fenced: true });
+                self.stragglers.extend(self.workers.places());
                 // Whoever waits for its records to be written waits no longer.
                 self.workers.fence_all();
                 self.workers.broadcast(|| ToWorker::Gate(None));

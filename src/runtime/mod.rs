@@ -25,6 +25,8 @@ mod output;
 mod partition_counts;
 mod prepare;
 mod pulse;
+#[cfg(feature = "cli")]
+pub mod reset;
 mod settings;
 mod state_dir;
 #[cfg(feature = "cli")]

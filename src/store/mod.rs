@@ -14,10 +14,12 @@ pub(crate) mod layers;
 pub(crate) mod memory;
 mod options;
 mod row_key;
+pub(crate) mod run;
 mod table;
 #[cfg(test)]
 mod tests;
 mod tree;
+pub(crate) mod versioned;
 pub(crate) mod visible;
 
 use std::any::Any;
@@ -44,6 +46,7 @@ pub(crate) use key_value::{PAGE, decode_row, prefix_end};
 pub(crate) use layers::View;
 pub(crate) use options::KvOptions;
 pub use options::{KeyValue, StoreBuilder, TimestampedKeyValue};
+pub use versioned::{PutOutcome, VersionedKeyValue, VersionedKeyValueStore, VersionedRecord};
 use visible::Visible;
 
 /// A row of a store, as bytes.
@@ -55,6 +58,17 @@ pub struct StoreRow {
     pub value: Bytes,
     /// The timestamp, in milliseconds since the Unix epoch, for stores that keep one.
     pub timestamp: Option<Timestamp>,
+    /// For versioned stores, whose keys have a row for each version.
+    pub validity: Option<Validity>,
+}
+
+/// When a version is good, in milliseconds since the Unix epoch.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Validity {
+    /// From when on.
+    pub from: Timestamp,
+    /// Until when, exclusive; `None` if nothing has followed.
+    pub to: Option<Timestamp>,
 }
 
 /// What the rows of an engine are like, beside a key of the changelog.
@@ -64,6 +78,8 @@ pub(crate) enum RowFormat {
     Plain,
     /// Eight bytes of timestamp, big-endian, and then the value.
     Timestamped,
+    /// All versions of a key, of a history of so many milliseconds: a record of the changelog is one of them.
+    Versioned(i64),
 }
 
 /// What a task asks of any of its stores.
@@ -178,11 +194,19 @@ impl dyn AnyStore + '_ {
         let mut next_offset = 0;
         for (key, value, timestamp) in log {
             let stamp = match self.row_format() {
-                RowFormat::Plain => Vec::new(),
+                RowFormat::Plain | RowFormat::Versioned(_) => Vec::new(),
                 RowFormat::Timestamped => timestamp.to_be_bytes().to_vec(),
             };
-            let row = value.map(|value| [&stamp, &value[..]].concat().into());
-            engine.apply(&vec![(key, row)], None).unwrap();
+            let row = match self.row_format() {
+                RowFormat::Versioned(history) => {
+                    let row = engine::EngineRead::get(&engine, &key).unwrap();
+                    versioned::merged(row.as_ref(), [(timestamp, value)], history)
+                        .unwrap()
+                        .map(|row| row.to_vec())
+                }
+                _ => value.map(|value| [&stamp, &value[..]].concat()),
+            };
+            engine.apply(&[(key, row)].into_iter().collect(), None).unwrap();
             next_offset += 1;
         }
         self.attach(Box::new(engine), next_offset, None);

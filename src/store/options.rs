@@ -22,6 +22,8 @@ pub(crate) struct KvOptions<K, V> {
     pub(crate) cached: bool,
     /// Whether a changelog record has the headers of the record that it comes from.
     pub(crate) logs_headers: bool,
+    /// How much of the past a versioned store knows, in milliseconds.
+    pub(crate) history: Option<i64>,
     /// Where the rows are kept; `None` for what the configuration says.
     pub(crate) kind: Option<StoreKind>,
     pub(crate) changelog: Option<Vec<(String, String)>>,
@@ -37,6 +39,7 @@ impl<K, V> Clone for KvOptions<K, V> {
             timestamped: self.timestamped,
             cached: self.cached,
             logs_headers: self.logs_headers,
+            history: self.history,
             kind: self.kind,
             changelog: self.changelog.clone(),
         }
@@ -76,6 +79,9 @@ impl<K: Clone + 'static, V: Clone + 'static> StoreBlueprint for KvBlueprint<K, V
     }
 
     fn fingerprint(&self) -> u64 {
+        if self.0.history.is_some() {
+            return 0x0601;
+        }
         // The kind of store, and the version of its layout.
         if self.0.timestamped { 0x0201 } else { 0x0101 }
     }
@@ -89,6 +95,9 @@ impl<K: Clone + 'static, V: Clone + 'static> StoreBlueprint for KvBlueprint<K, V
     }
 
     fn kind(&self) -> String {
+        if self.0.history.is_some() {
+            return format!("a versioned store of {} and {}", type_name::<K>(), type_name::<V>());
+        }
         let kind = if self.0.timestamped { "a timestamped key-value store" } else { "a key-value store" };
         format!("{kind} of {} and {}", type_name::<K>(), type_name::<V>())
     }
@@ -169,6 +178,7 @@ macro_rules! key_value_builder {
                     timestamped: $timestamped,
                     cached: false,
                     logs_headers: false,
+                    history: None,
                     kind: None,
                     changelog: Some(Vec::new()),
                 };

@@ -151,7 +151,7 @@ impl Publisher {
         while let [.., below, top] = &self.runs[..]
             && below.len() < 2 * top.len()
         {
-            let merged = merge(below, top);
+            let merged = SortedRun::merged(below, top);
             self.runs.truncate(self.runs.len() - 2);
             self.runs.push(Arc::new(merged));
         }
@@ -160,24 +160,9 @@ impl Publisher {
     /// Everything that was published since the last commit, which now is committed.
     pub(super) fn take(&mut self) -> SortedRun {
         let newest_first = self.runs.drain(..).rev();
-        let merged = newest_first.reduce(|newer, older| Arc::new(merge(&older, &newer)));
+        let merged = newest_first.reduce(|newer, older| Arc::new(SortedRun::merged(&older, &newer)));
         merged.map(Arc::unwrap_or_clone).unwrap_or_default()
     }
-}
-
-/// One run of two.
-pub(super) fn merge(older: &SortedRun, newer: &SortedRun) -> SortedRun {
-    let mut merged = Vec::with_capacity(older.len() + newer.len());
-    let mut older = older.iter().peekable();
-    for row in newer {
-        while let Some(old) = older.next_if(|old| old.0 < row.0) {
-            merged.push(old.clone());
-        }
-        older.next_if(|old| old.0 == row.0);
-        merged.push(row.clone());
-    }
-    merged.extend(older.cloned());
-    merged
 }
 
 #[cfg(test)]

@@ -8,9 +8,10 @@ use std::sync::Arc;
 use super::context::{Context, FixedKeyContext};
 use crate::error::{BoxError, Error, ErrorKind, Result};
 use crate::record::{Headers, Record, Timestamp};
+use crate::store::versioned::{VersionedStore, Versions};
 use crate::store::{
     GlobalKeyValueStore, KeyValue, KeyValueStore, KvStore, StoreBuilder, TimestampedKeyValue,
-    TimestampedKeyValueStore,
+    TimestampedKeyValueStore, VersionedKeyValue, VersionedKeyValueStore,
 };
 use crate::task::blueprint::{BuildCx, NodeFactory};
 use crate::task::punctuation::Token;
@@ -224,6 +225,15 @@ impl<K: Clone + 'static, V: Clone + 'static> StoreKey for TimestampedKeyValue<K,
 
     fn handle(&self, stores: &Stores<'_, '_>) -> Result<Self::Handle> {
         Ok(TimestampedKeyValueStore(stores.0.store::<KvStore<K, V>>(self.name())?))
+    }
+}
+
+impl<K: Clone + 'static, V: Clone + 'static> StoreKey for VersionedKeyValue<K, V> {
+    type Handle = VersionedKeyValueStore<K, V>;
+
+    fn handle(&self, stores: &Stores<'_, '_>) -> Result<Self::Handle> {
+        let store = stores.0.store::<KvStore<K, Versions<V>>>(self.name())?;
+        Ok(VersionedKeyValueStore(VersionedStore(store)))
     }
 }
 

@@ -213,6 +213,9 @@ fn stores(driver: &TopologyTestDriver, case: &Case) -> Result<(), String> {
             .map(|row| {
                 let mut cells = vec![Value::from(hex(&row.key)), Value::from(hex(&row.value))];
                 cells.extend(row.timestamp.map(Value::from));
+                if let Some(validity) = row.validity {
+                    cells.extend([Value::from(validity.from), validity.to.map_or(Value::Null, Value::from)]);
+                }
                 cells
             })
             .collect();

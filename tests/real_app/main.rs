@@ -27,8 +27,11 @@ mod joins;
 mod lifecycle;
 mod local_state;
 mod memory;
+#[path = "../common/proxy.rs"]
+mod proxy;
 mod queries;
 mod refusals;
+mod reset;
 mod state;
 mod support;
 mod table;

@@ -1,5 +1,7 @@
 //! Joins of tables.
 
+use std::time::Duration;
+
 use mainstem::prelude::*;
 
 use crate::functions::{Sure, first, fk, is_x, join};
@@ -18,6 +20,8 @@ topologies! {
     fk_left_named;
     fk_inner_keyvalue_named;
     fk_left_count_auto;
+    fk_left_versioned_named;
+    tt_versioned_named;
 }
 
 type Table = KTable<String, String>;
@@ -140,4 +144,26 @@ fn fk_left_count_auto(b: &StreamsBuilder) {
     .count(())
     .to_stream()
     .to("out");
+}
+
+fn versioned(b: &StreamsBuilder, topic: &str, store: &str) -> Table {
+    b.table(topic, Materialized::named(store).versioned(Duration::from_millis(300)))
+}
+
+fn fk_left_versioned_named(b: &StreamsBuilder) {
+    let (left, right) = (versioned(b, "left", "lv"), versioned(b, "right", "rv"));
+    left.try_left_join_on(
+        &right,
+        (),
+        (),
+        |_, v| Sure::Ok(fk(v)),
+        |_, a, c| Sure::Ok(Some(join(Some(&a), c.as_ref()))),
+    )
+    .to_stream()
+    .to("out");
+}
+
+fn tt_versioned_named(b: &StreamsBuilder) {
+    let (left, right) = (versioned(b, "left", "lv"), versioned(b, "right", "rv"));
+    left.join(&right, both).to_stream().to("out");
 }
