@@ -78,10 +78,19 @@ class Bench:
 
     def start(self, who, work, *args):
         """An application that runs until it is told to end: see `serve`. The answer is the line of its start."""
-        command, env = self.command(who, "serve", work, *args)
-        process = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True, cwd=ROOT,
-                                   env={**os.environ, **env})
+        process = self.spawn(who, "serve", work, *args)
         return process, heard(process)
+
+    def begin(self, who, *args):
+        """A command that goes on until its stdin ends, when it has said that it is there."""
+        process = self.spawn(who, *args)
+        heard(process)
+        return process
+
+    def spawn(self, who, *args):
+        command, env = self.command(who, *args)
+        return subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True, cwd=ROOT,
+                                env={**os.environ, **env})
 
     def run(self, *args):
         """A command that is not measured and says nothing."""

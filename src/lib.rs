@@ -89,9 +89,6 @@ pub mod topology;
 pub use config::Config;
 pub use error::{BoxError, Error, ErrorClass, ErrorKind, Result};
 pub use record::{Header, Headers, Record, Timestamp, TopicPartition, murmur2, partition_for_key};
-#[cfg(feature = "cli")]
-#[doc(hidden)]
-pub use runtime::state_tools;
 pub use runtime::{
     App, AppBuilder, AppHandle, AppState, CloseOptions, Metric, MetricValue, Run, UncaughtErrorResponse,
 };
@@ -99,6 +96,9 @@ pub use runtime::{
     InputMetadata, InstanceMetadata, RestoreListener, RestoreMetadata, RestoringStore, StoreLag,
     TaskMetadata, WorkerMetadata, WorkerState,
 };
+#[cfg(feature = "cli")]
+#[doc(hidden)]
+pub use runtime::{reset, state_tools};
 pub use task::errors::{DropReason, ErrorContext, ErrorHandler, ErrorResponse, ErrorStage};
 pub use task_id::TaskId;
 
@@ -110,10 +110,11 @@ struct Readme;
 /// What most applications import.
 pub mod prelude {
     pub use crate::dsl::{
-        Branched, BranchedKStream, BufferConfig, Consumed, CustomWindows, EmitStrategy, Extract, Grouped,
-        Hopping, KGroupedStream, KGroupedTable, KStream, KTable, Materialized, Printed, Produced,
-        Repartitioned, Session, SessionWindowedKStream, Sliding, StreamsBuilder, StrictBufferConfig,
-        Suppressed, TimeWindowedKStream, Tumbling, Unlimited, ValueTransformerWithKey,
+        Branched, BranchedKStream, BufferConfig, Consumed, CustomWindows, EmitStrategy, Extract,
+        GlobalKTable, Grouped, Hopping, KGroupedStream, KGroupedTable, KStream, KTable, Materialized,
+        Printed, Produced, Repartitioned, Session, SessionWindowedKStream, Sliding, StreamsBuilder,
+        StrictBufferConfig, Suppressed, TableJoined, TimeWindowedKStream, Tumbling, Unlimited,
+        ValueTransformerWithKey,
     };
     pub use crate::error::{BoxError, Error, ErrorKind, Result};
     pub use crate::query::{ReadOnlyKeyValueStore, ReadOnlySessionStore, ReadOnlyWindowStore};
@@ -123,8 +124,8 @@ pub mod prelude {
         Windowed,
     };
     pub use crate::store::{
-        KeyValue, KeyValueStore, StoreBuilder, TimestampedKeyValue, TimestampedKeyValueStore,
-        ValueAndTimestamp,
+        GlobalKeyValueStore, KeyValue, KeyValueStore, StoreBuilder, TimestampedKeyValue,
+        TimestampedKeyValueStore, ValueAndTimestamp,
     };
     pub use crate::task_id::TaskId;
     pub use crate::topology::{

@@ -3,7 +3,7 @@
 #![allow(clippy::disallowed_methods, reason = "a test ends by its deadline")]
 
 use std::sync::Arc;
-use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::time::Duration;
 
 use bytes::Bytes;
@@ -450,4 +450,29 @@ fn a_hook_may_have_the_last_handle() {
     drop(kafka);
     go_on.send(()).unwrap();
     assert!(!asking.join().unwrap());
+}
+
+/// Who reads until the end, and later on from where that was, misses nothing that came meanwhile.
+#[tokio::test]
+async fn reading_until_the_end_says_where_it_ended() {
+    const NOT_LEADER: i16 = 6;
+    let kafka = EmbeddedKafka::start().unwrap();
+    let cluster = connect(&kafka).await;
+    make(&cluster, NewTopic::new("grows", 1).config("retention.ms", "-1")).await;
+    write(&cluster, "grows", 0..10).await;
+    let held = Arc::new(AtomicBool::new(true));
+    let holds = held.clone();
+    kafka.on(Api::Fetch, move |_| match holds.load(Ordering::SeqCst) {
+        true => Fault::Fail(NOT_LEADER),
+        false => Fault::Pass,
+    });
+    let mut reader = Reader::new(&cluster, ReadOptions::new("grows").until_end()).await.unwrap();
+    write(&cluster, "grows", 10..20).await;
+    held.store(false, Ordering::SeqCst);
+    let mut found = Vec::new();
+    while let Some(record) = soon("the end", reader.next()).await.unwrap() {
+        found.push(record);
+    }
+    assert_eq!(numbers(&found), (0..10).collect::<Vec<_>>());
+    assert_eq!((reader.positions(), reader.left()), (vec![(0, 10)], 0), "what came later was not read");
 }

@@ -22,7 +22,8 @@ use kafka_protocol::messages as m;
 use kafka_protocol::messages::offset_fetch_request::OffsetFetchRequestTopic;
 use kafka_protocol::protocol::StrBytes;
 use mainstem::client::{
-    Admin, Cluster, CommittedOffset, GroupMetadata, Isolation, Producer, ProducerOptions, ReadOptions, Reader,
+    Admin, Cluster, CommittedOffset, GroupMetadata, Isolation, OffsetSpec, Producer, ProducerOptions,
+    ReadOptions, Reader,
 };
 use mainstem::{ErrorClass, ErrorKind, Record, TopicPartition};
 use nodes::Nodes;
@@ -53,7 +54,18 @@ async fn send(producer: &Producer, topic: &str, partition: i32, value: &str) {
 }
 
 /// What a reader sees of each of two partitions.
+/// What a topic holds, once no transaction is open: markers may be written after a commit was answered.
 async fn read(cluster: &Cluster, topic: &str, isolation: Isolation) -> [Vec<String>; 2] {
+    let (admin, until) = (Admin::new(cluster), Instant::now() + LONG);
+    for partition in [0, 1] {
+        let at = TopicPartition::new(topic, partition);
+        let end = async |isolation| {
+            admin.list_offset(&at, OffsetSpec::Latest, isolation).await.unwrap().offset.unwrap()
+        };
+        while end(Isolation::ReadCommitted).await < end(Isolation::ReadUncommitted).await {
+            assert!(Instant::now() < until, "transactions end");
+        }
+    }
     let options = ReadOptions::new(topic).isolation(isolation).until_end();
     let mut reader = Reader::new(cluster, options).await.unwrap();
     let mut values = [Vec::new(), Vec::new()];

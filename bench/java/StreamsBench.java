@@ -60,8 +60,10 @@ import org.apache.kafka.streams.kstream.Produced;
  *     looks random), value = pseudo-random bytes of i; partition by the default partitioner
  * make-lines           --bootstrap B --in T --records N --keys WORDS --partitions P
  *     lines of 14 words out of that many, the r-th word about 1/r as often as the first, 100 bytes on average, no keys
- * restore              --bootstrap B --in T --out T --application-id ID [--threads N]
- *     brings the store of count back from ID-counts-changelog, which is there: records, seconds and CPU of that
+ * restore              --bootstrap B --in T --out T --application-id ID [--threads N] [--guarantee G] [--state-dir D]
+ *                      [--instance ID] [--stay yes]
+ *     brings the store of count back from ID-counts-changelog, which is there: records, seconds and CPU of that. The state
+ *     directory is a temporary one, or D, which stays; with --stay it goes on until stdin ends, one JSON line a line of it
  * verify filter-map|count|wordcount --bootstrap B --out T
  *     reads the output (read_committed); filter-map: records and a checksum; count and wordcount: keys, the sum of their
  *     last values, and a checksum of the table
@@ -226,9 +228,12 @@ public final class StreamsBench {
 
     /** Brings the store of count back from its changelog: from the start of the first restore to the end of the last. */
     private static void restore(Map<String, String> options) throws Exception {
-        Path state = Files.createTempDirectory("streams-bench");
+        long started = System.nanoTime();
+        boolean own = !options.containsKey("state-dir");
+        Path state = own ? Files.createTempDirectory("streams-bench") : Path.of(options.get("state-dir"));
         Properties config = config(options, state);
         config.put("application.id", need(options, "application-id"));
+        if (options.containsKey("instance")) config.put("group.instance.id", options.get("instance"));
         var streams = new KafkaStreams(topology("count", need(options, "in"), need(options, "out")), config);
         var running = new CountDownLatch(1);
         streams.setStateListener((now, before) -> {
@@ -249,13 +254,20 @@ public final class StreamsBench {
         });
         streams.start();
         running.await();
+        double up = (System.nanoTime() - started) / 1e9;
+        if (options.containsKey("stay")) {
+            System.out.printf(Locale.ROOT, "{\"up_seconds\":%.3f}%n", up);
+            System.out.flush();
+            var lines = new java.io.BufferedReader(new java.io.InputStreamReader(System.in));
+            while (lines.readLine() != null) look(streams, started);
+        }
         // The state may be RUNNING before the listener has heard of the last store.
         streams.close(Duration.ofMinutes(2));
         double seconds = (ended.get()[0] - began.get()[0]) / 1e9;
         System.out.printf(Locale.ROOT,
-            "{\"impl\":\"kafka-streams 4.3.1\",\"records\":%d,\"seconds\":%.3f,\"records_a_second\":%.0f,\"cpu_seconds\":%.3f,\"peak_rss_kb\":%d}%n",
-            records.get(), seconds, records.get() / seconds, (ended.get()[1] - began.get()[1]) / 1e9, status("VmHWM"));
-        delete(state);
+            "{\"impl\":\"kafka-streams 4.3.1\",\"records\":%d,\"seconds\":%.3f,\"records_a_second\":%.0f,\"cpu_seconds\":%.3f,\"peak_rss_kb\":%d,\"up_seconds\":%.3f}%n",
+            records.get(), seconds, records.get() / seconds, (ended.get()[1] - began.get()[1]) / 1e9, status("VmHWM"), up);
+        if (own) delete(state);
     }
 
     private static void look(KafkaStreams streams, long startedAt) throws Exception {

@@ -1,5 +1,7 @@
 //! What it takes to bring a store back: from the start of the first restore to the end of the last, as a listener hears it.
+//! With `--stay` it goes on after that, until it is killed: the next one with its `--state-dir` shows what a restart takes.
 
+use std::path::PathBuf;
 use std::sync::Mutex;
 use std::sync::mpsc::{Sender, channel};
 use std::time::{Duration, Instant};
@@ -9,6 +11,7 @@ use clap::Args;
 use mainstem::client::{Admin, ClientConfig, Cluster, NewTopic, Producer, ProducerOptions};
 use mainstem::prelude::*;
 use mainstem::{App, AppState, Config, RestoreListener, RestoringStore};
+use tokio::io::AsyncBufReadExt;
 
 use super::meter::{cpu_seconds, status_kb};
 use super::{Place, count};
@@ -33,6 +36,17 @@ pub(crate) struct Options {
     /// What keeps the rows of the store: fjall, sled or memory.
     #[arg(long, default_value = "fjall")]
     engine: String,
+    #[arg(long, default_value = "at_least_once")]
+    guarantee: String,
+    /// Where the state is, and stays; else it is in a temporary place, and goes.
+    #[arg(long)]
+    state_dir: Option<PathBuf>,
+    /// The `group.instance.id`: who comes back under it need not wait until its killed self is missed.
+    #[arg(long)]
+    instance: Option<String>,
+    /// Runs on until stdin ends, with a JSON line for each line of it.
+    #[arg(long)]
+    stay: bool,
 }
 
 /// A moment, and what had been spent by then.
@@ -95,22 +109,34 @@ pub(crate) async fn run(options: Options) -> Result<()> {
     if let Some(records) = options.fill {
         return fill(&options, records).await;
     }
-    let state_dir = std::env::temp_dir().join(format!("mainstem-bench-restore-{}", std::process::id()));
+    let (began, own) = (Instant::now(), options.state_dir.is_none());
+    let temporary = || std::env::temp_dir().join(format!("mainstem-bench-restore-{}", std::process::id()));
+    let state_dir = options.state_dir.clone().unwrap_or_else(temporary);
     let config = Config::builder(&options.application_id, &options.at.bootstrap)
         .state_dir(&state_dir)
-        .workers(options.threads);
+        .workers(options.threads)
+        .set("processing.guarantee", &options.guarantee);
     let config = match options.engine.as_str() {
         "memory" => config.set("default.dsl.store", "in_memory"),
         on_disk => config.set("state.engine", on_disk),
-    }
-    .build()?;
+    };
+    let config = options.instance.iter().fold(config, |config, id| config.set("group.instance.id", id));
     let (say, heard) = channel();
-    let app =
-        App::builder(count(&options.at)?, config).restore_listener(Listener(Mutex::new(say))).build()?;
+    let app = App::builder(count(&options.at)?, config.build()?)
+        .restore_listener(Listener(Mutex::new(say)))
+        .build()?;
     let handle = app.handle();
     let running = tokio::spawn(app.run().into_future());
     let is_up = handle.wait_for(AppState::Running);
     tokio::time::timeout(Duration::from_secs(600), is_up).await.expect("it is up in ten minutes");
+    let up = began.elapsed().as_secs_f64();
+    if options.stay {
+        println!("{{\"up_seconds\":{up:.3}}}");
+        let mut lines = tokio::io::BufReader::new(tokio::io::stdin()).lines();
+        while let Ok(Some(_)) = lines.next_line().await {
+            println!("{{\"processed\":{}}}", handle.records_processed());
+        }
+    }
     handle.stop();
     running.await.expect("the application does not panic")?;
     let (mut start, mut end, mut records) = (None::<Moment>, None::<Moment>, 0);
@@ -124,12 +150,14 @@ pub(crate) async fn run(options: Options) -> Result<()> {
     let seconds = end.0.duration_since(start.0).as_secs_f64();
     println!(
         "{{\"impl\":\"mainstem {}\",\"records\":{records},\"seconds\":{seconds:.3},\"records_a_second\":{:.0},\
-         \"cpu_seconds\":{:.3},\"peak_rss_kb\":{}}}",
+         \"cpu_seconds\":{:.3},\"peak_rss_kb\":{},\"up_seconds\":{up:.3}}}",
         env!("CARGO_PKG_VERSION"),
         records as f64 / seconds,
         end.1 - start.1,
         status_kb("VmHWM"),
     );
-    let _ = std::fs::remove_dir_all(state_dir);
+    if own {
+        let _ = std::fs::remove_dir_all(state_dir);
+    }
     Ok(())
 }

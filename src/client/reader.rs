@@ -318,7 +318,9 @@ impl Reader {
                     };
                 }
                 None => {
-                    at.next = at.next.max(open.fetched.next_offset);
+                    // What came behind the end was not given out: who reads on begins there.
+                    let read = open.fetched.next_offset;
+                    at.next = at.next.max(if self.until_end { read.min(at.end) } else { read });
                     if self.until_end && at.next >= at.end {
                         self.fetcher.revoke(open.fetched.at.clone());
                     }

@@ -33,7 +33,7 @@ use crate::topology::{Topology, refuse_optimizations};
 /// # Ok::<(), mainstem::Error>(())
 /// ```
 pub struct StreamsBuilder {
-    graph: Rc<RefCell<Graph>>,
+    pub(super) graph: Rc<RefCell<Graph>>,
     allow_generated_names: std::cell::Cell<bool>,
 }
 

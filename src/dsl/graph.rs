@@ -33,6 +33,13 @@ pub(crate) enum GraphKind {
     Processor(ProcessorSpec),
     Repartition(Box<RepartitionSpec>),
     TableJoin(Box<TableJoinSpec>),
+    /// A global store: a source, and the processor that fills the store.
+    Global {
+        source_name: Arc<str>,
+        source: SourceSpec,
+        factory: NodeFactory,
+        store: Arc<dyn StoreBlueprint>,
+    },
     Sink {
         topic: Option<Arc<str>>,
         label: Arc<str>,
@@ -117,6 +124,8 @@ pub(crate) struct Graph {
     follow_versions: Vec<(usize, usize, Arc<TableSettings>)>,
     /// Nodes that take no changes of versioned tables.
     without_versions: Vec<usize>,
+    /// Topics of the topology's own that sinks and sources of the graph name, and whether their names were given.
+    internal_topics: Vec<(Arc<str>, bool, &'static Location<'static>)>,
     errors: Vec<Error>,
 }
 
@@ -142,6 +151,7 @@ impl Graph {
             keyed: Vec::new(),
             follow_versions: Vec::new(),
             without_versions: Vec::new(),
+            internal_topics: Vec::new(),
             errors: Vec::new(),
         }
     }
@@ -259,6 +269,12 @@ impl Graph {
             GraphKind::TableJoin(join) => join.merge.stores.push(store),
             _ => {}
         }
+    }
+
+    /// Makes a topic one of the topology's own, which its sink and its source name.
+    #[track_caller]
+    pub(crate) fn add_internal_topic(&mut self, topic: Arc<str>, named: bool) {
+        self.internal_topics.push((topic, named, Location::caller()));
     }
 
     /// Lets a node read stores of other nodes.
@@ -384,6 +400,9 @@ impl Graph {
             }
         }
         let mut builder = TopologyBuilder::default();
+        for (topic, ..) in &self.internal_topics {
+            builder.add_internal_topic(topic.clone(), None);
+        }
         // In the order of priorities, parents first (`InternalStreamsBuilder.buildAndOptimizeTopology`).
         let mut waiting = std::collections::BinaryHeap::new();
         waiting.push(std::cmp::Reverse((0, 0)));
@@ -507,6 +526,10 @@ impl Graph {
                 }
                 GraphKind::Processor(spec) => names.extend(spec.stores.iter().map(|store| &**store.name())),
                 GraphKind::Repartition(spec) => names.push(&spec.topic),
+                GraphKind::Global { source, store, .. } => {
+                    names.extend(source.topics.iter().map(|t| &**t));
+                    names.push(store.name());
+                }
                 GraphKind::TableJoin(join) => {
                     names.extend(join.merge.stores.iter().map(|store| &**store.name()));
                 }
@@ -527,6 +550,10 @@ impl Graph {
         let advice = "give it a name, or allow generated names (StreamsBuilder::allow_generated_names): a generated name \
                       moves, and its state with it, when an operator is inserted before it";
         let mut errors = Vec::new();
+        for (topic, _, at) in self.internal_topics.iter().filter(|(_, named, _)| !named) {
+            let text = format!("the topic {topic} has a generated name; {advice} (at {at})");
+            errors.push(Error::new(ErrorKind::Topology, text));
+        }
         for node in &self.nodes {
             let mut refuse = |what: String| {
                 errors
@@ -537,6 +564,9 @@ impl Graph {
                     for store in spec.stores.iter().filter(|store| !store.is_named()) {
                         refuse(format!("the store {} has a generated name", store.name()));
                     }
+                }
+                GraphKind::Global { store, .. } if !store.is_named() => {
+                    refuse(format!("the store {} has a generated name", store.name()));
                 }
                 GraphKind::TableJoin(join) => {
                     for store in join.merge.stores.iter().filter(|store| !store.is_named()) {
@@ -584,6 +614,11 @@ impl Graph {
                 builder.add_node(processor(&node.name, vec![source_name.clone()], &table.factory))?;
                 stores(builder, table)
             }
+            GraphKind::Global { source_name, source: spec, factory, store } => builder.add_global(
+                source(source_name, spec),
+                processor(&node.name, vec![source_name.clone()], factory),
+                store.clone(),
+            ),
             GraphKind::Processor(spec) => {
                 builder.add_node(processor(&node.name, parents, &spec.factory))?;
                 stores(builder, spec)

@@ -145,9 +145,8 @@ impl<K: Clone + 'static, V: Clone + 'static> KGroupedStream<K, V> {
         step: aggregate::Step<K, V, A>,
     ) -> KTable<K, A> {
         let built = self.aggregation(prefix, &materialized, |store, keys, values, settings| {
-            let options = materialized.store_options(store, keys, values);
             let factory = aggregate::factory(settings, start, step);
-            ProcessorSpec { factory, stores: vec![options.blueprint()] }
+            ProcessorSpec { factory, stores: vec![materialized.blueprint(store, keys, values)] }
         });
         let Aggregation { node, keys, values, store, settings } = built;
         let table = TableNode::kept(&settings, store);
@@ -196,7 +195,7 @@ impl<K: Clone + 'static, V: Clone + 'static> KGroupedStream<K, V> {
         let spec = spec(&store, &keys, &values, settings.clone());
         let node = graph.add(&[parent], name, GraphKind::Processor(spec));
         graph.meets_by_key(node);
-        graph.set_versioned(node, false);
+        graph.set_versioned(node, materialized.history.is_some());
         Aggregation { node, keys, values, store, settings }
     }
 }

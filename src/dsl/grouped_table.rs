@@ -170,11 +170,11 @@ impl<K: Clone + 'static, V: Clone + 'static> KGroupedTable<K, V> {
 
         let settings = TableSettings::new(Some(store.clone()));
         let factory = table_aggregate::factory(settings.clone(), add, subtract, is_reduce);
-        let options = materialized.store_options(&store, &keys, &values);
-        let spec = ProcessorSpec { factory, stores: vec![options.blueprint()] };
+        let stores = vec![materialized.blueprint(&store, &keys, &values)];
+        let spec = ProcessorSpec { factory, stores };
         let node = graph.add(&[parent], name, GraphKind::Processor(spec));
         graph.meets_by_key(node);
-        graph.set_versioned(node, false);
+        graph.set_versioned(node, materialized.history.is_some());
         drop(graph);
         KTable::new(self.graph.clone(), node, keys, values, TableNode::kept(&settings, store))
     }

@@ -2,6 +2,8 @@
 
 mod branch;
 mod builder;
+mod foreign_key_join;
+mod global_table;
 mod graph;
 mod grouped;
 mod grouped_table;
@@ -20,6 +22,8 @@ mod windows;
 
 pub use branch::{Branched, BranchedKStream};
 pub use builder::StreamsBuilder;
+pub use foreign_key_join::TableJoined;
+pub use global_table::GlobalKTable;
 pub use grouped::KGroupedStream;
 pub use grouped_table::KGroupedTable;
 pub use joined::Joined;

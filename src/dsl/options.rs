@@ -9,7 +9,8 @@ use crate::error::BoxError;
 use crate::record::Timestamp;
 use crate::serde::erased::SerdeRef;
 use crate::serde::{DefaultSerde, Serde};
-use crate::store::KvOptions;
+use crate::store::versioned::VersionedOptions;
+use crate::store::{KvOptions, StoreBlueprint};
 use crate::task::queue::{Extract, Extractor};
 use crate::topology::AutoOffsetReset;
 
@@ -336,6 +337,8 @@ pub struct Materialized<K, V> {
     pub(crate) serdes: Serdes<K, V>,
     pub(crate) cached: bool,
     pub(crate) kind: Option<StoreKind>,
+    /// How much of the past a versioned store knows.
+    pub(crate) history: Option<Duration>,
     pub(crate) changelog: Option<Vec<(String, String)>>,
     /// How long rows of windows are kept, if longer than they have to be.
     pub(crate) retention: Option<Duration>,
@@ -375,6 +378,7 @@ impl<K: 'static, V: 'static> Materialized<K, V> {
             serdes,
             cached: true,
             kind: None,
+            history: None,
             changelog: Some(Vec::new()),
             retention: None,
             given: true,
@@ -413,6 +417,31 @@ impl<K: 'static, V: 'static> Materialized<K, V> {
         self
     }
 
+    /// Keeps the versions of each row for at least this long (KIP-889): streams are joined with what a row was at their time,
+    /// and what comes out of order changes the past alone (KIP-914). Such a store has no record cache.
+    ///
+    /// ```
+    /// use std::time::Duration;
+    ///
+    /// use mainstem::prelude::*;
+    ///
+    /// let builder = StreamsBuilder::new();
+    /// let hour = Duration::from_secs(3600);
+    /// let prices = builder.table::<String, i64>("prices", Materialized::named("prices").versioned(hour));
+    /// builder
+    ///     .stream::<String, String>("orders")
+    ///     .join_table(&prices, (), |order, price| format!("{order} at {price}, as it was then"))
+    ///     .to("out");
+    /// builder.build()?;
+    /// # Ok::<(), mainstem::Error>(())
+    /// ```
+    #[must_use]
+    pub fn versioned(mut self, history: Duration) -> Self {
+        self.given = true;
+        self.history = Some(history);
+        self
+    }
+
     /// Keeps no changelog: nothing else has the rows. They are lost to the task when it moves, and with the process if they are
     /// in memory. On disk they survive a kill: they are brought there before the offsets of their records are committed, once
     /// a commit, and processing is at least once as far as they go.
@@ -433,7 +462,27 @@ impl<K: 'static, V: 'static> Materialized<K, V> {
 }
 
 impl<K: Clone + 'static, V: Clone + 'static> Materialized<K, V> {
-    /// The store that these options ask for, under the name given or generated.
+    /// The plan of the store that these options ask for, under the name given or generated.
+    pub(crate) fn blueprint(
+        &self,
+        name: &Arc<str>,
+        keys: &SerdeRef<K>,
+        values: &SerdeRef<V>,
+    ) -> Arc<dyn StoreBlueprint> {
+        let Some(history) = self.history else { return self.store_options(name, keys, values).blueprint() };
+        let options = VersionedOptions {
+            name: name.clone(),
+            named: self.store.is_some(),
+            key_serde: keys.clone(),
+            value_serde: values.clone(),
+            history,
+            kind: self.kind,
+            changelog: self.changelog.clone(),
+        };
+        options.blueprint()
+    }
+
+    /// The key-value store that these options ask for, under the name given or generated.
     pub(crate) fn store_options(
         &self,
         name: &Arc<str>,
@@ -449,6 +498,8 @@ impl<K: Clone + 'static, V: Clone + 'static> Materialized<K, V> {
             segments: None,
             cached: self.cached,
             buffers: false,
+            logs_headers: false,
+            history: None,
             kind: self.kind,
             changelog: self.changelog.clone(),
         }

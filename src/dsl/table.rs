@@ -124,9 +124,8 @@ impl<K: Clone + 'static, V: Clone + 'static> KTable<K, V> {
             None => graph.draw_store_before(self.node).filter(|_| is_join),
         };
         if let Some(store) = store {
-            let options = materialized.store_options(&store, &keys, &values);
-            graph.give_store(self.node, options.blueprint());
-            graph.set_versioned(self.node, false);
+            graph.give_store(self.node, materialized.blueprint(&store, &keys, &values));
+            graph.set_versioned(self.node, materialized.history.is_some());
             self.table.settings.keep(store);
         }
         drop(graph);
@@ -367,6 +366,8 @@ impl<K: Clone + 'static, V: Clone + 'static> KTable<K, V> {
             segments: None,
             cached: true,
             buffers: true,
+            logs_headers: false,
+            history: None,
             kind: None,
             changelog: buffer.changelog.clone(),
         };
@@ -455,8 +456,8 @@ pub(crate) fn source_table<K: Clone + 'static, V: Clone + 'static>(
     store: Arc<str>,
     (keys, values): (&SerdeRef<K>, &SerdeRef<V>),
 ) -> Rc<TableNode<K, V>> {
-    let blueprint = materialized.store_options(&store, keys, values).blueprint();
-    graph.borrow_mut().set_versioned(node, false);
+    let blueprint = materialized.blueprint(&store, keys, values);
+    graph.borrow_mut().set_versioned(node, materialized.history.is_some());
     let keep = {
         let (graph, settings) = (graph.clone(), settings.clone());
         move || {

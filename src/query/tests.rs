@@ -175,6 +175,8 @@ fn blueprint(name: &str, named: bool) -> Arc<dyn StoreBlueprint> {
         timestamped: false,
         cached: false,
         buffers: false,
+        logs_headers: false,
+        history: None,
         kind: None,
         changelog: None,
     };

@@ -27,7 +27,7 @@ use crate::error::{Error, ErrorKind, Result};
 use crate::query::{
     Asked, LocalStores, Phase, ReadOnlyKeyValueStore, ReadOnlySessionStore, ReadOnlyWindowStore,
 };
-use crate::store::{StoreBlueprint, ValueAndTimestamp};
+use crate::store::{GlobalStores, StoreBlueprint, ValueAndTimestamp};
 use crate::task::errors::{DropReason, ErrorHandler, ErrorPolicies};
 use crate::topology::{Topology, refuse_optimizations};
 
@@ -64,6 +64,8 @@ pub(super) struct AppShared {
     other_topology: AtomicBool,
     /// The stores of this instance's tasks, for queries.
     pub(super) queries: Arc<LocalStores>,
+    /// The global stores, once they are filled.
+    pub(super) globals: OnceLock<GlobalStores>,
     pub(super) registry: Arc<Registry>,
     pub(super) memory: Arc<Account>,
     client: OnceLock<ClientFigures>,
@@ -277,6 +279,7 @@ impl AppBuilder {
             registry: Arc::new(Registry::new(&config)),
             memory: Arc::new(Account::new(&config)),
             client: OnceLock::new(),
+            globals: OnceLock::new(),
             config: Arc::new(config),
             policies,
             clock: Arc::new(SystemClock),

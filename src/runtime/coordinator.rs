@@ -19,6 +19,7 @@ use self::ask::ask;
 use self::replace::Replacements;
 use super::app::{AppShared, AppState};
 use super::close::CloseOptions;
+use super::global::{self, Global};
 use super::housekeeping::Housekeeping;
 use super::local_state::LocalState;
 use super::message::{TaskStart, ToCoordinator, ToWorker};
@@ -104,9 +105,13 @@ pub(super) struct Coordinator {
     rebalance: Option<(Instant, tracing::Span)>,
     failure: Option<Error>,
     ending: Option<Ending>,
+    /// The places whose workers have not ended what they had in a transaction when the application ends.
+    stragglers: BTreeSet<usize>,
     close: CloseOptions,
     /// Read-locked by every commit on its way to the broker.
     commits: Arc<tokio::sync::RwLock<()>>,
+    /// Fills the global stores.
+    _global: Option<Global>,
     /// The folder is this instance's until its tasks are closed.
     _identity: Identity,
 }
@@ -178,6 +183,8 @@ impl Coordinator {
             isolation: settings::live_fetch(config).isolation,
         };
         let repartition_topics = topics::repartition_topics(&shared.topology, config.application_id());
+        // ORDER: tasks find their global stores filled.
+        let global = global::start(shared, &cluster, &own).await?;
         let workers = Workers::start(shared, &cluster, (preparer.state.keeper(), identity.process_id), &own)?;
         Ok(Self {
             shared: shared.clone(),
@@ -207,9 +214,11 @@ impl Coordinator {
             join,
             rebalance: None,
             failure: None,
+            stragglers: BTreeSet::new(),
             ending: None,
             close: CloseOptions::default(),
             commits: Arc::default(),
+            _global: global,
             _identity: identity,
         })
     }
@@ -246,6 +255,7 @@ impl Coordinator {
                 break;
             }
         }
+        self.fence_stragglers().await;
         self.cluster.close();
         match self.close_state().await {
             Some(error) => Err(error),
@@ -770,6 +780,8 @@ impl Coordinator {
         }
         self.shared.set_state(AppState::PendingShutdown);
         self.ending = Some(Ending::Workers { until: latest, fenced: false });
+        // Who was left behind has no successor any more that would fence it.
+        self.stragglers.extend(self.replacements.vacant());
         self.workers.broadcast(|| ToWorker::Stop);
     }
 
@@ -802,6 +814,7 @@ impl Coordinator {
                     )
                 });
                 self.ending = Some(Ending::Workers { until: until + LAST_WORD, fenced: true });
+                self.stragglers.extend(self.workers.places());
                 // Whoever waits for its records to be written waits no longer.
                 self.workers.fence_all();
                 self.workers.broadcast(|| ToWorker::Gate(None));

@@ -16,7 +16,7 @@ use super::app::AppShared;
 use crate::error::{Error, ErrorClass, ErrorKind, Result};
 use crate::store::StoreBlueprint;
 use crate::store::database::{Database, NamedStore};
-use crate::store::engine::{Engine, MemoryEngine};
+use crate::store::engine::{Engine, MemoryEngine, SortedRun};
 use crate::store::keeper::{Keeper, KeeperThread};
 use crate::task_id::TaskId;
 
@@ -247,7 +247,7 @@ impl LocalState {
         };
         if store.changelog().is_none() && mark.as_deref().is_some_and(|mark| mark != NO_CHANGELOG) {
             // ORDER: before its rows go on without the changelog, which the mark would then be wrong about.
-            engine.apply(&Vec::new(), Some(NO_CHANGELOG))?;
+            engine.apply(&SortedRun::default(), Some(NO_CHANGELOG))?;
         }
         Ok(Opened { store, engine, mark })
     }

@@ -12,6 +12,7 @@ mod coordinator;
 mod fetches;
 mod figures;
 mod gaps;
+mod global;
 mod housekeeping;
 mod idle;
 mod input;
@@ -24,6 +25,8 @@ mod output;
 mod partition_counts;
 mod prepare;
 mod pulse;
+#[cfg(feature = "cli")]
+pub mod reset;
 mod settings;
 mod state_dir;
 #[cfg(feature = "cli")]

@@ -144,8 +144,8 @@ pub(super) fn transactional_ids(config: &Config, process_id: Uuid, workers: usiz
 
 /// Of which process and worker a transactional id is, if it is one of this application: the names of others may begin as
 /// this one's does.
-pub(super) fn of_transactional_id(config: &Config, id: &str) -> Option<(Uuid, usize)> {
-    let (process, worker) = id.strip_prefix(config.application_id())?.strip_prefix('-')?.rsplit_once('-')?;
+pub(super) fn of_transactional_id(application_id: &str, id: &str) -> Option<(Uuid, usize)> {
+    let (process, worker) = id.strip_prefix(application_id)?.strip_prefix('-')?.rsplit_once('-')?;
     Some((Uuid::parse_str(process).ok().filter(|id| id.to_string() == process)?, worker.parse().ok()?))
 }
 
@@ -159,7 +159,7 @@ mod tests {
         let process = Uuid::from_u128(7);
         let id = transactional_id(&config, process, 11);
         assert_eq!(id, "orders-00000000-0000-0000-0000-000000000007-11");
-        assert_eq!(of_transactional_id(&config, &id), Some((process, 11)));
+        assert_eq!(of_transactional_id(config.application_id(), &id), Some((process, 11)));
         for other in [
             "orders-eu-00000000-0000-0000-0000-000000000007-11",
             "orders-00000000-0000-0000-0000-000000000007",
@@ -168,7 +168,7 @@ mod tests {
             "orders",
             "order-00000000-0000-0000-0000-000000000007-11",
         ] {
-            assert_eq!(of_transactional_id(&config, other), None, "{other}");
+            assert_eq!(of_transactional_id(config.application_id(), other), None, "{other}");
         }
     }
 

@@ -90,6 +90,19 @@ pub enum StoreCheckpoint {
 /// # Errors
 /// [`ErrorKind::Config`] if there is no such folder, it cannot be read, or no slot is in it.
 pub fn slots(state_dir: &Path, application_id: Option<&str>) -> Result<Vec<Slot>> {
+    let slots = slots_if_any(state_dir, application_id)?;
+    if slots.is_empty() {
+        let text = format!(
+            "{} holds no state of an instance: state.dir is the folder in which there is one folder an application.id",
+            state_dir.display()
+        );
+        return Err(Error::new(ErrorKind::Config, text));
+    }
+    Ok(slots)
+}
+
+/// The same, where it is no mistake if there are none.
+pub(super) fn slots_if_any(state_dir: &Path, application_id: Option<&str>) -> Result<Vec<Slot>> {
     let applications = match application_id {
         Some(id) if id.contains(['/', '\\']) || matches!(id, "" | "." | "..") => {
             let text =
@@ -109,13 +122,6 @@ pub fn slots(state_dir: &Path, application_id: Option<&str>) -> Result<Vec<Slot>
                 slots.push(Slot { application_id: application_id.clone(), name, path, home });
             }
         }
-    }
-    if slots.is_empty() {
-        let text = format!(
-            "{} holds no state of an instance: state.dir is the folder in which there is one folder an application.id",
-            state_dir.display()
-        );
-        return Err(Error::new(ErrorKind::Config, text));
     }
     Ok(slots)
 }

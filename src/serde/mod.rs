@@ -33,6 +33,7 @@ pub(crate) mod erased;
 mod json;
 mod list;
 mod primitive;
+pub(crate) mod subscription;
 mod text;
 #[allow(dead_code, reason = "until timestamped stores are there")]
 pub(crate) mod timestamped;

@@ -10,7 +10,6 @@ use bytes::Bytes;
 
 use super::engine::{Engine, SortedRun};
 use super::faults;
-use super::visible::merge;
 use crate::error::{Error, ErrorKind, Result};
 
 type Job = Box<dyn FnOnce() + Send>;
@@ -114,7 +113,7 @@ impl KeeperThread {
 /// All runs, oldest first, in one.
 fn merged(runs: &[Arc<SortedRun>]) -> Arc<SortedRun> {
     let newest_first = runs.iter().rev().cloned();
-    newest_first.reduce(|newer, older| Arc::new(merge(&older, &newer))).unwrap_or_default()
+    newest_first.reduce(|newer, older| Arc::new(SortedRun::merged(&older, &newer))).unwrap_or_default()
 }
 
 /// The keeper's side of a hand-over: if it goes without a word, that is an error.

@@ -2,7 +2,7 @@
 //! built in, so that an update costs one look-up.
 
 use std::any::Any;
-use std::cell::RefCell;
+use std::cell::{Cell, RefCell};
 use std::cmp::Ordering;
 use std::collections::{BTreeSet, VecDeque};
 use std::fmt;
@@ -18,10 +18,12 @@ use super::keeper::{HandOver, Keeper};
 use super::layers::{Layers, View};
 use super::options::KvOptions;
 use super::row_key::RowKey;
+use super::run::RunBuilder;
 use super::segments::{BUCKET, Segments, changelog_key};
 use super::table::{Table, Withheld};
-use super::visible::{Publisher, Visible, merge};
-use super::{AnyStore, HandOverWhen, RowFormat, StoreCounts, StoreMemory, StoreRow, add};
+use super::versioned::{VERSION_HEAD, parse as parse_versions};
+use super::visible::{Publisher, Visible};
+use super::{AnyStore, HandOverWhen, RowFormat, StoreCounts, StoreMemory, StoreRow, Validity, add};
 use crate::error::{BoxError, Error, ErrorKind, Result};
 use crate::record::{Headers, Timestamp};
 use crate::serde::SerdeCx;
@@ -94,9 +96,8 @@ impl<V> Inner<V> {
     /// Notes what the rows of a commit take.
     fn weigh_rows(&mut self, run: &SortedRun) {
         if !run.is_empty() {
-            let bytes: usize =
-                run.iter().map(|(key, row)| key.len() + row.as_ref().map_or(0, Bytes::len)).sum();
-            self.row_bytes = (self.row_bytes + bytes / run.len()) / 2;
+            let bytes = run.bytes() / run.len() - SortedRun::ROW;
+            self.row_bytes = (self.row_bytes + bytes) / 2;
         }
     }
 }
@@ -111,6 +112,12 @@ pub(crate) struct KvStore<K, V> {
     segments: Option<Segments>,
     cached: bool,
     buffers: bool,
+    logs_headers: bool,
+    /// How much of the past it knows, if its rows are versions, in milliseconds.
+    history: Option<i64>,
+    /// The greatest time of a version, now and at the last commit; -1 before the first, as in Kafka Streams also after a
+    /// start.
+    observed: Cell<(Timestamp, Timestamp)>,
     changelog: Option<TopicIx>,
     visible: Arc<Visible>,
     counts: StoreCounts,
@@ -177,6 +184,9 @@ impl<K: Clone + 'static, V: Clone + 'static> KvStore<K, V> {
             segments: options.segments,
             cached,
             buffers: options.buffers,
+            logs_headers: options.logs_headers,
+            history: options.history,
+            observed: Cell::new((-1, -1)),
             changelog,
             visible: Arc::default(),
             counts: StoreCounts::default(),
@@ -243,15 +253,11 @@ impl<K: Clone + 'static, V: Clone + 'static> KvStore<K, V> {
         decode_row(row, self.timestamped, &self.value_serde, &self.topic)
     }
 
-    fn encode(&self, value: &V, timestamp: Timestamp, out: &mut BytesMut) -> Result<Bytes, BoxError> {
+    fn write_row(&self, value: &V, timestamp: Timestamp, out: &mut BytesMut) -> Result<(), BoxError> {
         if self.timestamped {
             out.put_i64(timestamp);
         }
-        if let Err(error) = self.value_serde.write(value, &self.serde_cx(false), out) {
-            out.clear();
-            return Err(error.into());
-        }
-        Ok(out.split().freeze())
+        Ok(self.value_serde.write(value, &self.serde_cx(false), out)?)
     }
 
     /// Replaces a row by what `change` makes of it. `now` is the time that a deletion is logged with. On an error nothing
@@ -289,10 +295,14 @@ impl<K: Clone + 'static, V: Clone + 'static> KvStore<K, V> {
         let new = change(row.current.as_ref().filter(|_| visible))?;
         // ORDER: the record is in the producer's hands before the row changes, so that an error leaves both as they were.
         // A withheld change is written to nowhere, so that an error belongs to this record and not to the flush.
-        let bytes = if self.cached {
+        let bytes = if self.history.is_some() {
+            // The version was logged, not the row.
+            0
+        } else if self.cached {
             self.weigh(key, new.as_ref(), headers, cx)?
         } else {
-            self.log(key, new.as_ref(), now, cx)?;
+            let headers = if self.logs_headers { headers } else { no_headers() };
+            self.log_with(key, new.as_ref(), now, headers, cx)?;
             0
         };
         if !self.cached && !self.keeps(key, observed) {
@@ -388,41 +398,79 @@ impl<K: Clone + 'static, V: Clone + 'static> KvStore<K, V> {
         Ok(bytes)
     }
 
-    /// Lets go of everything that the record cache holds back, in the order of the last updates. With a node downstream a
-    /// row that came and went in between is forgotten, else its deletion is logged
-    /// (`CachingKeyValueStore.putAndMaybeForward`).
-    pub(crate) fn take_withheld(&self, downstream: bool, cx: &mut TaskCx) -> Vec<Flushed<V>> {
+    /// The keys of everything that the record cache holds back, in the order of the last updates. Each is to be
+    /// [taken](Self::take_withheld), one by one: all at once would be another copy of what may be large.
+    pub(crate) fn withheld(&self) -> impl Iterator<Item = RowKey> + use<K, V> {
         let inner = &mut *self.inner.borrow_mut();
+        let mut keys = Vec::with_capacity(inner.withheld.len());
         let count = inner.withheld.len();
-        let mut flushed: Vec<(u64, Flushed<V>)> = Vec::with_capacity(count);
         for (at, key) in inner.withheld.drain(..).enumerate() {
-            let Some(row) = inner.table.get_mut(&key) else { continue };
-            let Some(held) = row.withheld.take() else { continue };
-            let Withheld { before, sequence, timestamp, headers, source, offset, bytes } = *held;
-            cx.cached_bytes = cx.cached_bytes.saturating_sub(bytes);
-            let new = row.current.clone();
-            let sequence = if self.buffers { place_in_set(&key, at, count) } else { sequence };
-            let key = key.into();
-            flushed.push((sequence, Flushed { key, old: before, new, timestamp, headers, source, offset }));
+            if let Some(held) = inner.table.get(&key).and_then(|row| row.withheld.as_ref()) {
+                let place = if self.buffers { place_in_set(&key, at, count) } else { held.sequence };
+                keys.push((place, key));
+            }
         }
-        flushed.sort_unstable_by_key(|(sequence, _)| *sequence);
-        let mut flushed: Vec<Flushed<V>> = flushed.into_iter().map(|(_, flushed)| flushed).collect();
+        keys.sort_unstable_by_key(|(sequence, _)| *sequence);
+        keys.into_iter().map(|(_, key)| key)
+    }
+
+    /// Lets go of a change that the record cache holds back. With a node downstream a row that came and went in between is
+    /// forgotten, else its deletion is logged (`CachingKeyValueStore.putAndMaybeForward`).
+    pub(crate) fn take_withheld(&self, key: RowKey, downstream: bool, cx: &mut TaskCx) -> Option<Flushed<V>> {
+        let inner = &mut *self.inner.borrow_mut();
+        let row = inner.table.get_mut(&key)?;
+        let Withheld { mut before, timestamp, headers, source, offset, bytes, .. } = *row.withheld.take()?;
+        cx.cached_bytes = cx.cached_bytes.saturating_sub(bytes);
+        let new = row.current.clone();
+        if !self.is_visible(&key, inner.observed) {
+            before = None;
+        }
+        if downstream && new.is_none() && before.is_none() {
+            return None;
+        }
         // ORDER: time moves on with each row that leaves the cache, and decides about the next.
-        flushed.retain_mut(|change| {
-            if !self.is_visible(&change.key, inner.observed) {
-                change.old = None;
-            }
-            if downstream && change.new.is_none() && change.old.is_none() {
-                return false;
-            }
-            if !self.keeps(&change.key, &mut inner.observed)
-                && let Some(row) = inner.table.get_mut(&change.key)
-            {
-                row.current = None;
-            }
-            true
-        });
-        flushed
+        if !self.keeps(&key, &mut inner.observed) {
+            row.current = None;
+        }
+        Some(Flushed { key: key.into(), old: before, new, timestamp, headers, source, offset })
+    }
+
+    /// From when on a versioned store knows what was.
+    pub(crate) fn history_begins(&self) -> Timestamp {
+        self.observed.get().0.saturating_sub(self.history.unwrap_or(i64::MAX))
+    }
+
+    /// Notes the time of a version.
+    pub(crate) fn observe(&self, timestamp: Timestamp) {
+        let (now, committed) = self.observed.get();
+        self.observed.set((now.max(timestamp), committed));
+    }
+
+    /// The bytes of a key that need not be the one in hand.
+    pub(crate) fn key_bytes_anew(&self, key: &K) -> Result<Bytes, BoxError> {
+        let mut bytes = BytesMut::new();
+        self.key_serde.write(key, &self.serde_cx(true), &mut bytes)?;
+        Ok(bytes.freeze())
+    }
+
+    /// Writes a version to the changelog: `one` is a row that has nothing else.
+    pub(crate) fn log_version(
+        &self,
+        key: &[u8],
+        one: Option<&V>,
+        timestamp: Timestamp,
+        cx: &mut TaskCx,
+    ) -> Result<(), BoxError> {
+        let Some(topic) = self.changelog else { return Ok(()) };
+        let partition = Partition::Exactly(cx.task.partition);
+        let Some(one) = one else {
+            return cx.send(topic, partition, Some(key), None, Some(timestamp), no_headers());
+        };
+        let bytes = cx.write_value(one, &self.value_serde, &self.topic, no_headers())?;
+        let value = bytes.get(VERSION_HEAD..);
+        let sent = cx.send(topic, partition, Some(key), value, Some(timestamp), no_headers());
+        cx.return_scratch(bytes);
+        sent
     }
 
     /// Writes a change to the changelog.
@@ -433,11 +481,22 @@ impl<K: Clone + 'static, V: Clone + 'static> KvStore<K, V> {
         now: Timestamp,
         cx: &mut TaskCx,
     ) -> Result<(), BoxError> {
+        self.log_with(key, new, now, no_headers(), cx)
+    }
+
+    fn log_with(
+        &self,
+        key: &[u8],
+        new: Option<&(V, Timestamp)>,
+        now: Timestamp,
+        headers: &Headers,
+        cx: &mut TaskCx,
+    ) -> Result<(), BoxError> {
         let Some(topic) = self.changelog else { return Ok(()) };
         let key = if self.segments.is_some() { &key[BUCKET..] } else { key };
         let partition = Partition::Exactly(cx.task.partition);
         let (now, headers) =
-            if self.buffers { (None, buffer_headers(new.is_some())) } else { (Some(now), no_headers()) };
+            if self.buffers { (None, buffer_headers(new.is_some())) } else { (Some(now), headers) };
         let Some((value, timestamp)) = new else {
             return cx.send(topic, partition, Some(key), None, now, headers);
         };
@@ -491,34 +550,21 @@ impl<K: Clone + 'static, V: Clone + 'static> KvStore<K, V> {
         Ok(updated?.old)
     }
 
-    /// The rows of some keys as they are now, in order. Rows that may outlive the others have bytes of their own, so that
-    /// they do not keep those of all in memory.
-    fn run_of(&self, table: &Table<V>, keys: &[RowKey], own_bytes: bool) -> Result<SortedRun> {
-        let mut run: SortedRun = Vec::with_capacity(keys.len());
-        let mut out = BytesMut::with_capacity(if own_bytes { 256 } else { keys.len() * 48 });
+    /// The rows of some keys as they are now, in order.
+    fn run_of(&self, table: &Table<V>, keys: &[RowKey]) -> Result<SortedRun> {
+        let mut run = RunBuilder::with_capacity(keys.len(), keys.len() * 48);
         for key in keys {
             let Some(row) = table.get(key) else { continue };
-            let bytes = match &row.current {
-                Some((value, timestamp)) => {
-                    Some(self.encode(value, *timestamp, &mut out).map_err(|error| {
-                        let text = format!("a row of the store {} cannot be written", self.name);
-                        Error::new(ErrorKind::Store, text).because(error)
-                    })?)
-                }
-                None => None,
-            };
-            let (key, bytes) = match key {
-                RowKey::Long(key) if !own_bytes => (key.clone(), bytes),
-                _ if own_bytes => bytes_of_its_own(key, bytes.as_deref()),
-                _ => {
-                    out.extend_from_slice(key);
-                    (out.split().freeze(), bytes)
-                }
-            };
-            run.push((key, bytes));
+            run.push_with(key, |out| {
+                let (value, timestamp) = row.current.as_ref()?;
+                Some(self.write_row(value, *timestamp, out))
+            })
+            .map_err(|error| {
+                let text = format!("a row of the store {} cannot be written", self.name);
+                Error::new(ErrorKind::Store, text).because(error)
+            })?;
         }
-        run.sort_unstable_by(|a, b| a.0.cmp(&b.0));
-        Ok(run)
+        Ok(run.sorted())
     }
 
     /// Freezes what has changed since the store was last shown, if it is shown at all. Says whether there was anything.
@@ -528,7 +574,7 @@ impl<K: Clone + 'static, V: Clone + 'static> KvStore<K, V> {
         if publisher.fresh.is_empty() {
             return Ok(rebased);
         }
-        let run = self.run_of(&inner.table, &publisher.fresh, true)?;
+        let run = self.run_of(&inner.table, &publisher.fresh)?;
         for key in publisher.fresh.drain(..) {
             if let Some(row) = inner.table.get_mut(&key) {
                 row.fresh = false;
@@ -536,6 +582,18 @@ impl<K: Clone + 'static, V: Clone + 'static> KvStore<K, V> {
         }
         publisher.push(run);
         Ok(true)
+    }
+
+    /// A row for each version that a row has, but for what the history no longer reaches.
+    fn version_rows(&self, key: &Bytes, row: &Bytes) -> Result<Vec<StoreRow>, BoxError> {
+        let versions = parse_versions(row)?;
+        let ends = versions.iter().skip(1).map(|(from, _)| Some(*from)).chain([None]);
+        let is_known = |to: Option<Timestamp>| to.is_none_or(|to| to > self.history_begins());
+        let rows = versions.iter().zip(ends).filter_map(|((from, value), to)| {
+            let (value, validity) = (value.clone()?, Some(Validity { from: *from, to }));
+            is_known(to).then(|| StoreRow { key: key.clone(), value, timestamp: None, validity })
+        });
+        Ok(rows.collect())
     }
 
     /// The least time of a row that has not gone.
@@ -608,7 +666,7 @@ impl<K: Clone + 'static, V: Clone + 'static> KvStore<K, V> {
 
     /// Takes what is too old out of a store whose rows have a time, whole segments at once: from the table, from the run
     /// that is about to be committed, and with it from the layers.
-    fn expire(&self, inner: &mut Inner<V>, mut run: SortedRun) -> Result<SortedRun> {
+    fn expire(&self, inner: &mut Inner<V>, run: SortedRun) -> Result<SortedRun> {
         let Some(segments) = &self.segments else { return Ok(run) };
         inner.committed_observed = inner.observed;
         let first = segments.first_live_bucket(inner.observed);
@@ -617,19 +675,17 @@ impl<K: Clone + 'static, V: Clone + 'static> KvStore<K, V> {
         }
         inner.purged = first;
         inner.table.retain(|key| Segments::bucket_of(key) >= first);
-        for (key, row) in &mut run {
-            if Segments::bucket_of(key) < first {
-                *row = None;
-            }
+        let mut rows = RunBuilder::with_capacity(run.len(), run.bytes());
+        for (key, row) in run.iter() {
+            rows.push(key, row.filter(|_| Segments::bucket_of(key) >= first))?;
         }
         let to = Bound::Excluded(Bytes::copy_from_slice(&Segments::bucket_bytes(first)));
-        let gone = KeyRange { from: Bound::Unbounded, to, reverse: false };
-        let gone: Result<SortedRun> = inner
-            .layers
-            .range(&gone, std::iter::empty())
-            .map(|row| row.map(|(key, _)| (key, None)))
-            .collect();
-        Ok(merge(&gone?, &run))
+        let range = KeyRange { from: Bound::Unbounded, to, reverse: false };
+        let mut gone = RunBuilder::with_capacity(0, 0);
+        for row in inner.layers.range(&range, std::iter::empty()) {
+            gone.push(&row?.0, None)?;
+        }
+        Ok(SortedRun::merged(&gone.in_order(), &rows.in_order()))
     }
 
     /// The greatest time of the rows that are in the layers.
@@ -676,14 +732,19 @@ impl<K: Clone + 'static, V: Clone + 'static> AnyStore for KvStore<K, V> {
     }
 
     fn row_format(&self) -> RowFormat {
-        if self.timestamped { RowFormat::Timestamped } else { RowFormat::Plain }
+        match self.history {
+            Some(history) => RowFormat::Versioned(history),
+            None if self.timestamped => RowFormat::Timestamped,
+            None => RowFormat::Plain,
+        }
     }
 
     fn flush(&self, cx: &mut TaskCx) -> Result<()> {
         let store_error = |error: BoxError| {
             Error::new(ErrorKind::Store, format!("the store {} cannot be flushed", self.name)).because(error)
         };
-        for change in self.take_withheld(false, cx) {
+        for key in self.withheld() {
+            let Some(change) = self.take_withheld(key, false, cx) else { continue };
             self.log(&change.key, change.new.as_ref(), change.timestamp, cx).map_err(store_error)?;
         }
         Ok(())
@@ -761,6 +822,7 @@ impl<K: Clone + 'static, V: Clone + 'static> AnyStore for KvStore<K, V> {
     fn commit(&self, next_offset: Option<i64>) -> Result<()> {
         let inner = &mut *self.inner.borrow_mut();
         debug_assert!(inner.withheld.is_empty(), "caches are flushed before a commit");
+        self.observed.set((self.observed.get().0, self.observed.get().0));
         let published = self.freeze_fresh(inner)?;
         for key in &inner.open {
             if let Some(row) = inner.table.get_mut(key) {
@@ -770,7 +832,7 @@ impl<K: Clone + 'static, V: Clone + 'static> AnyStore for KvStore<K, V> {
         let run = match &mut inner.publisher {
             // Everything that is open has been published, and is in its rows already.
             Some(publisher) => publisher.take(),
-            None => self.run_of(&inner.table, &inner.open, false)?,
+            None => self.run_of(&inner.table, &inner.open)?,
         };
         let run = self.expire(inner, run)?;
         inner.weigh_rows(&run);
@@ -793,6 +855,7 @@ impl<K: Clone + 'static, V: Clone + 'static> AnyStore for KvStore<K, V> {
     }
 
     fn roll_back(&self) {
+        self.observed.set((self.observed.get().1, self.observed.get().1));
         let inner = &mut *self.inner.borrow_mut();
         // What the cache withholds, and what readers were not shown yet, is in open rows too. The layers below have nothing
         // but what is committed: a row is read from there when it is looked for next.
@@ -867,10 +930,15 @@ impl<K: Clone + 'static, V: Clone + 'static> AnyStore for KvStore<K, V> {
                 let mut out = BytesMut::new();
                 let cx = self.serde_cx(false);
                 self.value_serde.write(&value, &cx, &mut out).map_err(|e| store_error(e.into()))?;
+                if self.history.is_some() {
+                    rows.extend(self.version_rows(&key, &out.freeze()).map_err(store_error)?);
+                    continue;
+                }
                 rows.push(StoreRow {
                     key: self.logged_key(&key),
                     value: out.freeze(),
                     timestamp: self.timestamped.then_some(timestamp),
+                    validity: None,
                 });
             }
         }
@@ -948,6 +1016,22 @@ impl<K: Clone + 'static, V: Clone + 'static, T> Iterator for KeyValueIterator<K,
     }
 }
 
+impl<K: Clone + 'static, V: Clone + 'static> KvStore<K, V> {
+    /// The rows whose keys' bytes start with `prefix`, for the nodes of this library.
+    pub(crate) fn prefix_rows(self: &Rc<Self>, prefix: Bytes) -> KeyValueIterator<K, V, (V, Timestamp)> {
+        add(&self.counts.scans, 1);
+        add(&self.counts.open_iterators, 1);
+        let to = prefix_end(&prefix);
+        KeyValueIterator {
+            store: self.clone(),
+            range: KeyRange { from: Bound::Included(prefix), to, reverse: false },
+            page: VecDeque::new(),
+            done: false,
+            row: |row| row,
+        }
+    }
+}
+
 fn bound_bytes<K: Clone + 'static, V: Clone + 'static>(
     store: &KvStore<K, V>,
     key: Option<&K>,
@@ -956,15 +1040,6 @@ fn bound_bytes<K: Clone + 'static, V: Clone + 'static>(
     let mut bytes = BytesMut::new();
     store.key_serde.write(key, &store.serde_cx(true), &mut bytes)?;
     Ok(Bound::Included(bytes.freeze()))
-}
-
-/// A row whose key and value share nothing with other rows.
-fn bytes_of_its_own(key: &[u8], value: Option<&[u8]>) -> (Bytes, Option<Bytes>) {
-    let mut both = BytesMut::with_capacity(key.len() + value.map_or(0, <[u8]>::len));
-    both.extend_from_slice(key);
-    both.extend_from_slice(value.unwrap_or_default());
-    let both = both.freeze();
-    (both.slice(..key.len()), value.map(|_| both.slice(key.len()..)))
 }
 
 /// The end of the keys that start with `prefix`.

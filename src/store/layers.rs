@@ -11,7 +11,6 @@ use bytes::Bytes;
 
 use super::engine::{Engine, EngineRead, KeyRange, Rows, SortedRun};
 use super::keeper::{HandOver, Keeper};
-use super::visible::merge;
 use super::{HandOverWhen, faults};
 use crate::error::Result;
 use crate::record::Timestamp;
@@ -22,14 +21,11 @@ const HAND_OVER_BYTES: usize = 32 << 20;
 /// The changelog records after which changes are handed over, if the last time is long enough ago.
 const HAND_OVER_RECORDS: i64 = 1_000_000;
 
-/// What a row of a run takes beside its key and its value.
-const ROW: usize = size_of::<(Bytes, Option<Bytes>)>() + 32;
-
 /// Committed runs over an engine.
 pub(crate) struct Layers {
     /// Newest last. Those of a hand-over under way come first, and stay until the engine has them.
     runs: Vec<Arc<SortedRun>>,
-    /// What the runs that are not being handed over take, as it was when they were frozen.
+    /// What the runs that are not being handed over take.
     bytes: usize,
     /// What those of the hand-over take.
     leaving: usize,
@@ -82,7 +78,7 @@ impl Layers {
 
     pub(crate) fn get(&self, key: &[u8]) -> Result<Option<Bytes>> {
         match changed(&self.runs, key) {
-            Some(value) => Ok(value.clone()),
+            Some(value) => Ok(value.map(Bytes::copy_from_slice)),
             None => self.engine.get(key),
         }
     }
@@ -96,7 +92,6 @@ impl Layers {
     /// Puts the run of a commit on top. `next` is the offset behind the last record that the store has in its changelog, if
     /// that is known. Says whether what lies below the runs has changed.
     pub(crate) fn commit(&mut self, run: SortedRun, next: Option<i64>) -> Result<bool> {
-        debug_assert!(run.is_sorted_by(|a, b| a.0 < b.0), "a run is strictly ascending");
         self.next = self.next.max(next.unwrap_or(self.next));
         let settled = self.settle()?;
         if self.keeper.is_none() {
@@ -161,18 +156,17 @@ impl Layers {
         if run.is_empty() {
             return;
         }
-        self.bytes +=
-            run.iter().map(|(k, v)| ROW + k.len() + v.as_ref().map_or(0, Bytes::len)).sum::<usize>();
         self.runs.push(Arc::new(run));
         // Each is at least twice as long as the next: a look-up goes through few, and a row is merged seldom.
         let first = self.hand_over.as_ref().map_or(0, |under_way| under_way.runs);
         while let [.., below, top] = &self.runs[first..]
             && below.len() < 2 * top.len()
         {
-            let merged = merge(below, top);
+            let merged = SortedRun::merged(below, top);
             self.runs.truncate(self.runs.len() - 2);
             self.runs.push(Arc::new(merged));
         }
+        self.bytes = self.runs[first..].iter().map(|run| run.bytes()).sum();
     }
 
     /// Lets go of what is in the engine by now. Says whether there was anything.
@@ -207,17 +201,14 @@ impl Layers {
 }
 
 /// What the runs (newest last) say of a key; `None` if they say nothing.
-fn changed<'a>(runs: &'a [Arc<SortedRun>], key: &[u8]) -> Option<&'a Option<Bytes>> {
-    runs.iter().rev().find_map(|run| {
-        let at = run.binary_search_by(|(k, _)| k[..].cmp(key)).ok()?;
-        Some(&run[at].1)
-    })
+fn changed<'a>(runs: &'a [Arc<SortedRun>], key: &[u8]) -> Option<Option<&'a [u8]>> {
+    runs.iter().rev().find_map(|run| run.get(key))
 }
 
 /// Rows with runs (newest last) lying over them.
 fn overlaid<'a>(runs: &'a [Arc<SortedRun>], mut rows: Rows<'a>, range: &KeyRange) -> Rows<'a> {
     for run in runs {
-        rows = Box::new(Overlay::new(rows, run_range(run, range), range.reverse));
+        rows = Box::new(Overlay::new(rows, run.range(range), range.reverse));
     }
     rows
 }
@@ -239,7 +230,7 @@ impl View {
 
     pub(crate) fn get(&self, key: &[u8]) -> Result<Option<Bytes>> {
         match changed(&self.runs, key) {
-            Some(value) => Ok(value.clone()),
+            Some(value) => Ok(value.map(Bytes::copy_from_slice)),
             None => self.engine.get(key),
         }
     }
@@ -253,7 +244,7 @@ impl View {
     pub(crate) fn approximate_len(&self) -> Result<u64> {
         let mut len = self.engine.approximate_len();
         for (at, run) in self.runs.iter().enumerate() {
-            for (key, value) in &**run {
+            for (key, value) in run.iter() {
                 let before = match changed(&self.runs[..at], key) {
                     Some(value) => value.is_some(),
                     None => self.engine.get(key)?.is_some(),
@@ -270,23 +261,6 @@ impl View {
 }
 
 type Changes<'a> = Box<dyn Iterator<Item = (Bytes, Option<Bytes>)> + 'a>;
-
-fn run_range<'a>(run: &'a SortedRun, range: &KeyRange) -> Changes<'a> {
-    use std::ops::Bound::{Excluded, Included, Unbounded};
-    let (from, to) = range.bounds();
-    let start = match from {
-        Unbounded => 0,
-        Included(from) => run.partition_point(|(k, _)| k[..] < *from),
-        Excluded(from) => run.partition_point(|(k, _)| k[..] <= *from),
-    };
-    let end = match to {
-        Unbounded => run.len(),
-        Included(to) => run.partition_point(|(k, _)| k[..] <= *to),
-        Excluded(to) => run.partition_point(|(k, _)| k[..] < *to),
-    };
-    let rows = run[start..end.max(start)].iter().cloned();
-    if range.reverse { Box::new(rows.rev()) } else { Box::new(rows) }
-}
 
 /// Rows with newer changes lying over them.
 struct Overlay<'a> {

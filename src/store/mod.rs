@@ -7,6 +7,7 @@
 pub(crate) mod database;
 pub(crate) mod engine;
 pub(crate) mod faults;
+pub(crate) mod global;
 mod java_set;
 pub(crate) mod keeper;
 mod key_value;
@@ -14,12 +15,14 @@ pub(crate) mod layers;
 pub(crate) mod memory;
 mod options;
 mod row_key;
+pub(crate) mod run;
 mod segments;
 mod session;
 mod table;
 #[cfg(test)]
 mod tests;
 mod tree;
+pub(crate) mod versioned;
 pub(crate) mod visible;
 mod window;
 
@@ -38,6 +41,8 @@ use crate::record::Timestamp;
 use crate::task::{TaskCx, TopicIx};
 
 use engine::Engine;
+pub use global::GlobalKeyValueStore;
+pub(crate) use global::GlobalStores;
 use keeper::{HandOver, Keeper};
 pub(crate) use key_value::{Flushed, KvStore};
 pub use key_value::{KeyValueIterator, KeyValueStore, TimestampedKeyValueStore, ValueAndTimestamp};
@@ -47,6 +52,7 @@ pub(crate) use options::KvOptions;
 pub use options::{KeyValue, StoreBuilder, TimestampedKeyValue};
 pub(crate) use segments::{Expiry, Segments, TimeKey, changelog_key};
 pub(crate) use session::session_of;
+pub use versioned::{PutOutcome, VersionedKeyValue, VersionedKeyValueStore, VersionedRecord};
 use visible::Visible;
 pub(crate) use window::{Times, buckets, of_key as rows_of_key};
 
@@ -60,6 +66,17 @@ pub struct StoreRow {
     pub value: Bytes,
     /// The timestamp, in milliseconds since the Unix epoch, for stores that keep one.
     pub timestamp: Option<Timestamp>,
+    /// For versioned stores, whose keys have a row for each version.
+    pub validity: Option<Validity>,
+}
+
+/// When a version is good, in milliseconds since the Unix epoch.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Validity {
+    /// From when on.
+    pub from: Timestamp,
+    /// Until when, exclusive; `None` if nothing has followed.
+    pub to: Option<Timestamp>,
 }
 
 /// What the rows of an engine are like, beside a key of the changelog.
@@ -69,6 +86,8 @@ pub(crate) enum RowFormat {
     Plain,
     /// Eight bytes of timestamp, big-endian, and then the value.
     Timestamped,
+    /// All versions of a key, of a history of so many milliseconds: a record of the changelog is one of them.
+    Versioned(i64),
 }
 
 /// What a task asks of any of its stores.
@@ -186,10 +205,18 @@ impl dyn AnyStore + '_ {
         let mut next_offset = 0;
         for (key, value, timestamp) in log {
             let stamp = match self.row_format() {
-                RowFormat::Plain => Vec::new(),
+                RowFormat::Plain | RowFormat::Versioned(_) => Vec::new(),
                 RowFormat::Timestamped => timestamp.to_be_bytes().to_vec(),
             };
-            let row = value.map(|value| [&stamp, &value[..]].concat().into());
+            let row = match self.row_format() {
+                RowFormat::Versioned(history) => {
+                    let row = engine::EngineRead::get(&engine, &key).unwrap();
+                    versioned::merged(row.as_ref(), [(timestamp, value)], history)
+                        .unwrap()
+                        .map(|row| row.to_vec())
+                }
+                _ => value.map(|value| [&stamp, &value[..]].concat()),
+            };
             let mut row_key = bytes::BytesMut::new();
             let key = match self.segments() {
                 Some(segments) => {
@@ -198,7 +225,7 @@ impl dyn AnyStore + '_ {
                 }
                 None => key,
             };
-            engine.apply(&vec![(key, row)], None).unwrap();
+            engine.apply(&[(key, row)].into_iter().collect(), None).unwrap();
             next_offset += 1;
         }
         self.attach(Box::new(engine), next_offset, None).unwrap();
@@ -243,7 +270,9 @@ pub(crate) trait StoreBlueprint: fmt::Debug + Send + Sync {
     fn store_kind(&self) -> Option<StoreKind>;
 
     /// How long a row is kept at least, in milliseconds, by a store whose rows have a time.
-    fn retention(&self) -> Option<i64>;
+    fn retention(&self) -> Option<i64> {
+        None
+    }
 
     /// What the bytes of its rows mean: rows of another fingerprint are of no use to it, and a layout that changes gets
     /// another one. Their types are not part of it: whether bytes of another type can be read is the serde's affair, as with

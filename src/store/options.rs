@@ -24,6 +24,10 @@ pub(crate) struct KvOptions<K, V> {
     pub(crate) cached: bool,
     /// Whether it is the buffer of a suppression: what has changed is logged at commits, in its own way.
     pub(crate) buffers: bool,
+    /// Whether a changelog record has the headers of the record that it comes from.
+    pub(crate) logs_headers: bool,
+    /// How much of the past a versioned store knows, in milliseconds.
+    pub(crate) history: Option<i64>,
     /// Where the rows are kept; `None` for what the configuration says.
     pub(crate) kind: Option<StoreKind>,
     pub(crate) changelog: Option<Vec<(String, String)>>,
@@ -40,6 +44,8 @@ impl<K, V> Clone for KvOptions<K, V> {
             segments: self.segments,
             cached: self.cached,
             buffers: self.buffers,
+            logs_headers: self.logs_headers,
+            history: self.history,
             kind: self.kind,
             changelog: self.changelog.clone(),
         }
@@ -83,9 +89,12 @@ impl<K: Clone + 'static, V: Clone + 'static> StoreBlueprint for KvBlueprint<K, V
     }
 
     fn fingerprint(&self) -> u64 {
+        if self.0.history.is_some() {
+            return 0x0601;
+        }
         // The kind of store, and the version of its layout.
         let kind = match (self.0.segments.map(|segments| segments.times), self.0.timestamped) {
-            (None, false) if self.0.buffers => 0x0601,
+            (None, false) if self.0.buffers => 0x0701,
             (None, false) => 0x0101,
             (None, true) => 0x0201,
             (Some(TimeKey::Window), false) => 0x0301,
@@ -106,6 +115,9 @@ impl<K: Clone + 'static, V: Clone + 'static> StoreBlueprint for KvBlueprint<K, V
     }
 
     fn kind(&self) -> String {
+        if self.0.history.is_some() {
+            return format!("a versioned store of {} and {}", type_name::<K>(), type_name::<V>());
+        }
         let kind = match (self.0.segments.map(|segments| segments.times), self.0.timestamped) {
             (None, false) if self.0.buffers => "the buffer of a suppression",
             (None, false) => "a key-value store",
@@ -144,6 +156,8 @@ impl<K: Clone + 'static, V: Clone + 'static> KvOptions<K, V> {
             segments: Some(segments),
             cached: self.cached,
             buffers: false,
+            logs_headers: false,
+            history: None,
             kind: self.kind,
             changelog: self.changelog,
         }
@@ -216,6 +230,8 @@ macro_rules! key_value_builder {
                     segments: None,
                     cached: false,
                     buffers: false,
+                    logs_headers: false,
+                    history: None,
                     kind: None,
                     changelog: Some(Vec::new()),
                 };

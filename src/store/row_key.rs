@@ -12,7 +12,7 @@ const SHORT: usize = 23;
 
 /// A copy of a key's bytes, which are its identity and its order.
 #[derive(Clone)]
-pub(super) enum RowKey {
+pub(crate) enum RowKey {
     Short { len: u8, bytes: [u8; SHORT] },
     Long(Bytes),
 }

@@ -151,10 +151,14 @@ pub enum DropReason {
     Production,
     /// A change of a versioned table that is not the latest of its key, where only the latest counts.
     OutOfOrder,
+    /// The row names no row of the other table (foreign-key joins).
+    NullForeignKey,
+    /// An answer to a row that is another by now (foreign-key joins).
+    Stale,
 }
 
 impl DropReason {
-    pub(crate) const ALL: [Self; 8] = [
+    pub(crate) const ALL: [Self; 10] = [
         Self::NullKey,
         Self::NullValue,
         Self::NegativeTimestamp,
@@ -163,6 +167,8 @@ impl DropReason {
         Self::Processing,
         Self::Production,
         Self::OutOfOrder,
+        Self::NullForeignKey,
+        Self::Stale,
     ];
 }
 
@@ -177,6 +183,8 @@ impl fmt::Display for DropReason {
             Self::Processing => "processing error",
             Self::Production => "production error",
             Self::OutOfOrder => "out of order",
+            Self::NullForeignKey => "null foreign key",
+            Self::Stale => "stale answer",
         })
     }
 }

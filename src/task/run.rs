@@ -15,7 +15,7 @@ use super::{Collector, Flow, Lifecycle, NodeIx, Stop, TaskCx};
 use crate::clock::Clock;
 use crate::error::{Error, ErrorKind, Result};
 use crate::record::{Timestamp, TopicPartition};
-use crate::store::{AnyStore, StoreRow};
+use crate::store::{AnyStore, GlobalStores, StoreRow};
 use crate::task_id::TaskId;
 
 /// What a task is told from outside.
@@ -30,6 +30,8 @@ pub(crate) struct TaskConfig {
     pub(crate) cache_bytes: usize,
     /// How often closed windows are looked for, in milliseconds of the wall clock; 0 at every record.
     pub(crate) window_emit_interval: i64,
+    /// What it may read beside its own stores.
+    pub(crate) globals: GlobalStores,
 }
 
 /// An offset to commit.
@@ -111,8 +113,15 @@ impl Task {
         clock: Arc<dyn Clock>,
         kept: Option<Vec<Rc<dyn AnyStore>>>,
     ) -> Result<Self> {
-        let TaskConfig { task, application_id, mut partitions, policies, cache_bytes, window_emit_interval } =
-            config;
+        let TaskConfig {
+            task,
+            application_id,
+            mut partitions,
+            policies,
+            cache_bytes,
+            window_emit_interval,
+            globals,
+        } = config;
         // Equal timestamps are taken in the order of (topic, partition).
         partitions.sort();
         let mut cx = TaskCx::new(task, application_id.clone(), collector, clock, policies);
@@ -157,6 +166,7 @@ impl Task {
                 connected: &node.stores,
                 lifecycles: &mut lifecycles,
                 flushers: &mut flushers,
+                globals: &globals,
                 topic_name: &topic_name,
             };
             match &node.kind {
@@ -346,14 +356,8 @@ impl Task {
                     }
                 }
                 let Some((_, source)) = next else { return Ok(()) };
-                task.queues[source].process_head(&mut task.cx)?;
+                task.take_head(source)?;
                 done += 1;
-                task.commit_needed = true;
-                task.heads[source] = task.queues[source].head_timestamp(&mut task.cx)?;
-                if task.cx.cached_bytes > task.cache_bytes {
-                    task.cx.counts.cache_overflows += 1;
-                    task.flush_caches_now()?;
-                }
                 if task.cx.stream_punctuations.next_due().is_some_and(|due| due <= task.cx.stream_time) {
                     return Ok(());
                 }
@@ -363,6 +367,25 @@ impl Task {
         let result = self.guarded(&mut run);
         self.cx.end();
         result.map(|()| done)
+    }
+
+    /// Processes the head of a queue, which `heads` has found, whatever the others hold.
+    #[cfg_attr(not(feature = "testing"), allow(dead_code, reason = "for the test driver"))]
+    pub(crate) fn process_head_of(&mut self, source: usize) -> Result<()> {
+        let result = self.guarded(|task| task.take_head(source));
+        self.cx.end();
+        result
+    }
+
+    fn take_head(&mut self, source: usize) -> Flow {
+        self.queues[source].process_head(&mut self.cx)?;
+        self.commit_needed = true;
+        self.heads[source] = self.queues[source].head_timestamp(&mut self.cx)?;
+        if self.cx.cached_bytes > self.cache_bytes {
+            self.cx.counts.cache_overflows += 1;
+            self.flush_caches_now()?;
+        }
+        Ok(())
     }
 
     /// Runs the stream-time punctuations that are due. Returns whether there were any.

@@ -11,7 +11,8 @@ use bytes::Bytes;
 
 use crate::error::{Error, ErrorKind, Result};
 use crate::store::database::{Database, EngineKind};
-use crate::store::engine::{Engine, SortedRun};
+use crate::store::engine::Engine;
+use crate::store::run::{RunBuilder, SortedRun};
 use crate::task_id::TaskId;
 
 /// What a [`BenchStore`] has done.
@@ -119,9 +120,9 @@ impl BenchStore {
 
     fn below(&mut self, key: &[u8]) -> Result<Option<Bytes>> {
         if let Some(run) = &self.run
-            && let Ok(at) = run.binary_search_by(|(k, _)| k[..].cmp(key))
+            && let Some(row) = run.get(key)
         {
-            return Ok(run[at].1.clone());
+            return Ok(row.map(Bytes::copy_from_slice));
         }
         self.figures.engine_reads += 1;
         self.engine.get(key)
@@ -130,14 +131,14 @@ impl BenchStore {
     /// Freezes what is open into a run, and has it handed over.
     fn hand_over(&mut self) -> Result<()> {
         let recent = &mut self.recent;
-        let mut run = SortedRun::with_capacity(self.open.len());
+        let mut run = RunBuilder::with_capacity(self.open.len(), self.open.len() * 48);
         for key in self.open.drain(..) {
             if let Some((row, open)) = recent.get_mut(&key) {
                 *open = false;
-                run.push((key, Some(Bytes::copy_from_slice(row))));
+                run.push(&key, Some(row))?;
             }
         }
-        run.sort_unstable_by(|a, b| a.0.cmp(&b.0));
+        let run = run.sorted();
         if recent.len() > self.recent_rows {
             recent.clear();
         }

@@ -45,14 +45,45 @@ impl Nodes {
             let kafka = kafka.expect("an embedded cluster");
             return Self { bootstrap: kafka.bootstrap().to_owned(), kind: Kind::Embedded(kafka) };
         }
+        Self::start_real(count, options.iter().map(|option| (*option).to_owned()).collect()).await
+    }
+
+    async fn start_real(count: usize, options: Vec<String>) -> Self {
         let dir = tempfile::tempdir().expect("a directory");
         let count = count.to_string();
         let path = dir.path().join("kafka");
         let bootstrap = tokio::task::spawn_blocking(move || {
             let up = ["up", "--dir", path.to_str().expect("a path"), "--nodes", &count];
-            script(&[&up[..], options].concat())
+            script(&up.into_iter().chain(options.iter().map(String::as_str)).collect::<Vec<_>>())
         });
         Self { bootstrap: bootstrap.await.expect("no panic"), kind: Kind::Real(dir) }
+    }
+
+    /// Clients are told to connect to `host:port` for the first node, and to the ports after it for the others: what listens
+    /// there passes on to what is returned, a node each. `version` is that of transactions. An embedded one tells its own addresses, and nothing is returned.
+    pub(crate) async fn start_behind(count: usize, advertise: &str, version: u64) -> (Self, Vec<String>) {
+        if !is_real() {
+            let options: &[&str] = if version == 1 { &[] } else { &["transaction.version=2"] };
+            return (Self::start_with(count, options).await, Vec::new());
+        }
+        let feature = format!("transaction.version={version}");
+        let options = ["--advertise", advertise, "--feature", &feature].map(str::to_owned);
+        let nodes = Self::start_real(count, options.to_vec()).await;
+        let Kind::Real(dir) = &nodes.kind else { unreachable!("it is a real one") };
+        let path = dir.path().join("kafka");
+        let said = script(&["status", "--dir", path.to_str().expect("a path")]);
+        let ports = said.lines().filter_map(|line| line.split_once("listening on ")?.1.split(',').next());
+        let addresses: Vec<String> = ports.map(|port| format!("127.0.0.1:{port}")).collect();
+        assert_eq!(addresses.len(), count, "{said}");
+        (nodes, addresses)
+    }
+
+    /// The embedded cluster, if it is one.
+    pub(crate) fn embedded(&self) -> Option<&EmbeddedKafka> {
+        match &self.kind {
+            Kind::Real(_) => None,
+            Kind::Embedded(kafka) => Some(kafka),
+        }
     }
 
     /// Compacts what can be compacted of a topic; a real one does so by itself (`--fast-cleaner`).

@@ -1,5 +1,6 @@
 //! Three applications in a row whose members come, go and die: at every level each key counts from 1 to its end. After a
-//! death it may step back, to what was committed and no farther, and goes on from there without a gap.
+//! death it may step back, to what was committed and no farther, and goes on from there without a gap. Under exactly-once it
+//! never steps back: each key once, in order.
 //!
 //! `MAINSTEM_CHAIN_STEPS` and `MAINSTEM_CHAIN_SEED` make it longer, and another one: scripts/soak/chain.
 
@@ -9,6 +10,7 @@ use std::time::Duration;
 
 use mainstem::TopicPartition;
 use mainstem::client::{Admin, Cluster, Isolation, OffsetSpec, ReadOptions, Reader};
+use mainstem::config::ProcessingGuarantee;
 use mainstem::embedded::{Api, EmbeddedKafka, Fault};
 use mainstem::prelude::*;
 
@@ -16,7 +18,7 @@ use crate::numbers::{assert_exact, connect, copy, lengths, producer, quick, read
 use crate::support::{Running, eventually, offset_fetch, text};
 
 /// Every request that an application makes.
-const APIS: [Api; 16] = [
+const APIS: [Api; 22] = [
     Api::ApiVersions,
     Api::Metadata,
     Api::Produce,
@@ -33,6 +35,12 @@ const APIS: [Api; 16] = [
     Api::CreateTopics,
     Api::DescribeConfigs,
     Api::DeleteRecords,
+    Api::OffsetForLeaderEpoch,
+    Api::AddPartitionsToTxn,
+    Api::AddOffsetsToTxn,
+    Api::TxnOffsetCommit,
+    Api::EndTxn,
+    Api::ListTransactions,
 ];
 
 /// Each key begins with 1, goes up by one, but for steps back, and comes to `last`, which therefore is not alone.
@@ -116,15 +124,16 @@ async fn assert_no_step_behind_commits(cluster: &Cluster, level: usize, checkpoi
     );
 }
 
-/// Keeps the last value of each key, and hands it on; what is kept must never be behind what comes.
-fn checked(input: &str, output: &str, wrong: Arc<Mutex<Vec<String>>>) -> Topology {
+/// Keeps the last value of each key, and hands it on; what is kept must never be behind what comes, and `once` nothing else
+/// than the value before it.
+fn checked(input: &str, output: &str, wrong: Arc<Mutex<Vec<String>>>, once: bool) -> Topology {
     let builder = StreamsBuilder::new();
     let grouped = builder.stream::<String, i64>(input).group_by_key("by-key");
     let table = grouped.aggregate(
         "last",
         || 0,
         move |key, value, last: i64| {
-            if value > last + 1 {
+            if value > last + 1 || once && value != last + 1 {
                 wrong.lock().unwrap().push(format!("{key} has {last}, and {value} comes"));
             }
             value
@@ -147,14 +156,16 @@ struct Chain {
     wrong: Arc<Mutex<Vec<String>>>,
     levels: [Vec<Member>; 3],
     started: usize,
+    guarantee: ProcessingGuarantee,
 }
 
 const TOPICS: [&str; 4] = ["level-0", "level-1", "level-2", "level-3"];
 
 impl Chain {
-    async fn new() -> Self {
+    /// `once` is the version of the transactions under exactly-once; `None` at least once.
+    async fn new(once: Option<u8>) -> Self {
         let kafka = EmbeddedKafka::builder().nodes(3).config("group.min.session.timeout.ms", "500");
-        let kafka = kafka.start().unwrap();
+        let kafka = kafka.transaction_version(once.unwrap_or(1)).start().unwrap();
         for name in TOPICS {
             topic(&kafka, name, PARTITIONS, 3).await;
         }
@@ -166,7 +177,15 @@ impl Chain {
                 false => Fault::Pass,
             });
         }
-        Self { kafka, dead, wrong: Arc::default(), levels: Default::default(), started: 0 }
+        let guarantee = match once {
+            Some(_) => ProcessingGuarantee::ExactlyOnceV2,
+            None => ProcessingGuarantee::AtLeastOnce,
+        };
+        Self { kafka, dead, wrong: Arc::default(), levels: Default::default(), started: 0, guarantee }
+    }
+
+    fn is_once(&self) -> bool {
+        self.guarantee == ProcessingGuarantee::ExactlyOnceV2
     }
 
     fn join(&mut self, level: usize) {
@@ -174,11 +193,12 @@ impl Chain {
         let client_id = format!("member-{}", self.started);
         let (input, output) = (TOPICS[level], TOPICS[level + 1]);
         let topology = match level {
-            1 => checked(input, output, self.wrong.clone()),
+            1 => checked(input, output, self.wrong.clone(), self.is_once()),
             _ => copy(input, output),
         };
         let state = tempfile::tempdir().unwrap();
         let config = quick(&self.kafka, &format!("chain-{level}"), &state)
+            .processing_guarantee(self.guarantee)
             .set("client.id", &client_id)
             .set("session.timeout.ms", "2000")
             .set("rebalance.timeout.ms", "3000");
@@ -219,11 +239,11 @@ fn told(name: &str, default: u64) -> u64 {
 /// How many records a step brings, a key.
 const BLOCK: i64 = 25;
 
-async fn chain(deaths: bool, dying_connections: bool) {
+async fn chain(deaths: bool, dying_connections: bool, once: Option<u8>) {
     let steps = told("MAINSTEM_CHAIN_STEPS", 10);
     let seed = told("MAINSTEM_CHAIN_SEED", 5);
     let mut draw = Draw(seed);
-    let mut chain = Chain::new().await;
+    let mut chain = Chain::new(once).await;
     let cluster = connect(&chain.kafka).await;
     let producer = producer(&cluster);
     if dying_connections {
@@ -276,12 +296,14 @@ async fn chain(deaths: bool, dying_connections: bool) {
     chain.kafka.clear_hooks();
     chain.kafka.keep_connections();
     assert_exact(&read(&cluster, TOPICS[0]).await, last);
-    for (level, checkpoints) in checkpoints.iter().enumerate() {
-        assert_no_step_behind_commits(&cluster, level, checkpoints).await;
+    if !chain.is_once() {
+        for (level, checkpoints) in checkpoints.iter().enumerate() {
+            assert_no_step_behind_commits(&cluster, level, checkpoints).await;
+        }
     }
     for name in &TOPICS[1..] {
         let found = read(&cluster, name).await;
-        match deaths {
+        match deaths && !chain.is_once() {
             true => assert_no_gaps(name, &found, last),
             false => assert_exact(&found, last),
         }
@@ -291,15 +313,32 @@ async fn chain(deaths: bool, dying_connections: bool) {
 
 #[tokio::test]
 async fn members_come_and_go() {
-    chain(false, false).await;
+    chain(false, false, None).await;
 }
 
 #[tokio::test]
 async fn members_come_go_and_die() {
-    chain(true, false).await;
+    chain(true, false, None).await;
 }
 
 #[tokio::test]
 async fn members_come_go_and_die_and_connections_with_them() {
-    chain(true, true).await;
+    chain(true, true, None).await;
+}
+
+/// Transactions of version 2, as brokers from 4.0 have them.
+#[tokio::test]
+async fn members_come_go_and_die_and_each_key_comes_once() {
+    chain(true, false, Some(2)).await;
+}
+
+#[tokio::test]
+async fn members_come_go_and_die_and_connections_with_them_and_each_key_comes_once() {
+    chain(true, true, Some(2)).await;
+}
+
+/// The same before KIP-890.
+#[tokio::test]
+async fn members_come_go_and_die_and_each_key_comes_once_in_version_1() {
+    chain(true, true, Some(1)).await;
 }

@@ -8,7 +8,7 @@ use std::time::Duration;
 use bytes::Bytes;
 use mainstem::Record;
 use mainstem::client::{
-    Admin, ClientConfig, Cluster, NewTopic, Producer, ProducerOptions, ReadOptions, Reader,
+    Admin, ClientConfig, Cluster, Isolation, NewTopic, Producer, ProducerOptions, ReadOptions, Reader,
 };
 use mainstem::config::ConfigBuilder;
 use mainstem::embedded::{Api, EmbeddedKafka, Fault};
@@ -59,9 +59,10 @@ pub async fn send(producer: &Producer, topic: &str, values: std::ops::RangeInclu
     }
 }
 
-/// The values of each key, in the order of the log.
+/// The committed values of each key, in the order of the log.
 pub async fn read(cluster: &Cluster, topic: &str) -> BTreeMap<String, Vec<i64>> {
-    let mut reader = Reader::new(cluster, ReadOptions::new(topic).until_end()).await.unwrap();
+    let options = ReadOptions::new(topic).isolation(Isolation::ReadCommitted).until_end();
+    let mut reader = Reader::new(cluster, options).await.unwrap();
     let mut found: BTreeMap<String, Vec<i64>> = BTreeMap::new();
     while let Some(record) = reader.next().await.unwrap() {
         let value = i64::from_be_bytes(record.value.as_deref().unwrap().try_into().unwrap());

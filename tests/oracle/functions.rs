@@ -63,6 +63,12 @@ pub(crate) fn wk(w: &Windowed<String>) -> String {
     format!("{}@{}/{}", w.key, w.window.start, w.window.end)
 }
 
+/// The text before the first ':'; null for an empty one.
+pub(crate) fn fk(v: &str) -> Option<String> {
+    let key = v.split(':').next().unwrap_or_default();
+    (!key.is_empty()).then(|| key.to_owned())
+}
+
 /// Null keys cannot be stored; the processors keep them under `"-"`.
 pub(crate) fn key(k: Option<&String>) -> String {
     k.cloned().unwrap_or_else(|| "-".to_owned())

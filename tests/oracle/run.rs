@@ -217,6 +217,9 @@ fn stores(driver: &TopologyTestDriver, case: &Case) -> Result<(), String> {
                 let key = &row.key[..row.key.len() - number];
                 let mut cells = vec![Value::from(hex(key)), Value::from(hex(&row.value))];
                 cells.extend(row.timestamp.map(Value::from));
+                if let Some(validity) = row.validity {
+                    cells.extend([Value::from(validity.from), validity.to.map_or(Value::Null, Value::from)]);
+                }
                 cells
             })
             .collect();

@@ -146,7 +146,7 @@ async fn every_way_on(kafka: &EmbeddedKafka, api: Api, every: u64, faults: Vec<F
         rows == truth
     })
     .await;
-    let changelog = rig.read_committed(&format!("{}-counts-changelog", rig.app_id)).await;
+    let changelog = rig.read_settled(&format!("{}-counts-changelog", rig.app_id)).await;
     let fold: BTreeMap<String, i64> = changelog.iter().map(|r| (text(&r.key), count(r))).collect();
     assert_eq!(fold, truth, "the changelog");
     app.stop().await;
@@ -265,7 +265,7 @@ async fn aborted_values_are_not_seen(cached: bool) {
     .await;
     eventually("both see the same then", async || rows(&open) == second).await;
     let mut last = BTreeMap::new();
-    for record in rig.read_committed(&output).await {
+    for record in rig.read_settled(&output).await {
         let before = last.insert(text(&record.key), count(&record)).unwrap_or(0);
         assert!(if cached { count(&record) > before } else { count(&record) == before + 1 });
     }
@@ -347,7 +347,7 @@ async fn an_abort_is_made_good_in_place() {
         before.map(|(_, metadata)| metadata),
         "the partition time stays"
     );
-    let seen: Vec<i64> = rig.read_committed(&output).await.iter().map(count).collect();
+    let seen: Vec<i64> = rig.read_settled(&output).await.iter().map(count).collect();
     assert_eq!(seen.last(), Some(&20));
     assert!(seen.is_sorted_by(|a, b| a < b), "{seen:?}");
     eventually("readers see the last count", async || {
@@ -424,7 +424,7 @@ async fn the_last_commit_leaves_out_what_a_failed_task_has_written() {
     eventually("all are processed again", async || seen.load(Ordering::SeqCst) >= 102 + 50).await;
     second.stop().await;
     let mut keys: Vec<i64> =
-        rig.read_committed(&output).await.iter().map(|r| text(&r.key).parse().unwrap()).collect();
+        rig.read_settled(&output).await.iter().map(|r| text(&r.key).parse().unwrap()).collect();
     keys.sort_unstable();
     assert!(keys.iter().copied().eq(0..101), "each record once: {keys:?}");
 }

@@ -11,10 +11,10 @@ use std::time::Duration;
 use mainstem::client::OffsetSpec;
 use mainstem::prelude::*;
 use mainstem::{App, ErrorKind, MetricValue};
-use tokio::net::{TcpListener, TcpStream};
-use tokio::sync::Notify;
+use tokio::net::TcpListener;
 
 use crate::common::{kafka, unique};
+use crate::proxy::Proxy;
 use crate::support::{DEADLINE, Rig, clock, counts, eventually, offset_fetch, rig, rig_at, start, text};
 use crate::tokens::tokens;
 use crate::{data, truth};
@@ -290,46 +290,6 @@ async fn kill_9_loses_nothing_and_repeats_exactly_what_was_not_committed() {
     );
 }
 
-/// A proxy before a broker that can cut every connection and refuse new ones.
-struct Proxy {
-    address: String,
-    open: Arc<AtomicBool>,
-    cut: Arc<Notify>,
-}
-
-impl Proxy {
-    async fn start(listener: TcpListener, to: String) -> Self {
-        let address = listener.local_addr().unwrap().to_string();
-        let (open, cut) = (Arc::new(AtomicBool::new(true)), Arc::new(Notify::new()));
-        let (is_open, cutting) = (open.clone(), cut.clone());
-        tokio::spawn(async move {
-            while let Ok((mut client, _)) = listener.accept().await {
-                if !is_open.load(Ordering::SeqCst) {
-                    continue;
-                }
-                let (to, cutting) = (to.clone(), cutting.clone());
-                tokio::spawn(async move {
-                    let Ok(mut broker) = TcpStream::connect(to).await else { return };
-                    tokio::select! {
-                        _ = tokio::io::copy_bidirectional(&mut client, &mut broker) => {}
-                        () = cutting.notified() => {}
-                    }
-                });
-            }
-        });
-        Self { address, open, cut }
-    }
-
-    fn close(&self) {
-        self.open.store(false, Ordering::SeqCst);
-        self.cut.notify_waiters();
-    }
-
-    fn open(&self) {
-        self.open.store(true, Ordering::SeqCst);
-    }
-}
-
 async fn generate(rig: &Rig, lines: &str, which: std::ops::Range<usize>) {
     for (i, (timestamp, line)) in data::Words::default().iter().enumerate() {
         if which.contains(&i) {
@@ -350,7 +310,7 @@ async fn a_cut_of_all_connections_and_a_broker_restart_lose_nothing() {
     let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
     let advertised = listener.local_addr().unwrap().to_string();
     let broker = OwnKafka::up(&["--advertise", &advertised]).await;
-    let proxy = Proxy::start(listener, broker.address.clone()).await;
+    let proxy = Proxy::start(listener, broker.address.clone());
     let rig = rig_at(&proxy.address, "cut").await;
     let (lines, output) = (rig.topic("lines", PARTITIONS).await, rig.topic("counts", PARTITIONS).await);
     let names = Names { broker: &proxy.address, app_id: &rig.app_id, lines: &lines, counts: &output };

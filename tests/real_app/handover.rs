@@ -4,7 +4,7 @@ use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Condvar, Mutex};
 
 use mainstem::client::OffsetSpec;
-use mainstem::config::ConfigBuilder;
+use mainstem::config::{ConfigBuilder, ProcessingGuarantee};
 use mainstem::prelude::*;
 use mainstem::{App, AppState, ErrorKind, UncaughtErrorResponse};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
@@ -109,9 +109,9 @@ async fn send(rig: &Rig, topic: &str, partition: i32, value: &str) {
     rig.flush().await;
 }
 
-/// The values that a key has in a changelog's partition, in their order.
+/// The committed values that a key has in a changelog's partition, in their order.
 async fn history(rig: &Rig, topic: &str, partition: i32) -> Vec<i64> {
-    let records = rig.read(topic).await;
+    let records = rig.read_committed(topic).await;
     let of_partition = records.iter().filter(|r| text(&r.key) == format!("k{partition}"));
     of_partition.map(|r| i64::from_be_bytes(r.value.as_deref().unwrap().try_into().unwrap())).collect()
 }
@@ -127,20 +127,35 @@ fn hurried(config: ConfigBuilder) -> ConfigBuilder {
         .set("rebalance.timeout.ms", "3000")
 }
 
+/// A transaction that nobody ends stays for longer than the test: what is aborted was fenced.
+fn once(config: ConfigBuilder) -> ConfigBuilder {
+    config
+        .processing_guarantee(ProcessingGuarantee::ExactlyOnceV2)
+        .set("transaction.timeout.ms", "700000")
+        .set("retry.backoff.ms", "20")
+}
+
+/// The states of the transactions of an application.
+async fn transactions(rig: &Rig) -> Vec<String> {
+    let listed = rig.admin().list_transactions(&format!("{}-", rig.app_id)).await.unwrap();
+    listed.into_iter().map(|transaction| transaction.state).collect()
+}
+
 fn app(topology: Topology, config: ConfigBuilder) -> Running {
     start(App::new(topology, config.build().unwrap()).unwrap())
 }
 
-/// Red test 1: a worker sleeps in user code while it holds records of a task that are not written, and offsets that are
-/// not committed; the task moves to another instance, which goes on with it; then it wakes.
-#[tokio::test]
-async fn a_worker_that_slept_while_its_task_moved_writes_and_commits_nothing_of_it() {
+/// Red test 1: a worker sleeps in user code while it holds records of a task that are not written, or not committed, and
+/// offsets that are not; the task moves to another instance, which goes on with it; then it wakes.
+async fn a_worker_sleeps_while_its_task_moves(guarantee: fn(ConfigBuilder) -> ConfigBuilder, once: bool) {
     let rig = rig("slept").await;
     let (input, output) = pair(&rig).await;
     let changelog = format!("{}-counts-changelog", rig.app_id);
     let (topology, a_log) = counted(&input, &output);
-    // Nothing is written or committed unless somebody asks.
-    let slow = hurried(rig.config()).set("commit.interval.ms", "3600000").set("linger.ms", "3600000");
+    let config = || guarantee(hurried(rig.config()));
+    // Nothing is written or committed unless somebody asks. What is in a transaction may well be written.
+    let linger = if once { "0" } else { "600000" };
+    let slow = config().set("commit.interval.ms", "600000").set("linger.ms", linger);
     let a = app(topology, slow).running().await;
     for partition in 0..2 {
         send(&rig, &input, partition, "v").await;
@@ -149,10 +164,14 @@ async fn a_worker_that_slept_while_its_task_moved_writes_and_commits_nothing_of_
     a_log.hold();
     send(&rig, &input, 0, "hold").await;
     eventually("A sleeps", async || a_log.held() == 1).await;
-    assert_eq!(rig.read(&changelog).await.len(), 0, "A holds it all");
+    assert_eq!(rig.read_committed(&changelog).await.len(), 0, "A holds it all");
+    if once {
+        eventually("A's transaction is open", async || transactions(&rig).await == ["Ongoing"]).await;
+        assert!(!rig.read(&changelog).await.is_empty(), "and written");
+    }
 
     let (topology, b_log) = counted(&input, &output);
-    let b = app(topology, hurried(rig.config()));
+    let b = app(topology, config());
     eventually("B has a task", async || b_log.inits() == 1).await;
     let mut moved = None;
     eventually("B commits for it", async || {
@@ -172,6 +191,10 @@ async fn a_worker_that_slept_while_its_task_moved_writes_and_commits_nothing_of_
     rig.wait_committed(&input, moved, end).await;
     let before = history(&rig, &changelog, moved).await;
     assert_eq!(before.last(), Some(&end), "one for each record: {before:?}");
+    if once {
+        // Nothing of A's is among it, and it can be read although A sleeps on: A's transaction is aborted.
+        assert!(before.iter().copied().eq(1..=end), "each once: {before:?}");
+    }
 
     a_log.free();
     let kept = 1 - moved;
@@ -185,6 +208,16 @@ async fn a_worker_that_slept_while_its_task_moved_writes_and_commits_nothing_of_
     b.stop().await;
     assert_eq!(rig.committed(&input, moved).await.unwrap().0, end);
     assert_eq!(history(&rig, &changelog, moved).await, before);
+}
+
+#[tokio::test]
+async fn a_worker_that_slept_while_its_task_moved_writes_and_commits_nothing_of_it() {
+    a_worker_sleeps_while_its_task_moves(|config| config, false).await;
+}
+
+#[tokio::test]
+async fn a_worker_that_slept_while_its_task_moved_is_fenced_and_its_transaction_aborted() {
+    a_worker_sleeps_while_its_task_moves(once, true).await;
 }
 
 /// `max.processing.time.ms`: the instance stays in the group, its tasks go on with another worker, and the one that slept
@@ -391,8 +424,7 @@ async fn silence(listener: TcpListener, to: String, client: &'static str, holds:
 }
 
 /// Red test 8: a revocation does not wait for a broker that does not acknowledge.
-#[tokio::test]
-async fn a_task_is_released_in_time_although_the_broker_acknowledges_nothing() {
+async fn a_broker_acknowledges_nothing(guarantee: fn(ConfigBuilder) -> ConfigBuilder) {
     if kafka("silent-broker").is_none() {
         return;
     }
@@ -404,7 +436,8 @@ async fn a_task_is_released_in_time_although_the_broker_acknowledges_nothing() {
     let rig = rig_at(&broker.address, "silent").await;
     let (input, output) = pair(&rig).await;
     let (topology, a_log) = counted(&input, &output);
-    let a = app(topology, hurried(rig.config()).set("client.id", "unheard")).running().await;
+    let config = || guarantee(hurried(rig.config()));
+    let a = app(topology, config().set("client.id", "unheard")).running().await;
     for partition in 0..2 {
         send(&rig, &input, partition, "v").await;
         rig.wait_committed(&input, partition, 1).await;
@@ -416,7 +449,7 @@ async fn a_task_is_released_in_time_although_the_broker_acknowledges_nothing() {
     // One at least: whether it gets to the other depends on when its commit begins, which waits for the silent broker.
     eventually("A holds what nobody acknowledges", async || a_log.records() >= 3).await;
     let (topology, b_log) = counted(&input, &output);
-    let b = app(topology, hurried(rig.config()));
+    let b = app(topology, config());
     eventually("B has a task", async || b_log.inits() == 1).await;
     let mut committed = 0;
     eventually("B commits what A could not", async || {
@@ -434,4 +467,19 @@ async fn a_task_is_released_in_time_although_the_broker_acknowledges_nothing() {
     }
     a.stop().await;
     b.stop().await;
+    for partition in 0..2 {
+        let counts = history(&rig, &format!("{}-counts-changelog", rig.app_id), partition).await;
+        assert_eq!(counts.last(), Some(&2), "{counts:?}");
+    }
+}
+
+#[tokio::test]
+async fn a_task_is_released_in_time_although_the_broker_acknowledges_nothing() {
+    a_broker_acknowledges_nothing(|config| config).await;
+}
+
+/// Under exactly-once what is not acknowledged is aborted before the task is released, or B could not begin with it.
+#[tokio::test]
+async fn a_transaction_that_the_broker_does_not_acknowledge_is_aborted_for_whoever_gets_the_task() {
+    a_broker_acknowledges_nothing(once).await;
 }

@@ -5,6 +5,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Condvar, Mutex};
 use std::time::Duration;
 
+use mainstem::config::{ConfigBuilder, ProcessingGuarantee};
 use mainstem::prelude::*;
 use mainstem::{App, AppState, Config, ErrorKind};
 
@@ -155,8 +156,7 @@ async fn a_shutdown_signal_or_dropping_the_future_stops_it_in_good_order() {
 
 /// Red test 8: the future is dropped while the worker is inside a record in the middle of a batch. It ends that slice,
 /// commits what it has done, and the member leaves; whoever comes next does the rest, and nothing twice.
-#[tokio::test]
-async fn dropping_the_future_in_the_middle_of_a_batch_commits_what_is_done_and_leaves() {
+async fn the_future_is_dropped_in_the_middle_of_a_batch(guarantee: fn(ConfigBuilder) -> ConfigBuilder) {
     const ALL: u64 = 5_000;
     let rig = rig("dropped").await;
     let (input, output) = pair(&rig, 1).await;
@@ -164,7 +164,7 @@ async fn dropping_the_future_in_the_middle_of_a_batch_commits_what_is_done_and_l
         rig.send(&input, 0, "k", if i == 1 { "stick" } else { "v" }, 1_000).await;
     }
     rig.flush().await;
-    let config = || rig.config().set("commit.interval.ms", "3600000").build().unwrap();
+    let config = || guarantee(rig.config().set("commit.interval.ms", "600000")).build().unwrap();
     let members = async || describe(&rig.broker, &rig.app_id).await.unwrap().members.len();
     let (topology, log) = watched(&input, &output);
     *log.stuck.lock().unwrap() = true;
@@ -181,13 +181,68 @@ async fn dropping_the_future_in_the_middle_of_a_batch_commits_what_is_done_and_l
     let done = log.records();
     assert!((2..ALL).contains(&done), "{done} records");
     assert_eq!(rig.committed(&input, 0).await.unwrap().0, done as i64);
-    assert_eq!(rig.read(&output).await.len(), done as usize);
+    assert_eq!(rig.read_committed(&output).await.len(), done as usize);
 
     let (topology, next) = watched(&input, &output);
     let app = start(App::new(topology, config()).unwrap()).running().await;
     eventually("the rest", async || next.records() == ALL - done).await;
     app.stop().await;
-    assert_eq!(rig.read(&output).await.len(), ALL as usize, "nothing twice");
+    assert_eq!(rig.read_committed(&output).await.len(), ALL as usize, "nothing twice");
+}
+
+#[tokio::test]
+async fn dropping_the_future_in_the_middle_of_a_batch_commits_what_is_done_and_leaves() {
+    the_future_is_dropped_in_the_middle_of_a_batch(|config| config).await;
+}
+
+/// A transaction that nobody ends stays for longer than the test.
+fn once(config: ConfigBuilder) -> ConfigBuilder {
+    config.processing_guarantee(ProcessingGuarantee::ExactlyOnceV2).set("transaction.timeout.ms", "700000")
+}
+
+#[tokio::test]
+async fn dropping_the_future_in_the_middle_of_a_transaction_commits_what_is_done_and_leaves() {
+    the_future_is_dropped_in_the_middle_of_a_batch(once).await;
+}
+
+/// Red test 8, its transaction half: the future is dropped in the middle of a transaction, and the worker does not come
+/// back from user code. When the time of the end is over the transaction is aborted, and the member gone: nobody waits for
+/// `transaction.timeout.ms`. What the worker does when it wakes is seen by nobody.
+#[tokio::test]
+async fn a_transaction_that_cannot_be_ended_with_the_application_is_aborted() {
+    let rig = rig("left-open").await;
+    let (input, output) = pair(&rig, 1).await;
+    let config = || once(rig.config().set("commit.interval.ms", "600000").set("linger.ms", "0"));
+    let (topology, log) = watched(&input, &output);
+    *log.stuck.lock().unwrap() = true;
+    let app = start(App::new(topology, config().build().unwrap()).unwrap()).running().await;
+    for value in ["a", "b", "stick"] {
+        send(&rig, &input, 0, value).await;
+    }
+    eventually("it is in the third record", async || log.records() == 3).await;
+    eventually("two are written", async || rig.read(&output).await.len() == 2).await;
+    assert_eq!(rig.read_committed(&output).await.len(), 0);
+    app.task.abort();
+    eventually("it is told", async || app.handle.state() == AppState::PendingShutdown).await;
+    app.handle.stop_within(Duration::ZERO);
+    clock::timeout(DEADLINE, app.handle.stopped()).await.expect("it ends");
+    assert_eq!(log.closes.load(Ordering::SeqCst), 0, "it still sleeps");
+    let members = async || describe(&rig.broker, &rig.app_id).await.unwrap().members.len();
+    assert_eq!(members().await, 0, "nobody has to wait for its session to be over");
+    // Behind what was aborted anything can be read.
+    rig.send(&output, 0, "k", "behind", 1_000).await;
+    rig.flush().await;
+    eventually("nothing is open", async || rig.read_committed(&output).await.len() == 1).await;
+
+    *log.stuck.lock().unwrap() = false;
+    log.free.notify_all();
+    eventually("it wakes and ends", async || log.closes.load(Ordering::SeqCst) == 1).await;
+    assert_eq!(rig.committed(&input, 0).await, None);
+    let (topology, next) = watched(&input, &output);
+    let app = start(App::new(topology, config().build().unwrap()).unwrap()).running().await;
+    eventually("all of it again", async || next.records() == 3).await;
+    app.stop().await;
+    assert_eq!(rig.read_committed(&output).await.len(), 4, "each once, and what was sent behind");
 }
 
 /// The broker is a listener that takes connections and never says a word.

@@ -23,11 +23,15 @@ mod group;
 mod handover;
 mod input;
 mod instances_on_one_host;
+mod joins;
 mod lifecycle;
 mod local_state;
 mod memory;
+#[path = "../common/proxy.rs"]
+mod proxy;
 mod queries;
 mod refusals;
+mod reset;
 mod state;
 mod support;
 mod table;

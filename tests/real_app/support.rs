@@ -113,6 +113,24 @@ impl Rig {
         self.read_with(ReadOptions::new(topic).isolation(Isolation::ReadCommitted)).await
     }
 
+    /// The same, once no transaction is open: the markers of a transaction may come after the answer to its commit.
+    pub async fn read_settled(&self, topic: &str) -> Vec<LogRecord> {
+        let admin = self.admin();
+        let partitions = admin.describe_topics(&[topic]).await.unwrap().remove(0).unwrap().partitions.len();
+        for partition in 0..partitions as i32 {
+            let at = TopicPartition::new(topic, partition);
+            eventually(&format!("no transaction is open in {at:?}"), async || {
+                let mut ends = Vec::new();
+                for isolation in [Isolation::ReadCommitted, Isolation::ReadUncommitted] {
+                    ends.push(admin.list_offset(&at, OffsetSpec::Latest, isolation).await.unwrap().offset);
+                }
+                ends[0] == ends[1]
+            })
+            .await;
+        }
+        self.read_committed(topic).await
+    }
+
     async fn read_with(&self, options: ReadOptions) -> Vec<LogRecord> {
         let mut reader = Reader::new(&self.cluster, options.until_end()).await.unwrap();
         let mut records = Vec::new();

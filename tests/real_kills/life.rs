@@ -15,6 +15,9 @@ use crate::topologies;
 
 const LIFE: &str = "MAINSTEM_KILLS_LIFE";
 
+/// More settings of a process: `name=value`, with spaces between them.
+pub const SETTINGS: &str = "MAINSTEM_KILLS_SETTINGS";
+
 /// A restore that has ended: store, partition, where it began, where it was to end, and the records that it took.
 pub type Restored = (String, i32, i64, i64, u64);
 
@@ -95,6 +98,7 @@ impl Plan {
             "four" => topologies::four(&self.input),
             "unlogged" => topologies::unlogged(&self.input),
             "many" => topologies::many(&self.input),
+            "counted" => topologies::counted(&self.input, self.output.as_deref().expect("it has an output")),
             "stages" => topologies::stages(&self.input, self.output.as_deref().expect("it has an output")),
             _ => topologies::last(&self.input),
         };
@@ -146,7 +150,10 @@ async fn a_life() {
         output: Some(output.to_owned()).filter(|output| output != "-"),
     };
     let restores = Restores(Arc::default(), Arc::default(), true);
-    let app = plan.app(plan.config(broker, app_id, Path::new(state_dir)), restores);
+    let settings = std::env::var(SETTINGS).unwrap_or_default();
+    let config = plan.config(broker, app_id, Path::new(state_dir));
+    let config = config.properties(settings.split_whitespace().filter_map(|setting| setting.split_once('=')));
+    let app = plan.app(config, restores);
     let handle = app.handle();
     let ending = handle.clone();
     std::thread::spawn(move || {
@@ -183,12 +190,18 @@ impl Life {
             .collect()
     }
 
-    pub fn id(&self) -> u32 {
+    fn id(&self) -> u32 {
         self.child.id()
     }
 
     pub fn is_alive(&mut self) -> bool {
         self.child.try_wait().unwrap().is_none()
+    }
+
+    /// Sends a signal, such as `-STOP`.
+    pub fn signal(&self, name: &str) {
+        let told = Command::new("kill").args([name, &self.id().to_string()]).status().unwrap();
+        assert!(told.success());
     }
 
     pub fn kill(&mut self) {
@@ -202,6 +215,13 @@ impl Life {
         eventually("the process comes to its place", async || !self.is_alive()).await;
         let status = self.child.wait().unwrap();
         assert_eq!(status.signal(), Some(6), "{status:?}: {}", self.said());
+    }
+
+    /// Waits until it ends by itself with an error, which is what it said.
+    pub async fn fails(mut self) -> String {
+        eventually("the process ends", async || !self.is_alive()).await;
+        assert!(!self.child.wait().unwrap().success(), "{}", self.said());
+        self.said()
     }
 
     /// Lets it stop in good order.

@@ -12,14 +12,22 @@ mod changelog;
 mod common;
 mod distrust;
 mod exactly_once;
+mod follow;
+#[allow(dead_code, reason = "shared with tests of groups")]
+#[path = "../real_group/group.rs"]
+mod group;
 mod life;
 mod loops;
+mod members;
 #[path = "../common/nodes.rs"]
 mod nodes;
 mod opening;
+#[path = "../common/proxy.rs"]
+mod proxy;
 #[allow(dead_code, reason = "shared with tests of whole applications")]
 #[path = "../real_app/support.rs"]
 mod support;
 mod tail;
 mod topologies;
+mod troubles;
 mod unlogged;

@@ -68,6 +68,14 @@ pub fn many(input: &str) -> Topology {
     builder.build().unwrap()
 }
 
+/// Counts by key, and writes each count.
+pub fn counted(input: &str, output: &str) -> Topology {
+    let builder = StreamsBuilder::new();
+    let grouped = builder.stream::<String, String>(input).group_by_key("by-key");
+    grouped.count(Materialized::named("counts").caching_disabled()).to_stream().to(output);
+    builder.build().unwrap()
+}
+
 /// Three stages with two repartition topics between them: what is not skipped is counted by its value in two stores, one of
 /// them with the record cache, and each count goes on to the output under another key.
 pub fn stages(input: &str, output: &str) -> Topology {

@@ -5,8 +5,10 @@ mod consume;
 mod copy;
 mod output;
 mod produce;
+mod reset;
 mod state;
 mod topics;
+mod when;
 
 use std::error::Error as _;
 use std::io::Write;
@@ -30,11 +32,11 @@ struct Cli {
 #[derive(Debug, Args)]
 struct ClusterArgs {
     /// Brokers to ask first, as host:port with commas between. Default: $MAINSTEM_KAFKA, then localhost:9092
-    #[arg(long, short, global = true, value_name = "HOST:PORT,..")]
+    #[arg(long, short, alias = "bootstrap-server", global = true, value_name = "HOST:PORT,..")]
     bootstrap: Option<String>,
     /// A file of client properties, as Kafka's tools take it: bootstrap.servers, security.protocol, ssl.*, sasl.* and others.
     /// --bootstrap and $MAINSTEM_KAFKA go before its bootstrap.servers
-    #[arg(long, global = true, value_name = "FILE")]
+    #[arg(long, alias = "config-file", global = true, value_name = "FILE")]
     command_config: Option<PathBuf>,
 }
 
@@ -49,6 +51,8 @@ enum Command {
     Consume(consume::Consume),
     /// Copy a topic: partition, order, keys, values, headers and timestamps stay
     Copy(copy::Copy),
+    /// Bring an application back to the beginning of its input, or to another place
+    Reset(reset::Reset),
     /// Look at, check and delete the local state of applications on this host
     #[command(subcommand)]
     State(state::Command),
@@ -101,6 +105,7 @@ async fn run(cli: Cli) -> Result<()> {
         Command::Produce(produce) => produce.run(&cli.cluster.connect().await?).await,
         Command::Consume(consume) => consume.run(&cli.cluster.connect().await?).await,
         Command::Copy(copy) => copy.run(&cli.cluster).await,
+        Command::Reset(reset) => reset.run(&cli.cluster.connect().await?).await,
         Command::State(command) => state::run(command, &cli.cluster).await,
     }
 }

@@ -120,7 +120,7 @@ impl Engine for Probed {
             Behaviour::Panics => panic!("on purpose"),
             Behaviour::Waits(word) => word.recv_timeout(LONG).unwrap(),
         }
-        assert!(run.is_sorted_by(|a, b| a.0 < b.0), "a run is strictly ascending");
+        assert!(run.iter().is_sorted_by(|a, b| a.0 < b.0), "a run is strictly ascending");
         self.0.largest.fetch_max(run.len(), Ordering::Relaxed);
         let engine = &mut *self.0.engine.lock().unwrap();
         engine.apply(run, mark)?;

@@ -2,18 +2,17 @@
 
 use std::hash::BuildHasher;
 
-use bytes::Bytes;
 use hashbrown::hash_table::Entry;
 use hashbrown::{DefaultHashBuilder, HashTable};
 
 use crate::record::Timestamp;
-use crate::store::engine::SortedRun;
+use crate::store::run::{RunBuilder, SortedRun};
 
-/// Keys are kept in pieces of this size: an engine in memory keeps a whole piece while one of its keys is a row.
+/// Keys are kept in pieces of this size, so that none is moved when there are more.
 const PIECE: usize = 16 << 10;
 
 /// What a row takes beside its key and value, in bytes: here, in the index, while it is sorted, and in the run.
-const ROW_BYTES: usize = 120;
+const ROW_BYTES: usize = size_of::<Row>() + 10 + size_of::<(u64, u32)>() + SortedRun::ROW;
 
 /// The length that says "deleted".
 const DELETED: u32 = u32::MAX;
@@ -53,9 +52,9 @@ impl Window {
         self.rows.is_empty()
     }
 
-    /// The memory that the rows take and will take until they are applied.
+    /// The memory that the rows take and will take until they are applied: the run has keys and values once more.
     pub(super) fn bytes(&self) -> usize {
-        self.key_bytes + self.values.len() + self.rows.len() * ROW_BYTES
+        2 * (self.key_bytes + self.values.len()) + self.rows.len() * ROW_BYTES
     }
 
     /// Sets the value of a key, after a timestamp where rows have one, or deletes it.
@@ -113,18 +112,16 @@ impl Window {
     pub(super) fn take_run(&mut self, with_deletions: bool) -> SortedRun {
         let Self { pieces, values, rows, .. } = std::mem::take(self);
         let order = in_order(&pieces, &rows, with_deletions);
-        let (pieces, values): (Vec<Bytes>, _) =
-            (pieces.into_iter().map(Bytes::from).collect(), Bytes::from(values));
-        let run = order.into_iter().map(|at| {
+        let bytes = pieces.iter().map(Vec::len).sum::<usize>() + values.len();
+        let mut run = RunBuilder::with_capacity(order.len(), bytes);
+        for at in order {
             let row = &rows[at as usize];
-            let key_at = row.key_at as usize;
-            let key = pieces[row.piece as usize].slice(key_at..key_at + row.key_len as usize);
             let value_at = row.value_at as usize;
             let value =
-                (row.value_len != DELETED).then(|| values.slice(value_at..value_at + row.value_len as usize));
-            (key, value)
-        });
-        run.collect()
+                (row.value_len != DELETED).then(|| &values[value_at..value_at + row.value_len as usize]);
+            run.push(key_of(&pieces, row), value).expect("lengths that fit into a window fit into a run");
+        }
+        run.in_order()
     }
 }
 
@@ -182,7 +179,7 @@ mod tests {
             prop_assert_eq!(window.rows.len(), model.len());
             model.retain(|_, row| with_deletions || row.is_some());
             let run = window.take_run(with_deletions);
-            let run: Vec<_> = run.into_iter().map(|(k, v)| (k.to_vec(), v.map(|v| v.to_vec()))).collect();
+            let run: Vec<_> = run.iter().map(|(k, v)| (k.to_vec(), v.map(|v| v.to_vec()))).collect();
             prop_assert_eq!(run, model.into_iter().collect::<Vec<_>>());
             prop_assert!(window.is_empty() && window.bytes() == 0);
         }
@@ -196,9 +193,8 @@ mod tests {
         window.put(b"", Some(1), None);
         window.put(b"k", None, Some(b""));
         let run = window.take_run(true);
-        assert_eq!(run.iter().map(|(k, _)| k.len()).collect::<Vec<_>>(), [0, long.len(), 1]);
-        assert_eq!(run[1].1.as_deref(), Some(&b"long"[..]));
-        assert_eq!((run[0].1.as_deref(), run[2].1.as_deref()), (None, Some(&b""[..])));
+        let want = [(&b""[..], None), (&long[..], Some("long")), (&b"k"[..], Some(""))];
+        assert_eq!(run, want.into_iter().collect());
     }
 
     #[test]

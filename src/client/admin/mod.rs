@@ -1,6 +1,8 @@
 //! Administration: topics, their configs, and the offsets in them.
 
 mod configs;
+#[cfg_attr(not(feature = "cli"), allow(dead_code, reason = "for tools"))]
+mod groups;
 mod offsets;
 #[cfg(test)]
 mod tests;
@@ -15,6 +17,8 @@ use crate::client::{ClientConfig, Cluster, ConnectionClass};
 use crate::{Error, ErrorKind, Result};
 
 pub use configs::{AlterConfig, ConfigEntry, ConfigResource};
+#[cfg(feature = "cli")]
+pub(crate) use groups::GroupMember;
 pub use offsets::{Isolation, ListedOffset, OffsetSpec};
 pub use topics::NewTopic;
 pub use transactions::{TransactionDescription, TransactionListing};

@@ -168,6 +168,7 @@ apis! {
     DescribeConfigs DescribeConfigsRequest -> DescribeConfigsResponse: 1..=4;
     IncrementalAlterConfigs IncrementalAlterConfigsRequest -> IncrementalAlterConfigsResponse: 0..=1;
     CreatePartitions CreatePartitionsRequest -> CreatePartitionsResponse: 0..=3;
+    OffsetDelete OffsetDeleteRequest -> OffsetDeleteResponse: 0..=0;
     DescribeCluster DescribeClusterRequest -> DescribeClusterResponse: 0..=1;
     DescribeTransactions DescribeTransactionsRequest -> DescribeTransactionsResponse: 0..=0;
     ListTransactions ListTransactionsRequest -> ListTransactionsResponse: 0..=1;

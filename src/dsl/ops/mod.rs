@@ -5,6 +5,7 @@ pub(crate) mod branch;
 pub(crate) mod closing;
 pub(crate) mod filter;
 pub(crate) mod flat_map;
+pub(crate) mod foreign_key_join;
 pub(crate) mod map;
 pub(crate) mod map_values;
 pub(crate) mod null_key_filter;

@@ -8,7 +8,8 @@ use super::Change;
 use crate::dsl::table_node::{TableGetter, TableSettings};
 use crate::error::{BoxError, Result};
 use crate::record::{Headers, Record, Timestamp};
-use crate::store::{Flushed, KvStore};
+use crate::store::versioned::{VersionedStore, Versions};
+use crate::store::{Flushed, KvStore, PutOutcome};
 use crate::task::blueprint::{BuildCx, Children};
 use crate::task::{Flow, Lifecycle, NodeIx, Outputs, TaskCx};
 
@@ -16,6 +17,8 @@ use crate::task::{Flow, Lifecycle, NodeIx, Outputs, TaskCx};
 pub(crate) enum TableStore<K, V> {
     /// The latest row of each key.
     Latest(Rc<KvStore<K, V>>),
+    /// Its versions.
+    Versioned(VersionedStore<K, V>),
 }
 
 /// What a store has taken.
@@ -27,13 +30,20 @@ pub(crate) struct Taken<V> {
 impl<K: Clone + 'static, V: Clone + 'static> TableStore<K, V> {
     /// The store of that name, which the node is connected to.
     pub(crate) fn open(cx: &BuildCx<'_>, name: &str) -> Result<Self> {
-        Ok(Self::Latest(cx.store::<KvStore<K, V>>(name)?))
+        match cx.store::<KvStore<K, V>>(name) {
+            Ok(store) => Ok(Self::Latest(store)),
+            Err(error) => match cx.store::<KvStore<K, Versions<V>>>(name) {
+                Ok(store) => Ok(Self::Versioned(VersionedStore(store))),
+                Err(_) => Err(error),
+            },
+        }
     }
 
     /// The row of a key.
     pub(crate) fn get(&self, key: &K) -> Result<Option<(V, Timestamp)>, BoxError> {
         match self {
             Self::Latest(store) => store.get(key),
+            Self::Versioned(store) => Ok(store.get(key)?.map(|record| (record.value, record.timestamp))),
         }
     }
 
@@ -60,6 +70,18 @@ impl<K: Clone + 'static, V: Clone + 'static> TableStore<K, V> {
                 let change = Change::new(value(updated.new), value(updated.old));
                 Ok((!updated.withheld).then_some(Taken { change, timestamp }))
             }
+            Self::Versioned(store) => {
+                let old = store.get(key)?.map(|record| (record.value, record.timestamp));
+                let (new, timestamp) = change(old.as_ref())?;
+                let bytes = store.0.key_bytes(key, cx)?;
+                let latest = match store.put_bytes(&bytes, new.clone(), timestamp, cx)? {
+                    // What is too old to be kept goes no further either.
+                    PutOutcome::NotPut => return Ok(None),
+                    outcome => outcome == PutOutcome::Latest,
+                };
+                let change = Change { new, old: old.map(|(value, _)| value), latest };
+                Ok(Some(Taken { change, timestamp }))
+            }
         }
     }
 }
@@ -67,6 +89,24 @@ impl<K: Clone + 'static, V: Clone + 'static> TableStore<K, V> {
 impl<K: Clone + 'static, V: Clone + 'static> TableGetter<K, V> for TableStore<K, V> {
     fn get(&mut self, key: &K, _: &mut TaskCx) -> Result<Option<(V, Timestamp)>, BoxError> {
         TableStore::get(self, key)
+    }
+
+    fn get_as_of(
+        &mut self,
+        key: &K,
+        at: Timestamp,
+        _: &mut TaskCx,
+    ) -> Result<Option<(V, Timestamp)>, BoxError> {
+        match self {
+            Self::Latest(store) => store.get(key),
+            Self::Versioned(store) => {
+                Ok(store.get_as_of(key, at)?.map(|record| (record.value, record.timestamp)))
+            }
+        }
+    }
+
+    fn is_versioned(&self) -> bool {
+        matches!(self, Self::Versioned(_))
     }
 }
 
@@ -173,7 +213,9 @@ impl<K: Clone + 'static, V: Clone + 'static> Lifecycle for Flusher<K, V> {
     fn flush_cache(&mut self, cx: &mut TaskCx) -> Flow {
         let TableOut { node, outputs, store, send_old } = &*self.0;
         let Some(TableStore::Latest(store)) = store else { return Ok(()) };
-        for Flushed { key, old, new, timestamp, headers, source, offset } in store.take_withheld(true, cx) {
+        for key in store.withheld() {
+            let Some(change) = store.take_withheld(key, true, cx) else { continue };
+            let Flushed { key, old, new, timestamp, headers, source, offset } = change;
             cx.current = Some(*node);
             cx.begin_flush(source, offset, timestamp, headers.clone());
             let logged = store.log(&key, new.as_ref(), timestamp, cx);

@@ -85,7 +85,9 @@ impl<K: Clone + 'static, V: 'static, A: Clone + 'static> Parts<K, V, A> {
     /// `CachingSessionStore.putAndMaybeForward`), with the timestamp that `at` makes of a row's.
     pub(crate) fn flush(&self, at: impl Fn(Window, Timestamp) -> Timestamp, cx: &mut TaskCx) -> Flow {
         let Self { store, outputs, node, .. } = self;
-        for Flushed { key, old, new, timestamp, headers, source, offset } in store.take_withheld(true, cx) {
+        for key in store.withheld() {
+            let Some(flushed) = store.take_withheld(key, true, cx) else { continue };
+            let Flushed { key, old, new, timestamp, headers, source, offset } = flushed;
             cx.current = Some(*node);
             cx.begin_flush(source, offset, timestamp, headers.clone());
             let logged = store.log(&key, new.as_ref(), timestamp, cx);

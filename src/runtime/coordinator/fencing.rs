@@ -18,6 +18,9 @@ use crate::runtime::settings;
 /// The pause before a producer that could not be fenced is tried again.
 const PAUSE: Duration = Duration::from_millis(300);
 
+/// How long the end of an application waits until what it leaves open is aborted. Whoever takes the tasks does it later.
+const LAST_FENCE: Duration = Duration::from_secs(5);
+
 impl Coordinator {
     pub(super) fn process_id(&self) -> Uuid {
         self.subscription.1.instance
@@ -34,6 +37,23 @@ impl Coordinator {
     pub(super) fn fence(&mut self, ids: Vec<String>) {
         if !ids.is_empty() {
             self.fence_and(ids, None);
+        }
+    }
+
+    /// The application ends although workers have not ended their transactions, because they are stuck or were told that
+    /// their time is over: these are aborted, so that readers need not wait for `transaction.timeout.ms`.
+    pub(super) async fn fence_stragglers(&self) {
+        let config = &self.shared.config;
+        if self.stragglers.is_empty() || !config.is_exactly_once() {
+            return;
+        }
+        let id = |place: &usize| settings::transactional_id(config, self.process_id(), *place);
+        let ids = self.stragglers.iter().map(id).collect();
+        let all = fence_all(&self.cluster, ids, config.producer().transaction_timeout());
+        if clock::timeout(LAST_FENCE, all).await.is_none() {
+            tracing::warn!(
+                "transactions of this instance stay open until somebody takes its tasks, or transaction.timeout.ms is over"
+            );
         }
     }
 
@@ -78,7 +98,7 @@ async fn forgotten(
     };
     let open = listed.into_iter().filter(|transaction| transaction.state == "Ongoing");
     open.map(|transaction| transaction.transactional_id)
-        .filter(|id| match settings::of_transactional_id(config, id) {
+        .filter(|id| match settings::of_transactional_id(config.application_id(), id) {
             Some((process, worker)) if process == own.0 => !own.1.contains(&worker),
             Some((process, _)) => !alive.contains(&process),
             None => false,

@@ -323,6 +323,7 @@ impl Worker {
             cache_bytes: self.cache_share(others + 1),
             window_emit_interval: i64::try_from(self.config.window_emit_interval().as_millis())
                 .unwrap_or(i64::MAX),
+            globals: self.shared.globals.get().cloned().unwrap_or_default(),
         }
     }
 

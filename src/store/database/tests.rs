@@ -43,7 +43,7 @@ fn bytes(text: impl AsRef<[u8]>) -> Bytes {
 }
 
 fn run<K: AsRef<[u8]>, V: AsRef<[u8]>>(rows: impl IntoIterator<Item = (K, Option<V>)>) -> SortedRun {
-    let rows: BTreeMap<_, _> = rows.into_iter().map(|(k, v)| (bytes(k), v.map(bytes))).collect();
+    let rows: BTreeMap<_, _> = rows.into_iter().map(|(k, v)| (bytes(k), v)).collect();
     rows.into_iter().collect()
 }
 
@@ -176,10 +176,10 @@ fn a_snapshot_is_whole_whenever_it_is_taken_and_stays_as_it_is(kind: EngineKind)
     let mut models = vec![BTreeMap::new()];
     for n in 1..=12 {
         let mut model = models.last().unwrap().clone();
-        for (key, value) in nth(n) {
+        for (key, value) in nth(n).iter() {
             match value {
-                Some(value) => model.insert(key, value),
-                None => model.remove(&key),
+                Some(value) => model.insert(bytes(key), bytes(value)),
+                None => model.remove(key),
             };
         }
         models.push(model);
@@ -243,9 +243,9 @@ fn the_mark_is_that_of_the_last_run_that_had_one(kind: EngineKind) {
     assert_eq!(engine.mark().unwrap(), None);
     engine.apply(&run([("b", Some("1"))]), Some(b"first")).unwrap();
     assert_eq!(engine.mark().unwrap(), Some(bytes("first")));
-    engine.apply(&SortedRun::new(), Some(b"second")).unwrap();
+    engine.apply(&SortedRun::default(), Some(b"second")).unwrap();
     engine.apply(&run([("c", Some("1"))]), None).unwrap();
-    engine.apply(&SortedRun::new(), None).unwrap();
+    engine.apply(&SortedRun::default(), None).unwrap();
     assert_eq!(engine.mark().unwrap(), Some(bytes("second")));
     assert_eq!(rows(&*engine, &all()).len(), 3, "a mark is no row");
 }

@@ -151,7 +151,6 @@ impl<T: Tree> EngineRead for Handle<T> {
 
 impl<T: Tree> Engine for Handle<T> {
     fn apply(&mut self, run: &SortedRun, mark: Option<&[u8]>) -> Result<()> {
-        debug_assert!(run.is_sorted_by(|a, b| a.0 < b.0), "a run is strictly ascending");
         if run.is_empty() && mark.is_none() {
             return Ok(());
         }

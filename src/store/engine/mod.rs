@@ -16,11 +16,9 @@ use std::sync::Arc;
 
 use bytes::Bytes;
 
+pub(crate) use super::run::SortedRun;
 use crate::error::Result;
 pub(crate) use memory::MemoryEngine;
-
-/// Keys in ascending order, each with its new value or `None` for a deletion.
-pub(crate) type SortedRun = Vec<(Bytes, Option<Bytes>)>;
 
 /// The part of a key space that a scan covers.
 #[derive(Debug, Clone)]

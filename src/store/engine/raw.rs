@@ -121,44 +121,46 @@ pub(super) fn write_rows(
     mut write: impl FnMut(&[u8], Option<&[u8]>) -> Result<()>,
 ) -> Result<()> {
     let mut row = vec![DATA];
-    let mut rest = &run[..];
-    while let Some(((key, value), after)) = rest.split_first() {
+    let mut rows = run.iter().peekable();
+    while let Some((key, value)) = rows.next() {
         row.truncate(1);
         if key.len() <= LONGEST {
             row.extend_from_slice(key);
-            write(&row, value.as_deref())?;
-            rest = after;
+            write(&row, value)?;
             continue;
         }
         let prefix = &key[..LONGEST];
-        let same = rest.iter().take_while(|(k, _)| k.len() > LONGEST && k.starts_with(prefix)).count();
+        let mut same = vec![(key, value)];
+        while let Some(next) = rows.next_if(|(k, _)| k.len() > LONGEST && k.starts_with(prefix)) {
+            same.push(next);
+        }
         row.extend_from_slice(prefix);
         row.push(0);
-        let bucket = merge_bucket(tree.get_row(&row)?, &rest[..same])?;
+        let bucket = merge_bucket(tree.get_row(&row)?, &same)?;
         write(&row, (!bucket.is_empty()).then_some(&bucket))?;
-        rest = &rest[same..];
     }
     Ok(())
 }
 
 /// A bucket with changes in it: for each key in order, the length of what is left of it behind the prefix and of its value
 /// (four bytes each, big-endian), and both.
-fn merge_bucket(bucket: Option<Bytes>, changes: &[(Bytes, Option<Bytes>)]) -> Result<BytesMut> {
+fn merge_bucket(bucket: Option<Bytes>, changes: &[(&[u8], Option<&[u8]>)]) -> Result<BytesMut> {
     let old = Entries { bucket: bucket.unwrap_or_default(), at: 0 };
-    let mut rows =
-        old.map(|entry| entry.map(|(rest, value)| (rest, Some(value)))).collect::<Result<Vec<_>>>()?;
+    let old = old.collect::<Result<Vec<_>>>()?;
+    let mut rows: Vec<(&[u8], Option<&[u8]>)> =
+        old.iter().map(|(rest, value)| (&rest[..], Some(&value[..]))).collect();
     for (key, value) in changes {
-        let rest = key.slice(LONGEST..);
-        match rows.binary_search_by(|(r, _)| r.cmp(&rest)) {
-            Ok(at) => rows[at].1.clone_from(value),
-            Err(at) => rows.insert(at, (rest, value.clone())),
+        let rest = &key[LONGEST..];
+        match rows.binary_search_by(|(r, _)| (*r).cmp(rest)) {
+            Ok(at) => rows[at].1 = *value,
+            Err(at) => rows.insert(at, (rest, *value)),
         }
     }
     let mut out = BytesMut::new();
     for (rest, value) in rows {
         let Some(value) = value else { continue };
-        out.put_u32(length(&rest)?);
-        out.put_u32(length(&value)?);
+        out.put_u32(length(rest)?);
+        out.put_u32(length(value)?);
         out.put(rest);
         out.put(value);
     }

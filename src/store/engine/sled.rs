@@ -123,8 +123,8 @@ pub(super) struct Generation {
 }
 
 struct After {
-    /// What its rows were before it.
-    before: SortedRun,
+    /// What its rows were before it, in order.
+    before: Vec<(Bytes, Option<Bytes>)>,
     next: Arc<Generation>,
 }
 

@@ -162,6 +162,7 @@ impl Rig {
             },
             cache_bytes: options.cache_bytes,
             window_emit_interval: 0,
+            globals: Default::default(),
         };
         let mut task =
             Task::build(&topology.inner.whole, config, Box::new(out.clone()), Arc::new(clock.clone()))?;

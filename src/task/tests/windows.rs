@@ -113,6 +113,7 @@ impl Worker {
             },
             cache_bytes,
             window_emit_interval: 0,
+            globals: Default::default(),
         };
         let (out, clock) = (Capture::default(), Arc::new(ManualClock::at(0)));
         let (sink, plan) = (Box::new(out.clone()), &topology.inner.whole);

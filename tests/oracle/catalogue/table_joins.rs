@@ -1,8 +1,10 @@
 //! Joins of tables.
 
+use std::time::Duration;
+
 use mainstem::prelude::*;
 
-use crate::functions::{Sure, first, is_x, join};
+use crate::functions::{Sure, first, fk, is_x, join};
 
 topologies! {
     tt_inner_auto;
@@ -14,6 +16,12 @@ topologies! {
     tt_chain_auto;
     tt_counts_auto;
     tt_self_auto;
+    fk_inner_auto;
+    fk_left_named;
+    fk_inner_keyvalue_named;
+    fk_left_count_auto;
+    fk_left_versioned_named;
+    tt_versioned_named;
 }
 
 type Table = KTable<String, String>;
@@ -85,4 +93,77 @@ fn tt_counts_auto(b: &StreamsBuilder) {
 fn tt_self_auto(b: &StreamsBuilder) {
     let table = left(b);
     table.join(&table, both).to_stream().to("out");
+}
+
+fn fk_inner_auto(b: &StreamsBuilder) {
+    let (left, right) = (left(b), right(b));
+    left.try_join_on(&right, (), (), |_, v| Sure::Ok(fk(v)), |_, a, c| Sure::Ok(Some(both(a, c))))
+        .to_stream()
+        .to("out");
+}
+
+fn fk_left_named(b: &StreamsBuilder) {
+    let (left, right) = (left(b), right(b));
+    left.try_left_join_on(
+        &right,
+        "fkl",
+        "fkl-store",
+        |_, v| Sure::Ok(fk(v)),
+        |_, a, c| Sure::Ok(Some(join(Some(&a), c.as_ref()))),
+    )
+    .to_stream()
+    .to("out");
+}
+
+fn fk_inner_keyvalue_named(b: &StreamsBuilder) {
+    let (left, right): (Table, Table) = (b.table("left", "lt"), b.table("right", "rt"));
+    left.try_join_on(
+        &right,
+        "fkk",
+        (),
+        |k, v| Sure::Ok(fk(v).filter(|_| k != "aa")),
+        |_, a, c| Sure::Ok(Some(both(a, c))),
+    )
+    .to_stream()
+    .to("out");
+}
+
+fn fk_left_count_auto(b: &StreamsBuilder) {
+    let (left, right) = (left(b), right(b));
+    left.try_left_join_on(
+        &right,
+        (),
+        (),
+        |_, v| Sure::Ok(fk(v)),
+        |_, a, c| Sure::Ok(Some(join(Some(&a), c.as_ref()))),
+    )
+    .group_by((), |_, v: &String| {
+        let from = v.rfind('&').map_or(0, |at| at + 1);
+        (v[from..v.len() - 1].to_owned(), v.clone())
+    })
+    .count(())
+    .to_stream()
+    .to("out");
+}
+
+fn versioned(b: &StreamsBuilder, topic: &str, store: &str) -> Table {
+    b.table(topic, Materialized::named(store).versioned(Duration::from_millis(300)))
+}
+
+fn fk_left_versioned_named(b: &StreamsBuilder) {
+    let (left, right) = (versioned(b, "left", "lv"), versioned(b, "right", "rv"));
+    left.try_left_join_on(
+        &right,
+        (),
+        (),
+        |_, v| Sure::Ok(fk(v)),
+        |_, a, c| Sure::Ok(Some(join(Some(&a), c.as_ref()))),
+    )
+    .to_stream()
+    .to("out");
+}
+
+fn tt_versioned_named(b: &StreamsBuilder) {
+    let (left, right) = (versioned(b, "left", "lv"), versioned(b, "right", "rv"));
+    left.join(&right, both).to_stream().to("out");
 }

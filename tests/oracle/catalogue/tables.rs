@@ -1,5 +1,7 @@
 //! Tables of topics and what is made of them.
 
+use std::time::Duration;
+
 use mainstem::prelude::*;
 use mainstem::{BoxError, Result};
 
@@ -20,6 +22,11 @@ topologies! {
     table_count_auto;
     table_reduce_named;
     table_transform_named;
+    versioned_source_named;
+    versioned_chain_named;
+    versioned_mapvalues_named;
+    count_versioned_named;
+    count_filter_named;
 }
 
 type Table = KTable<String, String>;
@@ -160,6 +167,52 @@ fn table_transform_named(b: &StreamsBuilder) {
         .transform_values(move |stores| Ok(Numbered { seen: stores.get(&handle)? }), &[&seen])
         .named("tv")
         .materialized("tv-store")
+        .to_stream()
+        .to("out");
+}
+
+fn history(store: &str, ms: u64) -> Materialized<String, String> {
+    Materialized::named(store).versioned(Duration::from_millis(ms))
+}
+
+fn versioned(b: &StreamsBuilder) -> Table {
+    b.table("in", history("vt", 300))
+}
+
+fn versioned_source_named(b: &StreamsBuilder) {
+    versioned(b).to_stream().to("out");
+}
+
+fn versioned_chain_named(b: &StreamsBuilder) {
+    let table = versioned(b);
+    table.filter(|_, v| num(Some(v)) > 4).to_stream().to("filtered");
+    table.map_values(suffixed).to_stream().to("mapped");
+    table.try_group_by((), by_first).count(()).to_stream().to("counts");
+}
+
+fn versioned_mapvalues_named(b: &StreamsBuilder) {
+    versioned(b)
+        .try_map_values(|_, v| Sure::Ok((!is_x(Some(&v))).then(|| suffixed(v))))
+        .materialized(history("vm", 150))
+        .to_stream()
+        .to("out");
+}
+
+fn count_versioned_named(b: &StreamsBuilder) {
+    b.stream::<String, String>("in")
+        .group_by_key(())
+        .count(Materialized::named("vc").versioned(Duration::from_millis(300)))
+        .to_stream()
+        .to("out");
+}
+
+fn count_filter_named(b: &StreamsBuilder) {
+    b.stream::<String, String>("in")
+        .group_by_key(())
+        .count("c")
+        .filter(|_, n| n % 2 == 0)
+        .named("even")
+        .materialized("even-store")
         .to_stream()
         .to("out");
 }

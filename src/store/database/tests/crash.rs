@@ -89,9 +89,9 @@ fn key(n: u8) -> Bytes {
 
 fn fold(runs: &[SortedRun]) -> Vec<(Bytes, Bytes)> {
     let mut rows = BTreeMap::new();
-    for (key, value) in runs.iter().flatten() {
+    for (key, value) in runs.iter().flat_map(SortedRun::iter) {
         match value {
-            Some(value) => rows.insert(key.clone(), value.clone()),
+            Some(value) => rows.insert(bytes(key), bytes(value)),
             None => rows.remove(key),
         };
     }
