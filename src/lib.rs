@@ -110,9 +110,9 @@ struct Readme;
 /// What most applications import.
 pub mod prelude {
     pub use crate::dsl::{
-        Branched, BranchedKStream, Consumed, Extract, GlobalKTable, Grouped, KGroupedStream, KGroupedTable,
-        KStream, KTable, Materialized, Printed, Produced, Repartitioned, StreamsBuilder, TableJoined,
-        ValueTransformerWithKey,
+        Branched, BranchedKStream, CogroupedKStream, Consumed, Extract, GlobalKTable, Grouped,
+        KGroupedStream, KGroupedTable, KStream, KTable, Materialized, Printed, Produced, Repartitioned,
+        StreamsBuilder, TableJoined, ValueTransformerWithKey,
     };
     pub use crate::error::{BoxError, Error, ErrorKind, Result};
     pub use crate::query::ReadOnlyKeyValueStore;
