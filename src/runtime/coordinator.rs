@@ -7,6 +7,8 @@ mod fencing;
 mod replace;
 mod scale;
 
+pub(super) use commit::is_unheard;
+
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -339,6 +341,10 @@ impl Coordinator {
             ToCoordinator::Purgeable(mut offsets) => {
                 offsets.retain(|(at, _)| self.housekeeping.repartition_topics.contains(&*at.topic));
                 self.housekeeping.committed(offsets);
+            }
+            ToCoordinator::Unheard(mut offsets) => {
+                offsets.retain(|(at, _)| self.housekeeping.repartition_topics.contains(&*at.topic));
+                self.housekeeping.unheard(offsets, clock::monotonic());
             }
             ToCoordinator::Purged => self.housekeeping.purged(),
             ToCoordinator::Topics(plan) => self.topics_looked_at(plan),

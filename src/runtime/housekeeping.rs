@@ -36,6 +36,10 @@ impl TopicTrouble {
     }
 }
 
+/// For how long after a commit that was not answered it may still be carried out: longer than a broker keeps a request that
+/// it has read.
+pub(super) const LATE: Duration = Duration::from_secs(300);
+
 /// The times and the marks of the housekeeping. No I/O.
 pub(super) struct Housekeeping {
     /// The repartition topics by their names in the cluster.
@@ -45,6 +49,8 @@ pub(super) struct Housekeeping {
     purging: bool,
     /// The committed offsets of repartition topics that have moved since the last purge.
     purgeable: HashMap<TopicPartition, i64>,
+    /// Where commits that were not answered may set offsets back to, and until when.
+    unheard: HashMap<TopicPartition, (i64, Instant)>,
     look_interval: Duration,
     next_look: Instant,
     looking: bool,
@@ -70,6 +76,7 @@ impl Housekeeping {
             next_purge: now + purge_interval,
             purging: false,
             purgeable: HashMap::new(),
+            unheard: HashMap::new(),
             look_interval,
             next_look: now + look_interval,
             looking: false,
@@ -98,14 +105,30 @@ impl Housekeeping {
         }
     }
 
+    /// A commit of these offsets was not answered. The coordinator may have it in hand still, and carry it out after later
+    /// ones: whoever starts at those offsets then must find their records.
+    pub(super) fn unheard(&mut self, offsets: Vec<(TopicPartition, i64)>, now: Instant) {
+        for (at, offset) in offsets {
+            let (lowest, until) = self.unheard.entry(at).or_insert((offset, now));
+            (*lowest, *until) = (offset.min(*lowest), now + LATE);
+        }
+    }
+
     /// What to purge now. One purge at a time: [`purged`](Self::purged) ends it.
     pub(super) fn purge_due(&mut self, now: Instant) -> Option<Vec<(TopicPartition, i64)>> {
         if self.purging || self.purgeable.is_empty() || now < self.next_purge {
             return None;
         }
-        self.purging = true;
         self.next_purge = now + self.purge_interval;
-        Some(self.purgeable.drain().collect())
+        self.unheard.retain(|_, (_, until)| now < *until);
+        let mut due = Vec::new();
+        self.purgeable.retain(|at, offset| {
+            let held = self.unheard.get(at).map(|(lowest, _)| *lowest).filter(|lowest| lowest < offset);
+            due.push((at.clone(), held.unwrap_or(*offset)));
+            held.is_some()
+        });
+        self.purging = true;
+        Some(due)
     }
 
     pub(super) fn purged(&mut self) {
@@ -161,7 +184,15 @@ mod tests {
         house.committed(vec![(tp.clone(), 20)]);
         assert_eq!(house.purge_due(at(9000)), None, "the last purge has not ended");
         house.purged();
-        assert_eq!(house.purge_due(at(9000)), Some(vec![(tp, 20)]));
+        assert_eq!(house.purge_due(at(9000)), Some(vec![(tp.clone(), 20)]));
+        house.purged();
+        house.unheard(vec![(tp.clone(), 30)], at(10_000));
+        house.unheard(vec![(tp.clone(), 35)], at(11_000));
+        house.committed(vec![(tp.clone(), 40)]);
+        assert_eq!(house.purge_due(at(12_000)), Some(vec![(tp.clone(), 30)]), "it may go back there");
+        house.purged();
+        let late = start + Duration::from_millis(11_000) + LATE;
+        assert_eq!(house.purge_due(late), Some(vec![(tp, 40)]), "the rest, when it is too late for that");
 
         assert!(!house.look_due(at(4999)));
         assert!(house.look_due(at(5000)));

@@ -134,6 +134,8 @@ pub(super) enum ToCoordinator {
     },
     /// These offsets are committed: in repartition topics what is before them is of no more use.
     Purgeable(Vec<(TopicPartition, i64)>),
+    /// A commit of these offsets was not answered.
+    Unheard(Vec<(TopicPartition, i64)>),
     /// A purge has ended.
     Purged,
     /// The topics as they are now, where that is news.

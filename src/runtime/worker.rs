@@ -153,6 +153,9 @@ pub(super) struct Worker {
     /// The commit whose answer is awaited.
     awaited: Option<(u64, Option<Result<Epochs>>)>,
     last_commit: u64,
+    /// Until then a commit that was not answered may be carried out after later ones, and set offsets back: each commit
+    /// has all of them, the last one too.
+    unheard_until: Option<Instant>,
     next_commit: Instant,
     /// A commit was refused, or not possible: it follows as soon as the gate opens.
     owes_commit: bool,
@@ -243,6 +246,7 @@ impl Worker {
             control: VecDeque::new(),
             awaited: None,
             last_commit: 0,
+            unheard_until: None,
             next_commit,
             owes_commit: false,
             postponed,

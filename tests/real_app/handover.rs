@@ -424,7 +424,7 @@ async fn silence(listener: TcpListener, to: String, client: &'static str, holds:
 }
 
 /// Red test 8: a revocation does not wait for a broker that does not acknowledge.
-async fn a_broker_acknowledges_nothing(guarantee: fn(ConfigBuilder) -> ConfigBuilder) {
+async fn a_broker_acknowledges_nothing(guarantee: fn(ConfigBuilder) -> ConfigBuilder, once: bool) {
     if kafka("silent-broker").is_none() {
         return;
     }
@@ -469,17 +469,18 @@ async fn a_broker_acknowledges_nothing(guarantee: fn(ConfigBuilder) -> ConfigBui
     b.stop().await;
     for partition in 0..2 {
         let counts = history(&rig, &format!("{}-counts-changelog", rig.app_id), partition).await;
-        assert_eq!(counts.last(), Some(&2), "{counts:?}");
+        // At least once, what was written and not acknowledged is counted again.
+        assert!(counts == [1, 2] || !once && counts.last() >= Some(&2), "{counts:?}");
     }
 }
 
 #[tokio::test]
 async fn a_task_is_released_in_time_although_the_broker_acknowledges_nothing() {
-    a_broker_acknowledges_nothing(|config| config).await;
+    a_broker_acknowledges_nothing(|config| config, false).await;
 }
 
 /// Under exactly-once what is not acknowledged is aborted before the task is released, or B could not begin with it.
 #[tokio::test]
 async fn a_transaction_that_the_broker_does_not_acknowledge_is_aborted_for_whoever_gets_the_task() {
-    a_broker_acknowledges_nothing(once).await;
+    a_broker_acknowledges_nothing(once, true).await;
 }

@@ -149,6 +149,10 @@ async fn a_life() {
         instance: Some(known(instance)).filter(|id| *id != "-"),
         output: Some(output.to_owned()).filter(|output| output != "-"),
     };
+    let _ = tracing_subscriber::fmt()
+        .with_env_filter(tracing_subscriber::EnvFilter::from_default_env())
+        .with_ansi(false)
+        .try_init();
     let restores = Restores(Arc::default(), Arc::default(), true);
     let settings = std::env::var(SETTINGS).unwrap_or_default();
     let config = plan.config(broker, app_id, Path::new(state_dir));
@@ -234,6 +238,9 @@ impl Life {
 
 impl Drop for Life {
     fn drop(&mut self) {
+        if let Ok(dir) = std::env::var("MAINSTEM_KILLS_SAID") {
+            let _ = std::fs::copy(self.said.path(), Path::new(&dir).join(format!("life-{}", self.id())));
+        }
         let _ = self.child.kill();
         let _ = self.child.wait();
     }

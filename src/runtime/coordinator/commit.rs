@@ -3,6 +3,7 @@
 use super::Coordinator;
 use crate::client::Admin;
 use crate::client::group::{CommittedOffset, MemberId};
+use crate::error::{Error, ErrorKind};
 use crate::record::TopicPartition;
 use crate::runtime::message::{Epochs, ToCoordinator, ToWorker};
 use crate::runtime::workers::{WorkerHandle, WorkerId};
@@ -37,10 +38,13 @@ impl Coordinator {
                     .await
                     .and_then(|results| results.into_iter().try_for_each(|(_, result)| result)),
             };
-            if outcome.is_ok() {
-                let purgeable = offsets.into_iter().map(|(at, o)| (at, o.offset)).collect();
-                let _ = own.send(ToCoordinator::Purgeable(purgeable));
-            }
+            let offsets = offsets.into_iter().map(|(at, o)| (at, o.offset)).collect();
+            // ORDER: before the worker tries again, and before what it then commits is purged.
+            let _ = match &outcome {
+                Ok(()) => own.send(ToCoordinator::Purgeable(offsets)),
+                Err(error) if is_unheard(error) => own.send(ToCoordinator::Unheard(offsets)),
+                Err(_) => Ok(()),
+            };
             let outcome = match outcome {
                 Ok(()) => Ok(leader_epochs(&admin, changelogs).await),
                 Err(error) => Err(error),
@@ -48,6 +52,11 @@ impl Coordinator {
             let _ = inbox.send(ToWorker::Committed { commit, outcome });
         });
     }
+}
+
+/// Whether nobody knows if a commit with this outcome was carried out, or will be.
+pub(in crate::runtime) fn is_unheard(error: &Error) -> bool {
+    matches!(error.kind(), ErrorKind::Timeout | ErrorKind::Connection)
 }
 
 /// The epochs of the leaders of changelogs, as far as they can be had: what is missing is handed over another time.

@@ -16,7 +16,9 @@ use crate::config::Role;
 use crate::error::{BoxError, Error, ErrorClass, ErrorKind, Result};
 use crate::group::OffsetMetadata;
 use crate::record::TopicPartition;
+use crate::runtime::coordinator::is_unheard;
 use crate::runtime::figures::Activity;
+use crate::runtime::housekeeping::LATE;
 use crate::runtime::message::{Epochs, ToCoordinator};
 use crate::runtime::task_timeout::TaskTimeout;
 use crate::task::Partition;
@@ -275,12 +277,13 @@ impl Worker {
 
     pub(super) fn offsets(&self) -> Vec<(TopicPartition, CommittedOffset)> {
         let mut offsets = Vec::new();
+        let may_be_set_back = self.unheard_until.is_some_and(|until| clock::monotonic() < until);
         for owned in self.owned.iter().filter(|o| o.running) {
             for (committable, input) in owned.task.committable().into_iter().filter_map(|c| {
                 let input = owned.inputs.iter().find(|i| i.at == c.partition)?;
                 Some((c, input))
             }) {
-                if input.committed == Some(committable.offset) {
+                if input.committed == Some(committable.offset) && !may_be_set_back {
                     continue;
                 }
                 let metadata = OffsetMetadata {
@@ -351,6 +354,9 @@ impl Worker {
                             self.owned.iter().map(|o| o.lease.task.to_string()).collect();
                         let who = format!("each of the tasks {}", tasks.join(", "));
                         return Err(trouble.error(who, "their offsets cannot be committed", error));
+                    }
+                    if is_unheard(&error) {
+                        self.unheard_until = Some(clock::monotonic() + LATE);
                     }
                     tracing::warn!(?error, "the commit is tried again");
                     let again = clock::monotonic() + pause;
