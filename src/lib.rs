@@ -110,7 +110,7 @@ struct Readme;
 /// What most applications import.
 pub mod prelude {
     pub use crate::dsl::{
-        Branched, BranchedKStream, CogroupedKStream, Consumed, Extract, GlobalKTable, Grouped,
+        Branched, BranchedKStream, CogroupedKStream, Consumed, Extract, GlobalKTable, Grouped, Joined,
         KGroupedStream, KGroupedTable, KStream, KTable, Materialized, Printed, Produced, Repartitioned,
         StreamsBuilder, TableJoined, ValueTransformerWithKey,
     };
@@ -119,8 +119,9 @@ pub mod prelude {
     pub use crate::record::{Header, Headers, Record, Timestamp, TopicPartition};
     pub use crate::serde::{DefaultSerde, Serde};
     pub use crate::store::{
-        GlobalKeyValueStore, KeyValue, KeyValueStore, StoreBuilder, TimestampedKeyValue,
-        TimestampedKeyValueStore, ValueAndTimestamp,
+        GlobalKeyValueStore, KeyValue, KeyValueStore, PutOutcome, StoreBuilder, TimestampedKeyValue,
+        TimestampedKeyValueStore, ValueAndTimestamp, VersionedKeyValue, VersionedKeyValueStore,
+        VersionedRecord,
     };
     pub use crate::task_id::TaskId;
     pub use crate::topology::{
