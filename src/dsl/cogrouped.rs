@@ -58,7 +58,8 @@ impl<A: Clone + 'static> Input<A> {
         };
         let aggregator = Arc::new(aggregator);
         let factory = move |settings, initializer: Initializer<A>| {
-            let (aggregator, first) = (aggregator.clone(), initializer.clone());
+            let aggregator = aggregator.clone();
+            let first = initializer.clone();
             let start: aggregate::Start<A> = Arc::new(move || Some(first()));
             let step: aggregate::Step<K, V, A> = Arc::new(move |key, value, aggregate| {
                 aggregator(key, value, aggregate.unwrap_or_else(|| initializer())).map_err(Into::into)
