@@ -110,20 +110,27 @@ struct Readme;
 /// What most applications import.
 pub mod prelude {
     pub use crate::dsl::{
-        Branched, BranchedKStream, Consumed, Extract, Grouped, KGroupedStream, KStream, KTable, Materialized,
-        Printed, Produced, Repartitioned, StreamsBuilder,
+        Branched, BranchedKStream, BufferConfig, CogroupedKStream, Consumed, CustomWindows, EmitStrategy,
+        Extract, GlobalKTable, Grouped, Hopping, Joined, KGroupedStream, KGroupedTable, KStream, KTable,
+        Materialized, Printed, Produced, Repartitioned, Session, SessionWindowedKStream, Sliding,
+        StreamsBuilder, StrictBufferConfig, Suppressed, TableJoined, TimeWindowedKStream, Tumbling,
+        Unlimited, ValueTransformerWithKey,
     };
     pub use crate::error::{BoxError, Error, ErrorKind, Result};
-    pub use crate::query::ReadOnlyKeyValueStore;
+    pub use crate::query::{ReadOnlyKeyValueStore, ReadOnlySessionStore, ReadOnlyWindowStore};
     pub use crate::record::{Header, Headers, Record, Timestamp, TopicPartition};
-    pub use crate::serde::{DefaultSerde, Serde};
+    pub use crate::serde::{
+        DefaultSerde, LongSerde, Serde, SessionWindowedSerde, StringSerde, TimeWindowedSerde, Window,
+        Windowed,
+    };
     pub use crate::store::{
-        KeyValue, KeyValueStore, StoreBuilder, TimestampedKeyValue, TimestampedKeyValueStore,
-        ValueAndTimestamp,
+        GlobalKeyValueStore, KeyValue, KeyValueStore, PutOutcome, StoreBuilder, TimestampedKeyValue,
+        TimestampedKeyValueStore, ValueAndTimestamp, VersionedKeyValue, VersionedKeyValueStore,
+        VersionedRecord,
     };
     pub use crate::task_id::TaskId;
     pub use crate::topology::{
         AutoOffsetReset, Child, Context, FixedKeyContext, FixedKeyProcessor, FixedKeyRecord, Outcome,
-        Processor, PunctuationType, RecordMetadata, Stores, Token, Topology,
+        Processor, PunctuationType, RecordMetadata, Stores, Token, Topology, TransformContext,
     };
 }

@@ -8,7 +8,8 @@ use super::graph::{Graph, GraphKind, ProcessorSpec, ROOT};
 use super::ops::{source, table_source};
 use super::options::{Consumed, Materialized};
 use super::stream::KStream;
-use super::table::KTable;
+use super::table::{KTable, source_table};
+use super::table_node::TableSettings;
 use crate::config::Config;
 use crate::error::Result;
 use crate::store::StoreBuilder;
@@ -32,7 +33,7 @@ use crate::topology::{Topology, refuse_optimizations};
 /// # Ok::<(), mainstem::Error>(())
 /// ```
 pub struct StreamsBuilder {
-    graph: Rc<RefCell<Graph>>,
+    pub(super) graph: Rc<RefCell<Graph>>,
     allow_generated_names: std::cell::Cell<bool>,
 }
 
@@ -84,7 +85,8 @@ impl StreamsBuilder {
         KStream::new(self.graph.clone(), node, Some(keys), Some(values), false)
     }
 
-    /// A table of one topic: the last value of each key. It is kept in a store if `materialized` names one.
+    /// A table of one topic: the last value of each key. It is kept in a store if `materialized` names one, or if somebody
+    /// reads the table (a join) or asks what its rows were before (a grouping).
     #[track_caller]
     pub fn table<K: Clone + 'static, V: Clone + 'static>(
         &self,
@@ -104,21 +106,18 @@ impl StreamsBuilder {
         let drawn = graph.draw("KSTREAM-SOURCE-");
         let source_name = name.as_ref().map_or(drawn, |name| format!("{name}-source").into());
         let table_name = graph.name_or_draw(name.as_ref(), "KTABLE-SOURCE-");
-        let store = materialized.store.as_ref().map(|_| {
-            let keys = materialized.serdes.key(Some(&keys));
-            let values = materialized.serdes.value(Some(&values));
-            materialized.store_options(&store_name, &keys, &values).blueprint()
-        });
-        let table = ProcessorSpec {
-            factory: table_source::factory::<K, V>(store.as_ref().map(|_| store_name)),
-            stores: store.into_iter().collect(),
-        };
+        let settings = TableSettings::new(None);
+        let table =
+            ProcessorSpec { factory: table_source::factory::<K, V>(settings.clone()), stores: Vec::new() };
         let factory = source::factory(keys.clone(), values.clone(), extractor);
         let spec = source::spec::<K, V>(topics, reset, factory);
         let kind = GraphKind::TableSource { source_name, source: spec, table };
         let node = graph.add(&[ROOT], table_name, kind);
         drop(graph);
-        KTable::new(self.graph.clone(), node, keys, values)
+        let keys = materialized.serdes.key(Some(&keys));
+        let values = materialized.serdes.value(Some(&values));
+        let table = source_table(&self.graph, node, settings, &materialized, store_name, (&keys, &values));
+        KTable::new(self.graph.clone(), node, keys, values, table)
     }
 
     /// Adds a store that no `process` call brings with it. Stores passed to `process` need not be added.

@@ -8,6 +8,7 @@ use std::any::TypeId;
 use std::panic::Location;
 use std::sync::Arc;
 
+use super::table_node::TableSettings;
 use crate::error::{Error, ErrorKind, Result};
 use crate::store::StoreBlueprint;
 use crate::task::blueprint::{NodeFactory, SourceFactory};
@@ -31,6 +32,14 @@ pub(crate) enum GraphKind {
     },
     Processor(ProcessorSpec),
     Repartition(Box<RepartitionSpec>),
+    TableJoin(Box<TableJoinSpec>),
+    /// A global store: a source, and the processor that fills the store.
+    Global {
+        source_name: Arc<str>,
+        source: SourceSpec,
+        factory: NodeFactory,
+        store: Arc<dyn StoreBlueprint>,
+    },
     Sink {
         topic: Option<Arc<str>>,
         label: Arc<str>,
@@ -53,15 +62,34 @@ pub(crate) struct ProcessorSpec {
     pub(crate) stores: Vec<Arc<dyn StoreBlueprint>>,
 }
 
+/// Makes the filter before a repartition topic, which lets records without a key pass or not.
+pub(crate) type NullKeyFilterFactory = Box<dyn Fn(bool) -> NodeFactory>;
+
+/// A join of two tables: a node for the changes of each, and one behind both (`KTableKTableJoinNode`).
+pub(crate) struct TableJoinSpec {
+    pub(crate) this: JoinSide,
+    pub(crate) other: JoinSide,
+    pub(crate) merge: ProcessorSpec,
+}
+
+/// The node for the changes of one side.
+pub(crate) struct JoinSide {
+    pub(crate) name: Arc<str>,
+    pub(crate) parent: GraphIx,
+    pub(crate) factory: NodeFactory,
+    /// What the other side is read from.
+    pub(crate) stores: Vec<Arc<str>>,
+}
+
 /// A topic between two sub-topologies: a filter and a sink before it, a source behind it.
 pub(crate) struct RepartitionSpec {
     pub(crate) topic: Arc<str>,
     pub(crate) named: bool,
     pub(crate) partitions: Option<i32>,
-    pub(crate) filter_name: Arc<str>,
+    /// The filter's name, and the filter: whether records without a key pass is known when the topology is built. None where
+    /// every record has a key.
+    pub(crate) filter: Option<(Arc<str>, NullKeyFilterFactory)>,
     pub(crate) sink_name: Arc<str>,
-    /// Whether records without a key pass is known when the topology is built.
-    pub(crate) filter: Box<dyn Fn(bool) -> NodeFactory>,
     pub(crate) sink: NodeFactory,
     pub(crate) source: SourceFactory,
 }
@@ -76,6 +104,12 @@ struct GraphNode {
     written: bool,
     /// An outer join, which has a use for records without a key (KIP-962).
     null_keys_welcome: bool,
+    /// How long after its end a window still changes, where windows are made (`GracePeriodGraphNode`).
+    grace: Option<i64>,
+    /// Stores of other nodes that it reads.
+    connected: Vec<Arc<str>>,
+    /// Whether its changes come from a versioned store; `None` if that is as upstream (`GraphNode.isOutputVersioned`).
+    versioned: Option<bool>,
     made_at: &'static Location<'static>,
 }
 
@@ -85,7 +119,13 @@ pub(crate) struct Graph {
     counter: u32,
     priorities: usize,
     /// Nodes at which records of one key meet, whatever topic they came from.
-    keyed: Vec<usize>,
+    keyed: Vec<Vec<usize>>,
+    /// Nodes that go another way if a parent's changes are versioned: the node, the parent, what to tell it.
+    follow_versions: Vec<(usize, usize, Arc<TableSettings>)>,
+    /// Nodes that take no changes of versioned tables.
+    without_versions: Vec<usize>,
+    /// Topics of the topology's own that sinks and sources of the graph name, and whether their names were given.
+    internal_topics: Vec<(Arc<str>, bool, &'static Location<'static>)>,
     errors: Vec<Error>,
 }
 
@@ -99,9 +139,21 @@ impl Graph {
             priority: 0,
             written: false,
             null_keys_welcome: false,
+            grace: None,
+            connected: Vec::new(),
+            versioned: None,
             made_at: Location::caller(),
         };
-        Self { nodes: vec![root], counter: 0, priorities: 0, keyed: Vec::new(), errors: Vec::new() }
+        Self {
+            nodes: vec![root],
+            counter: 0,
+            priorities: 0,
+            keyed: Vec::new(),
+            follow_versions: Vec::new(),
+            without_versions: Vec::new(),
+            internal_topics: Vec::new(),
+            errors: Vec::new(),
+        }
     }
 
     /// Draws the next number and makes a name of it.
@@ -144,6 +196,9 @@ impl Graph {
             priority: 0,
             written: false,
             null_keys_welcome: false,
+            grace: None,
+            connected: Vec::new(),
+            versioned: None,
             made_at: Location::caller(),
         });
         for parent in parents {
@@ -166,12 +221,93 @@ impl Graph {
 
     /// Says that records of one key meet at a node: the topics that lead there must have equal partition counts.
     pub(crate) fn meets_by_key(&mut self, node: GraphIx) {
-        self.keyed.push(node.0);
+        self.keyed.push(vec![node.0]);
     }
 
-    /// The topics whose records reach a node without another topic in between.
-    fn topics_above(&self, at: usize) -> Vec<Arc<str>> {
-        let (mut topics, mut seen, mut open) = (Vec::new(), vec![false; self.nodes.len()], vec![at]);
+    /// Says that records of these nodes meet by key.
+    pub(crate) fn meet_by_key(&mut self, nodes: &[GraphIx]) {
+        self.keyed.push(nodes.iter().map(|node| node.0).collect());
+    }
+
+    /// Draws a store's number as if that had been done before a node was drawn, which must be the last one: its generated
+    /// names move on by one. `None`, with an error noted, if something else was drawn since.
+    #[track_caller]
+    pub(crate) fn draw_store_before(&mut self, node: GraphIx) -> Option<Arc<str>> {
+        if node.0 + 1 != self.nodes.len() {
+            self.refuse("call materialized() without a name right behind the operator, or name the store");
+            return None;
+        }
+        let drawn = match &self.nodes[node.0].kind {
+            GraphKind::TableJoin(_) => 3,
+            _ => 1,
+        };
+        let first = self.counter - drawn;
+        self.counter += 1;
+        let moved = |name: &mut Arc<str>| {
+            if let Some((prefix, number)) = generated(name)
+                && number >= first
+            {
+                *name = format!("{prefix}{:010}", number + 1).into();
+            }
+        };
+        let node = &mut self.nodes[node.0];
+        let prefix = generated(&node.name).map_or("KTABLE-MERGE-", |(prefix, _)| prefix).to_owned();
+        moved(&mut node.name);
+        if let GraphKind::TableJoin(join) = &mut node.kind {
+            moved(&mut join.this.name);
+            moved(&mut join.other.name);
+        }
+        Some(format!("{prefix}STATE-STORE-{first:010}").into())
+    }
+
+    /// Adds a store to a node that was drawn before.
+    pub(crate) fn give_store(&mut self, node: GraphIx, store: Arc<dyn StoreBlueprint>) {
+        match &mut self.nodes[node.0].kind {
+            GraphKind::Processor(spec) | GraphKind::TableSource { table: spec, .. } => {
+                spec.stores.push(store)
+            }
+            GraphKind::TableJoin(join) => join.merge.stores.push(store),
+            _ => {}
+        }
+    }
+
+    /// Makes a topic one of the topology's own, which its sink and its source name.
+    #[track_caller]
+    pub(crate) fn add_internal_topic(&mut self, topic: Arc<str>, named: bool) {
+        self.internal_topics.push((topic, named, Location::caller()));
+    }
+
+    /// Lets a node read stores of other nodes.
+    pub(crate) fn connect(&mut self, node: GraphIx, stores: &[Arc<str>]) {
+        self.nodes[node.0].connected.extend_from_slice(stores);
+    }
+
+    /// Says whether a node's changes come from a versioned store.
+    pub(crate) fn set_versioned(&mut self, node: GraphIx, versioned: bool) {
+        self.nodes[node.0].versioned = Some(versioned);
+    }
+
+    /// Tells a node, when the topology is built, if the changes of a parent are versioned.
+    pub(crate) fn follows_versions(&mut self, node: GraphIx, parent: GraphIx, settings: &Arc<TableSettings>) {
+        self.follow_versions.push((node.0, parent.0, settings.clone()));
+    }
+
+    /// Refuses a topology in which the changes of a node's parents are versioned.
+    pub(crate) fn refuse_versions(&mut self, node: GraphIx) {
+        self.without_versions.push(node.0);
+    }
+
+    /// `InternalStreamsBuilder.isVersionedOrVersionedUpstream`.
+    fn is_versioned(&self, at: usize) -> bool {
+        match self.nodes[at].versioned {
+            Some(versioned) => versioned,
+            None => self.nodes[at].parents.iter().any(|parent| self.is_versioned(*parent)),
+        }
+    }
+
+    /// The topics whose records reach one of these nodes without another topic in between.
+    fn topics_above(&self, nodes: &[usize]) -> Vec<Arc<str>> {
+        let (mut topics, mut seen, mut open) = (Vec::new(), vec![false; self.nodes.len()], nodes.to_vec());
         while let Some(at) = open.pop() {
             if std::mem::replace(&mut seen[at], true) {
                 continue;
@@ -185,6 +321,7 @@ impl Graph {
             }
         }
         topics.sort();
+        topics.dedup();
         topics
     }
 
@@ -194,7 +331,12 @@ impl Graph {
             let drawn = self.nodes[node.0].name.clone();
             self.undraw(&drawn);
         }
-        self.nodes[node.0].name = name.into();
+        let node = &mut self.nodes[node.0];
+        node.name = name.into();
+        if let GraphKind::TableJoin(join) = &mut node.kind {
+            join.this.name = format!("{name}-join-this").into();
+            join.other.name = format!("{name}-join-other").into();
+        }
     }
 
     pub(crate) fn name(&self, node: GraphIx) -> Arc<str> {
@@ -202,7 +344,6 @@ impl Graph {
     }
 
     /// Lets records without a key come through the repartition topics above a node (`NULL_KEY_RELAXED_JOIN`).
-    #[allow(dead_code, reason = "until there are outer joins")]
     pub(crate) fn welcome_null_keys(&mut self, node: GraphIx) {
         self.nodes[node.0].null_keys_welcome = true;
     }
@@ -211,6 +352,22 @@ impl Graph {
     fn wants_null_keys(&self, at: usize) -> bool {
         let below = |child: &usize| self.nodes[*child].null_keys_welcome || self.wants_null_keys(*child);
         self.nodes[at].children.iter().any(below)
+    }
+
+    /// Notes how long after its end a window of this node still changes, in milliseconds.
+    pub(crate) fn set_grace(&mut self, node: GraphIx, grace: i64) {
+        self.nodes[node.0].grace = Some(grace);
+    }
+
+    /// That of the nearest nodes above that make windows, the greatest (`GraphGraceSearchUtil`); `None` if there is a way up
+    /// without any.
+    pub(crate) fn grace(&self, node: GraphIx) -> Option<i64> {
+        let node = &self.nodes[node.0];
+        let above = || {
+            let parents = node.parents.iter().map(|parent| self.grace(GraphIx(*parent)));
+            parents.collect::<Option<Vec<i64>>>()?.into_iter().max()
+        };
+        node.grace.or_else(above)
     }
 
     /// Notes an error of a DSL call; `build` returns them all.
@@ -230,7 +387,22 @@ impl Graph {
             self.refuse_generated_names();
         }
         self.refuse_illegal_names();
+        for (_, parent, settings) in &self.follow_versions {
+            if self.is_versioned(*parent) {
+                settings.use_versioned_semantics();
+            }
+        }
+        for at in &self.without_versions {
+            let node = &self.nodes[*at];
+            if node.parents.iter().any(|parent| self.is_versioned(*parent)) {
+                let text = format!("suppress() is for tables without versions (at {})", node.made_at);
+                self.errors.push(Error::new(ErrorKind::Topology, text));
+            }
+        }
         let mut builder = TopologyBuilder::default();
+        for (topic, ..) in &self.internal_topics {
+            builder.add_internal_topic(topic.clone(), None);
+        }
         // In the order of priorities, parents first (`InternalStreamsBuilder.buildAndOptimizeTopology`).
         let mut waiting = std::collections::BinaryHeap::new();
         waiting.push(std::cmp::Reverse((0, 0)));
@@ -248,7 +420,7 @@ impl Graph {
             }
         }
         for at in &self.keyed {
-            builder.copartition(self.topics_above(*at));
+            builder.copartition(self.topics_above(at));
         }
         let topology = builder.build();
         let mut errors = std::mem::take(&mut self.errors);
@@ -354,6 +526,13 @@ impl Graph {
                 }
                 GraphKind::Processor(spec) => names.extend(spec.stores.iter().map(|store| &**store.name())),
                 GraphKind::Repartition(spec) => names.push(&spec.topic),
+                GraphKind::Global { source, store, .. } => {
+                    names.extend(source.topics.iter().map(|t| &**t));
+                    names.push(store.name());
+                }
+                GraphKind::TableJoin(join) => {
+                    names.extend(join.merge.stores.iter().map(|store| &**store.name()));
+                }
                 GraphKind::Sink { topic, .. } => names.extend(topic.as_deref()),
                 GraphKind::Store(_) => {}
             }
@@ -371,6 +550,10 @@ impl Graph {
         let advice = "give it a name, or allow generated names (StreamsBuilder::allow_generated_names): a generated name \
                       moves, and its state with it, when an operator is inserted before it";
         let mut errors = Vec::new();
+        for (topic, _, at) in self.internal_topics.iter().filter(|(_, named, _)| !named) {
+            let text = format!("the topic {topic} has a generated name; {advice} (at {at})");
+            errors.push(Error::new(ErrorKind::Topology, text));
+        }
         for node in &self.nodes {
             let mut refuse = |what: String| {
                 errors
@@ -379,6 +562,14 @@ impl Graph {
             match &node.kind {
                 GraphKind::Processor(spec) | GraphKind::TableSource { table: spec, .. } => {
                     for store in spec.stores.iter().filter(|store| !store.is_named()) {
+                        refuse(format!("the store {} has a generated name", store.name()));
+                    }
+                }
+                GraphKind::Global { store, .. } if !store.is_named() => {
+                    refuse(format!("the store {} has a generated name", store.name()));
+                }
+                GraphKind::TableJoin(join) => {
+                    for store in join.merge.stores.iter().filter(|store| !store.is_named()) {
                         refuse(format!("the store {} has a generated name", store.name()));
                     }
                 }
@@ -413,7 +604,7 @@ impl Graph {
                 builder.add_store(store.clone())?;
                 builder.connect(&node.name, store.name())?;
             }
-            Ok(())
+            node.connected.iter().try_for_each(|store| builder.connect(&node.name, store))
         };
         match &node.kind {
             GraphKind::Root => Ok(()),
@@ -423,17 +614,26 @@ impl Graph {
                 builder.add_node(processor(&node.name, vec![source_name.clone()], &table.factory))?;
                 stores(builder, table)
             }
+            GraphKind::Global { source_name, source: spec, factory, store } => builder.add_global(
+                source(source_name, spec),
+                processor(&node.name, vec![source_name.clone()], factory),
+                store.clone(),
+            ),
             GraphKind::Processor(spec) => {
                 builder.add_node(processor(&node.name, parents, &spec.factory))?;
                 stores(builder, spec)
             }
             GraphKind::Repartition(spec) => {
                 builder.add_internal_topic(spec.topic.clone(), spec.partitions);
-                let filter = (spec.filter)(self.wants_null_keys(at));
-                builder.add_node(processor(&spec.filter_name, parents, &filter))?;
+                let mut sink_parents = parents;
+                if let Some((name, filter)) = &spec.filter {
+                    let filter = filter(self.wants_null_keys(at));
+                    let parents = std::mem::replace(&mut sink_parents, vec![name.clone()]);
+                    builder.add_node(processor(name, parents, &filter))?;
+                }
                 builder.add_node(NodeSpec {
                     name: spec.sink_name.clone(),
-                    parents: vec![spec.filter_name.clone()],
+                    parents: sink_parents,
                     kind: SpecKind::Sink {
                         topic: Some(spec.topic.clone()),
                         label: spec.topic.clone(),
@@ -450,6 +650,19 @@ impl Graph {
                     },
                 })
             }
+            GraphKind::TableJoin(join) => {
+                for side in [&join.this, &join.other] {
+                    let parent = self.nodes[side.parent.0].name.clone();
+                    builder.add_node(processor(&side.name, vec![parent], &side.factory))?;
+                }
+                let sides = vec![join.this.name.clone(), join.other.name.clone()];
+                builder.add_node(processor(&node.name, sides, &join.merge.factory))?;
+                stores(builder, &join.merge)?;
+                for side in [&join.this, &join.other] {
+                    side.stores.iter().try_for_each(|store| builder.connect(&side.name, store))?;
+                }
+                Ok(())
+            }
             GraphKind::Sink { topic, label, factory } => builder.add_node(NodeSpec {
                 name: node.name.clone(),
                 parents,
@@ -458,6 +671,13 @@ impl Graph {
             GraphKind::Store(store) => builder.add_store(store.clone()),
         }
     }
+}
+
+/// The prefix and the number of a generated name.
+fn generated(name: &str) -> Option<(&str, u32)> {
+    let (prefix, digits) = name.split_at_checked(name.len().checked_sub(10)?)?;
+    let number = digits.bytes().all(|b| b.is_ascii_digit()).then(|| digits.parse().ok())??;
+    prefix.ends_with('-').then_some((prefix, number))
 }
 
 /// Java's rule for names of nodes, stores and topics (`Named.validate`).

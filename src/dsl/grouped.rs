@@ -6,12 +6,15 @@ use std::fmt;
 use std::rc::Rc;
 use std::sync::Arc;
 
-use super::graph::{GraphIx, GraphKind, ProcessorSpec};
+use super::graph::{Graph, GraphIx, GraphKind, ProcessorSpec};
 use super::ops::aggregate;
 use super::options::{Grouped, Materialized};
 use super::stream::{KStream, RepartitionParts};
 use super::table::KTable;
+use super::table_node::{TableNode, TableSettings};
+use super::windows::WindowDefinition;
 use crate::error::{BoxError, Result};
+use crate::serde::erased::SerdeRef;
 
 /// A stream whose records are grouped by key (`org.apache.kafka.streams.kstream.KGroupedStream`).
 ///
@@ -19,8 +22,8 @@ use crate::error::{BoxError, Result};
 /// that it was made from.
 #[must_use = "a grouping does nothing until it is counted, reduced or aggregated"]
 pub struct KGroupedStream<K, V> {
-    stream: KStream<K, V>,
-    grouped: Grouped<K, V>,
+    pub(super) stream: KStream<K, V>,
+    pub(super) grouped: Grouped<K, V>,
     /// The repartition topic of a named grouping, shared by its aggregations.
     shared: Rc<RefCell<Option<GraphIx>>>,
 }
@@ -28,6 +31,21 @@ pub struct KGroupedStream<K, V> {
 impl<K, V> fmt::Debug for KGroupedStream<K, V> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(f, "KGroupedStream({:?})", self.stream)
+    }
+}
+
+/// The node of an aggregation, and its store.
+pub(super) struct Aggregation<K, A> {
+    pub(super) node: GraphIx,
+    pub(super) keys: SerdeRef<K>,
+    pub(super) values: SerdeRef<A>,
+    pub(super) store: Arc<str>,
+    pub(super) settings: Arc<TableSettings>,
+}
+
+impl<K, V> Clone for KGroupedStream<K, V> {
+    fn clone(&self) -> Self {
+        Self { stream: self.stream.clone(), grouped: self.grouped.clone(), shared: self.shared.clone() }
     }
 }
 
@@ -47,6 +65,7 @@ impl<K: Clone + 'static, V: Clone + 'static> KGroupedStream<K, V> {
         self.build(
             "KSTREAM-AGGREGATE-",
             materialized,
+            Arc::new(|| Some(0)),
             Arc::new(|_, _, count| Ok(Some(count.unwrap_or(0) + 1))),
         )
     }
@@ -72,7 +91,7 @@ impl<K: Clone + 'static, V: Clone + 'static> KGroupedStream<K, V> {
             Some(reduced) => reducer(reduced, value).map_err(Into::into),
             None => Ok(Some(value)),
         });
-        self.build("KSTREAM-REDUCE-", materialized.into(), step)
+        self.build("KSTREAM-REDUCE-", materialized.into(), Arc::new(|| None), step)
     }
 
     /// Folds the values of each key into an aggregate.
@@ -96,20 +115,53 @@ impl<K: Clone + 'static, V: Clone + 'static> KGroupedStream<K, V> {
         initializer: impl Fn() -> A + Send + Sync + 'static,
         aggregator: impl Fn(&K, V, A) -> Result<Option<A>, E> + Send + Sync + 'static,
     ) -> KTable<K, A> {
+        let start: aggregate::Start<A> = Arc::new(move || Some(initializer()));
+        let first = start.clone();
         let step: aggregate::Step<K, V, A> = Arc::new(move |key, value, aggregate| {
-            aggregator(key, value, aggregate.unwrap_or_else(&initializer)).map_err(Into::into)
+            let aggregate = aggregate.or_else(|| first());
+            let aggregate = aggregate.ok_or("an aggregation starts from nothing")?;
+            aggregator(key, value, aggregate).map_err(Into::into)
         });
-        self.build("KSTREAM-AGGREGATE-", materialized.into(), step)
+        self.build("KSTREAM-AGGREGATE-", materialized.into(), start, step)
     }
 
-    /// `GroupedStreamAggregateBuilder.build`.
+    /// Cuts time into windows, and aggregates the records of each apart.
+    #[track_caller]
+    pub fn windowed_by<W: WindowDefinition>(&self, windows: W) -> W::Stream<K, V> {
+        windows.windowed(self)
+    }
+
+    /// The graph that it is part of.
+    pub(super) fn graph(&self) -> &Rc<RefCell<Graph>> {
+        &self.stream.graph
+    }
+
     #[track_caller]
     fn build<A: Clone + 'static>(
         &self,
         prefix: &str,
         materialized: Materialized<K, A>,
+        start: aggregate::Start<A>,
         step: aggregate::Step<K, V, A>,
     ) -> KTable<K, A> {
+        let built = self.aggregation(prefix, &materialized, |store, keys, values, settings| {
+            let factory = aggregate::factory(settings, start, step);
+            ProcessorSpec { factory, stores: vec![materialized.blueprint(store, keys, values)] }
+        });
+        let Aggregation { node, keys, values, store, settings } = built;
+        let table = TableNode::kept(&settings, store);
+        KTable::new(self.stream.graph.clone(), node, keys, values, table)
+    }
+
+    /// `GroupedStreamAggregateBuilder.build`: draws the names, sends the stream through a topic if need be, and adds the
+    /// node that `spec` makes of the store's name and its serdes.
+    #[track_caller]
+    pub(super) fn aggregation<A: Clone + 'static>(
+        &self,
+        prefix: &str,
+        materialized: &Materialized<K, A>,
+        spec: impl FnOnce(&Arc<str>, &SerdeRef<K>, &SerdeRef<A>, Arc<TableSettings>) -> ProcessorSpec,
+    ) -> Aggregation<K, A> {
         let stream = &self.stream;
         let mut graph = stream.graph.borrow_mut();
         let store = graph.store_name(materialized.store.as_ref(), prefix);
@@ -139,12 +191,11 @@ impl<K: Clone + 'static, V: Clone + 'static> KGroupedStream<K, V> {
             };
             *shared = Some(parent);
         }
-        let options = materialized.store_options(&store, &keys, &values);
-        let spec =
-            ProcessorSpec { factory: aggregate::factory(store, step), stores: vec![options.blueprint()] };
+        let settings = TableSettings::new(Some(store.clone()));
+        let spec = spec(&store, &keys, &values, settings.clone());
         let node = graph.add(&[parent], name, GraphKind::Processor(spec));
         graph.meets_by_key(node);
-        drop(graph);
-        KTable::new(stream.graph.clone(), node, keys, values)
+        graph.set_versioned(node, materialized.history.is_some());
+        Aggregation { node, keys, values, store, settings }
     }
 }

@@ -2,13 +2,15 @@
 
 use std::fmt;
 use std::sync::Arc;
+use std::time::Duration;
 
 use crate::config::StoreKind;
 use crate::error::BoxError;
 use crate::record::Timestamp;
 use crate::serde::erased::SerdeRef;
 use crate::serde::{DefaultSerde, Serde};
-use crate::store::KvOptions;
+use crate::store::versioned::VersionedOptions;
+use crate::store::{KvOptions, StoreBlueprint};
 use crate::task::queue::{Extract, Extractor};
 use crate::topology::AutoOffsetReset;
 
@@ -26,11 +28,11 @@ impl<K, V> Clone for Serdes<K, V> {
 }
 
 impl<K: 'static, V: 'static> Serdes<K, V> {
-    fn given(keys: impl Serde<K>, values: impl Serde<V>) -> Self {
+    pub(super) fn given(keys: impl Serde<K>, values: impl Serde<V>) -> Self {
         Self { key: Some(SerdeRef::new(keys)), value: Some(SerdeRef::new(values)), default: None }
     }
 
-    fn own() -> Self
+    pub(super) fn own() -> Self
     where
         K: DefaultSerde,
         V: DefaultSerde,
@@ -273,6 +275,12 @@ pub struct Grouped<K, V> {
     pub(crate) name: Option<Arc<str>>,
 }
 
+impl<K, V> Clone for Grouped<K, V> {
+    fn clone(&self) -> Self {
+        Self { serdes: self.serdes.clone(), name: self.name.clone() }
+    }
+}
+
 impl<K: 'static, V: 'static> Grouped<K, V> {
     /// Names the repartition topic `<application id>-<name>-repartition`.
     pub fn named(name: impl Into<Arc<str>>) -> Self
@@ -329,7 +337,11 @@ pub struct Materialized<K, V> {
     pub(crate) serdes: Serdes<K, V>,
     pub(crate) cached: bool,
     pub(crate) kind: Option<StoreKind>,
+    /// How much of the past a versioned store knows.
+    pub(crate) history: Option<Duration>,
     pub(crate) changelog: Option<Vec<(String, String)>>,
+    /// How long rows of windows are kept, if longer than they have to be.
+    pub(crate) retention: Option<Duration>,
     /// Whether options were given at all; Java's `count` draws one more number if so and no name is among them.
     pub(crate) given: bool,
 }
@@ -366,7 +378,9 @@ impl<K: 'static, V: 'static> Materialized<K, V> {
             serdes,
             cached: true,
             kind: None,
+            history: None,
             changelog: Some(Vec::new()),
+            retention: None,
             given: true,
         }
     }
@@ -386,11 +400,45 @@ impl<K: 'static, V: 'static> Materialized<K, V> {
         self
     }
 
+    /// How long the rows of a windowed aggregation are kept at least: event time from the newest row on. Without it as long
+    /// as the windows need, which is also the least; queries see older windows with more. Other stores have no use for it.
+    #[must_use]
+    pub fn retention(mut self, retention: Duration) -> Self {
+        self.given = true;
+        self.retention = Some(retention);
+        self
+    }
+
     /// Where the rows are kept (`Materialized.as(StoreType)`), whatever `default.dsl.store` is.
     #[must_use]
     pub fn store_kind(mut self, kind: StoreKind) -> Self {
         self.given = true;
         self.kind = Some(kind);
+        self
+    }
+
+    /// Keeps the versions of each row for at least this long (KIP-889): streams are joined with what a row was at their time,
+    /// and what comes out of order changes the past alone (KIP-914). Such a store has no record cache.
+    ///
+    /// ```
+    /// use std::time::Duration;
+    ///
+    /// use mainstem::prelude::*;
+    ///
+    /// let builder = StreamsBuilder::new();
+    /// let hour = Duration::from_secs(3600);
+    /// let prices = builder.table::<String, i64>("prices", Materialized::named("prices").versioned(hour));
+    /// builder
+    ///     .stream::<String, String>("orders")
+    ///     .join_table(&prices, (), |order, price| format!("{order} at {price}, as it was then"))
+    ///     .to("out");
+    /// builder.build()?;
+    /// # Ok::<(), mainstem::Error>(())
+    /// ```
+    #[must_use]
+    pub fn versioned(mut self, history: Duration) -> Self {
+        self.given = true;
+        self.history = Some(history);
         self
     }
 
@@ -414,7 +462,27 @@ impl<K: 'static, V: 'static> Materialized<K, V> {
 }
 
 impl<K: Clone + 'static, V: Clone + 'static> Materialized<K, V> {
-    /// The store that these options ask for, under the name given or generated.
+    /// The plan of the store that these options ask for, under the name given or generated.
+    pub(crate) fn blueprint(
+        &self,
+        name: &Arc<str>,
+        keys: &SerdeRef<K>,
+        values: &SerdeRef<V>,
+    ) -> Arc<dyn StoreBlueprint> {
+        let Some(history) = self.history else { return self.store_options(name, keys, values).blueprint() };
+        let options = VersionedOptions {
+            name: name.clone(),
+            named: self.store.is_some(),
+            key_serde: keys.clone(),
+            value_serde: values.clone(),
+            history,
+            kind: self.kind,
+            changelog: self.changelog.clone(),
+        };
+        options.blueprint()
+    }
+
+    /// The key-value store that these options ask for, under the name given or generated.
     pub(crate) fn store_options(
         &self,
         name: &Arc<str>,
@@ -427,7 +495,11 @@ impl<K: Clone + 'static, V: Clone + 'static> Materialized<K, V> {
             key_serde: keys.clone(),
             value_serde: values.clone(),
             timestamped: true,
+            segments: None,
             cached: self.cached,
+            buffers: false,
+            logs_headers: false,
+            history: None,
             kind: self.kind,
             changelog: self.changelog.clone(),
         }

@@ -1,6 +1,6 @@
 //! Streams: unbounded sequences of records.
 
-use std::cell::RefCell;
+use std::cell::{Cell, RefCell};
 use std::convert::Infallible;
 use std::fmt;
 use std::rc::Rc;
@@ -14,7 +14,8 @@ use super::ops::{
 };
 use super::options::{Grouped, Materialized, Produced, Repartitioned, SinkTopic};
 use super::printed::Printed;
-use super::table::KTable;
+use super::table::{KTable, source_table};
+use super::table_node::TableSettings;
 use crate::error::{BoxError, Result};
 use crate::serde::erased::SerdeRef;
 use crate::store::StoreBuilder;
@@ -37,6 +38,8 @@ pub struct KStream<K, V> {
     pub(crate) key_serde: Option<SerdeRef<K>>,
     pub(crate) value_serde: Option<SerdeRef<V>>,
     pub(crate) repartition_required: bool,
+    /// The repartition topic that its joins without a name share.
+    for_joins: Rc<Cell<Option<GraphIx>>>,
     /// `process` with a name draws no number.
     drawn_if_unnamed: bool,
 }
@@ -49,6 +52,7 @@ impl<K, V> Clone for KStream<K, V> {
             key_serde: self.key_serde.clone(),
             value_serde: self.value_serde.clone(),
             repartition_required: self.repartition_required,
+            for_joins: self.for_joins.clone(),
             drawn_if_unnamed: false,
         }
     }
@@ -79,7 +83,15 @@ impl<K: Clone + 'static, V: Clone + 'static> KStream<K, V> {
         value_serde: Option<SerdeRef<V>>,
         repartition_required: bool,
     ) -> Self {
-        Self { graph, node, key_serde, value_serde, repartition_required, drawn_if_unnamed: false }
+        Self {
+            graph,
+            node,
+            key_serde,
+            value_serde,
+            repartition_required,
+            for_joins: Rc::default(),
+            drawn_if_unnamed: false,
+        }
     }
 
     /// Names the operator just called. Its number stays used, so other generated names do not move.
@@ -469,11 +481,15 @@ impl<K: Clone + 'static, V: Clone + 'static> KStream<K, V> {
             SinkTopic::Fixed(topic) => (Some(topic.clone()), topic.clone(), sink::SinkTo::Fixed(topic)),
             SinkTopic::Chosen(label, choose) => (None, label, sink::SinkTo::Chosen(choose)),
         };
+        let key_serde = serdes.key(self.key_serde.as_ref());
+        let window_bytes = key_serde.window_bytes();
+        let value_serde = serdes.value(self.value_serde.as_ref());
         let factory = sink::factory(sink::SinkOptions {
             topic: target,
-            key_serde: serdes.key(self.key_serde.as_ref()),
-            value_serde: serdes.value(self.value_serde.as_ref()),
+            key_serde,
+            value_serde,
             partitioner,
+            window_bytes,
         });
         graph.add(&[self.node], name, GraphKind::Sink { topic: fixed, label, factory });
     }
@@ -501,6 +517,35 @@ impl<K: Clone + 'static, V: Clone + 'static> KStream<K, V> {
         let (name, spec) = parts.spec(&mut self.graph.borrow_mut());
         let node = self.graph.borrow_mut().add(&[self.node], name, GraphKind::Repartition(Box::new(spec.0)));
         KStream::new(self.graph.clone(), node, Some(spec.1), Some(spec.2), false)
+    }
+
+    /// The stream as a join needs it: records of one key in one partition (`KStreamImpl.repartitionForJoin`).
+    #[track_caller]
+    pub(crate) fn repartitioned_for_join(
+        &self,
+        name: Option<&Arc<str>>,
+        keys: &SerdeRef<K>,
+        values: &SerdeRef<V>,
+    ) -> Self {
+        let own_name = self.graph.borrow().name(self.node);
+        let parts = RepartitionParts {
+            prefix: name.cloned().unwrap_or(own_name),
+            named: name.is_some(),
+            keys: keys.clone(),
+            values: values.clone(),
+            partitions: None,
+            partitioner: None,
+        };
+        let mut graph = self.graph.borrow_mut();
+        // The numbers are drawn even if the topic is there.
+        let (source_name, (spec, keys, values)) = parts.spec(&mut graph);
+        let node = match self.for_joins.get().filter(|_| name.is_none()) {
+            Some(node) => node,
+            None => graph.add(&[self.node], source_name, GraphKind::Repartition(Box::new(spec))),
+        };
+        self.for_joins.set(Some(node));
+        drop(graph);
+        KStream::new(self.graph.clone(), node, Some(keys), Some(values), false)
     }
 
     // ---- grouping and tables ----
@@ -566,20 +611,14 @@ impl<K: Clone + 'static, V: Clone + 'static> KStream<K, V> {
         } else {
             self.clone()
         };
-        let options = materialized.store_options(&store, &keys, &values);
-        // Without a name the table is not kept (`KTableSource.materialized`).
-        let kept = materialized.store.is_some();
-        let spec = ProcessorSpec {
-            factory: table_source::factory::<K, V>(kept.then_some(store)),
-            stores: kept.then(|| options.blueprint()).into_iter().collect(),
-        };
+        let settings = TableSettings::new(None);
+        let factory = table_source::factory::<K, V>(settings.clone());
         let mut graph = self.graph.borrow_mut();
-        let node = graph.add(&[parent.node], name, GraphKind::Processor(spec));
-        if kept {
-            graph.meets_by_key(node);
-        }
+        let kind = GraphKind::Processor(ProcessorSpec { factory, stores: Vec::new() });
+        let node = graph.add(&[parent.node], name, kind);
         drop(graph);
-        KTable::new(self.graph.clone(), node, keys, values)
+        let table = source_table(&self.graph, node, settings, &materialized, store, (&keys, &values));
+        KTable::new(self.graph.clone(), node, keys, values, table)
     }
 
     // ---- processors ----
@@ -707,6 +746,8 @@ impl<K: Clone + 'static, V: Clone + 'static> RepartitionParts<K, V> {
             key_serde: self.keys.clone(),
             value_serde: self.values.clone(),
             partitioner: self.partitioner,
+            // As in Java, whose repartition topics are partitioned by all of the key.
+            window_bytes: 0,
         });
         // The time of a record is the sender's, whatever default.timestamp.extractor says of outside topics.
         let source = source::factory(
@@ -718,9 +759,8 @@ impl<K: Clone + 'static, V: Clone + 'static> RepartitionParts<K, V> {
             topic,
             named: self.named,
             partitions: self.partitions,
-            filter_name,
+            filter: Some((filter_name, Box::new(filter))),
             sink_name,
-            filter: Box::new(filter),
             sink,
             source,
         };

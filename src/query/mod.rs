@@ -23,12 +23,14 @@ mod key_value;
 mod local;
 #[cfg(test)]
 mod tests;
+mod windowed;
 
 use std::any::type_name;
 use std::sync::Arc;
 
 pub use key_value::{ReadOnlyKeyValueIterator, ReadOnlyKeyValueStore};
 pub(crate) use local::{LocalStores, Phase, Registered};
+pub use windowed::{ReadOnlySessionStore, ReadOnlyWindowStore, ReadOnlyWindowedIterator};
 
 use crate::config::IsolationLevel;
 use crate::config::nearest::nearest;
@@ -54,6 +56,24 @@ impl Asked<'_> {
         needs_timestamps: bool,
         row: fn((V, Timestamp)) -> T,
     ) -> Result<ReadOnlyKeyValueStore<K, V, T>> {
+        let kind = if needs_timestamps { "a timestamped key-value store" } else { "a key-value store" };
+        let fits = |options: &KvOptions<K, V>| {
+            options.segments.is_none() && !options.buffers && (options.timestamped || !needs_timestamps)
+        };
+        let types = (type_name::<K>(), type_name::<V>());
+        let (subtopology, options) = self.find(known, kind, types, fits)?;
+        let topic = format!("{}-{}-changelog", self.application_id, self.name);
+        Ok(ReadOnlyKeyValueStore::new(self.stores.clone(), options, topic, subtopology, self.level, row))
+    }
+
+    /// The options of the store that was asked for, if it is of that kind and has those types.
+    fn find<'a, K: 'static, V: 'static>(
+        &self,
+        known: impl Iterator<Item = (i32, &'a Arc<dyn StoreBlueprint>)> + Clone,
+        asked: &str,
+        (k, v): (&str, &str),
+        fits: impl Fn(&KvOptions<K, V>) -> bool,
+    ) -> Result<(i32, Arc<KvOptions<K, V>>)> {
         let name = self.name;
         let Some((subtopology, store)) = known.clone().find(|(_, store)| &**store.name() == name) else {
             return Err(unknown(name, known.map(|(_, store)| store)));
@@ -65,19 +85,14 @@ impl Asked<'_> {
             );
             return Err(Error::new(ErrorKind::UnknownStore, text));
         }
-        let options = store.options().downcast::<KvOptions<K, V>>();
-        let options = match options {
-            Ok(options) if options.timestamped || !needs_timestamps => options,
+        match store.options().downcast::<KvOptions<K, V>>() {
+            Ok(options) if fits(&options) => Ok((subtopology, options)),
             _ => {
-                let (kind, k, v) = (store.kind(), type_name::<K>(), type_name::<V>());
-                let asked =
-                    if needs_timestamps { "a timestamped key-value store" } else { "a key-value store" };
+                let kind = store.kind();
                 let text = format!("the store {name} is {kind}; it was asked for as {asked} of {k} and {v}");
-                return Err(Error::new(ErrorKind::StoreType, text));
+                Err(Error::new(ErrorKind::StoreType, text))
             }
-        };
-        let topic = format!("{}-{name}-changelog", self.application_id);
-        Ok(ReadOnlyKeyValueStore::new(self.stores.clone(), options, topic, subtopology, self.level, row))
+        }
     }
 }
 

@@ -171,8 +171,12 @@ fn blueprint(name: &str, named: bool) -> Arc<dyn StoreBlueprint> {
         named,
         key_serde: SerdeRef::of(),
         value_serde: SerdeRef::of(),
+        segments: None,
         timestamped: false,
         cached: false,
+        buffers: false,
+        logs_headers: false,
+        history: None,
         kind: None,
         changelog: None,
     };

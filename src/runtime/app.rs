@@ -24,8 +24,10 @@ use super::uncaught::{Uncaught, UncaughtErrorResponse};
 use crate::clock::{Clock, SystemClock};
 use crate::config::{Config, IsolationLevel};
 use crate::error::{Error, ErrorKind, Result};
-use crate::query::{Asked, LocalStores, Phase, ReadOnlyKeyValueStore};
-use crate::store::{StoreBlueprint, ValueAndTimestamp};
+use crate::query::{
+    Asked, LocalStores, Phase, ReadOnlyKeyValueStore, ReadOnlySessionStore, ReadOnlyWindowStore,
+};
+use crate::store::{GlobalStores, StoreBlueprint, ValueAndTimestamp};
 use crate::task::errors::{DropReason, ErrorHandler, ErrorPolicies};
 use crate::topology::{Topology, refuse_optimizations};
 
@@ -62,6 +64,8 @@ pub(super) struct AppShared {
     other_topology: AtomicBool,
     /// The stores of this instance's tasks, for queries.
     pub(super) queries: Arc<LocalStores>,
+    /// The global stores, once they are filled.
+    pub(super) globals: OnceLock<GlobalStores>,
     pub(super) registry: Arc<Registry>,
     pub(super) memory: Arc<Account>,
     client: OnceLock<ClientFigures>,
@@ -275,6 +279,7 @@ impl AppBuilder {
             registry: Arc::new(Registry::new(&config)),
             memory: Arc::new(Account::new(&config)),
             client: OnceLock::new(),
+            globals: OnceLock::new(),
             config: Arc::new(config),
             policies,
             clock: Arc::new(SystemClock),
@@ -411,6 +416,40 @@ impl AppHandle {
     ) -> Result<ReadOnlyKeyValueStore<K, V, ValueAndTimestamp<V>>> {
         let row = |(value, timestamp)| ValueAndTimestamp { value, timestamp };
         self.asked(name).key_value_store(self.stores(), true, row)
+    }
+
+    /// A handle that reads a window store: that of an aggregation over windows.
+    ///
+    /// # Errors
+    /// As [`key_value_store`](Self::key_value_store).
+    pub fn window_store<K: Clone + 'static, V: 'static>(
+        &self,
+        name: &str,
+    ) -> Result<ReadOnlyWindowStore<K, V>> {
+        self.asked(name).window_store(self.stores(), false, |(value, _)| value)
+    }
+
+    /// A handle that reads a window store with its timestamps.
+    ///
+    /// # Errors
+    /// As [`key_value_store`](Self::key_value_store).
+    pub fn timestamped_window_store<K: Clone + 'static, V: 'static>(
+        &self,
+        name: &str,
+    ) -> Result<ReadOnlyWindowStore<K, V, ValueAndTimestamp<V>>> {
+        let row = |(value, timestamp)| ValueAndTimestamp { value, timestamp };
+        self.asked(name).window_store(self.stores(), true, row)
+    }
+
+    /// A handle that reads a session store: that of an aggregation over sessions.
+    ///
+    /// # Errors
+    /// As [`key_value_store`](Self::key_value_store).
+    pub fn session_store<K: Clone + 'static, V: 'static>(
+        &self,
+        name: &str,
+    ) -> Result<ReadOnlySessionStore<K, V>> {
+        self.asked(name).session_store(self.stores())
     }
 
     fn asked<'a>(&'a self, name: &'a str) -> Asked<'a> {

@@ -21,6 +21,7 @@ use self::ask::ask;
 use self::replace::Replacements;
 use super::app::{AppShared, AppState};
 use super::close::CloseOptions;
+use super::global::{self, Global};
 use super::housekeeping::Housekeeping;
 use super::local_state::LocalState;
 use super::message::{TaskStart, ToCoordinator, ToWorker};
@@ -111,6 +112,8 @@ pub(super) struct Coordinator {
     close: CloseOptions,
     /// Read-locked by every commit on its way to the broker.
     commits: Arc<tokio::sync::RwLock<()>>,
+    /// Fills the global stores.
+    _global: Option<Global>,
     /// The folder is this instance's until its tasks are closed.
     _identity: Identity,
 }
@@ -182,6 +185,8 @@ impl Coordinator {
             isolation: settings::live_fetch(config).isolation,
         };
         let repartition_topics = topics::repartition_topics(&shared.topology, config.application_id());
+        // ORDER: tasks find their global stores filled.
+        let global = global::start(shared, &cluster, &own).await?;
         let workers = Workers::start(shared, &cluster, (preparer.state.keeper(), identity.process_id), &own)?;
         Ok(Self {
             shared: shared.clone(),
@@ -215,6 +220,7 @@ impl Coordinator {
             ending: None,
             close: CloseOptions::default(),
             commits: Arc::default(),
+            _global: global,
             _identity: identity,
         })
     }

@@ -1,6 +1,6 @@
 //! What the I/O thread and the workers say to each other.
 
-use std::collections::HashMap;
+use std::collections::{BTreeMap, HashMap};
 use std::sync::Arc;
 
 use tokio::sync::oneshot;
@@ -77,6 +77,8 @@ pub(super) struct InputStart {
     pub(super) offset: i64,
     /// -1 if none was committed.
     pub(super) partition_time: Timestamp,
+    /// What the task's nodes had committed with the offset.
+    pub(super) processors: BTreeMap<String, i64>,
     /// What to do when the offset is out of range; `None` makes that an error.
     pub(super) reset: Option<AutoOffsetReset>,
 }

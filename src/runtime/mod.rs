@@ -12,6 +12,7 @@ mod coordinator;
 mod fetches;
 mod figures;
 mod gaps;
+mod global;
 mod housekeeping;
 mod idle;
 mod input;

@@ -159,6 +159,7 @@ mod tests {
         let inner = TopologyInner {
             subtopologies: subtopologies.iter().enumerate().map(subtopology).collect(),
             whole: Plan::default(),
+            global: None,
             description: String::new(),
             copartitioned: groups.collect(),
         };

@@ -1,5 +1,6 @@
 //! What must be known before a task's first record: committed offsets, and how far its changelogs reach.
 
+use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use super::app::AppShared;
@@ -94,12 +95,14 @@ impl Preparer {
             let reset = self.reset_policy(subtopology, &at);
             inputs.push(match committed {
                 Some(CommittedOffset { offset, metadata, .. }) => {
-                    let partition_time = OffsetMetadata::decode(&metadata).map_or(-1, |m| m.partition_time);
-                    InputStart { at, offset, partition_time, reset }
+                    let unknown = OffsetMetadata { partition_time: -1, ..OffsetMetadata::default() };
+                    let OffsetMetadata { partition_time, processors } =
+                        OffsetMetadata::decode(&metadata).unwrap_or(unknown);
+                    InputStart { at, offset, partition_time, processors, reset }
                 }
                 None => {
                     let offset = self.first_offset(&admin, &at, reset).await?;
-                    InputStart { at, offset, partition_time: -1, reset }
+                    InputStart { at, offset, partition_time: -1, processors: BTreeMap::new(), reset }
                 }
             });
         }

@@ -206,9 +206,20 @@ fn internal_topics(topology: &Topology, config: &Config, plan: &TopicPlan) -> Re
         for store in s.stores() {
             let Some(own) = store.changelog() else { continue };
             let name: Arc<str> = store.changelog_topic(application_id).into();
-            let defaults = [("cleanup.policy", "compact"), ("message.timestamp.type", "CreateTime")];
+            // Rows of windows go with time, from the changelog a while after they have gone from the store.
+            let policy = if store.retention().is_some() { "compact,delete" } else { "compact" };
+            let defaults = [("cleanup.policy", policy), ("message.timestamp.type", "CreateTime")];
             let partitions = plan.counts.get(&name).copied().unwrap_or(1);
-            let configs: Vec<(String, String)> = configs(&defaults, own);
+            let mut own = own.to_vec();
+            if let Some(retention) = store.retention()
+                && !own.iter().any(|(name, _)| name == "retention.ms")
+            {
+                // `WindowedChangelogTopicConfig`: the store's need goes before `topic.retention.ms`.
+                let more = config.changelog_additional_retention().as_millis();
+                let millis = retention.saturating_add(i64::try_from(more).unwrap_or(i64::MAX));
+                own.push(("retention.ms".to_owned(), millis.to_string()));
+            }
+            let configs: Vec<(String, String)> = configs(&defaults, &own);
             let policy =
                 configs.iter().find(|(name, _)| name == "cleanup.policy").map_or("", |(_, policy)| policy);
             if !policy.split(',').any(|part| part.trim() == "compact") {

@@ -526,7 +526,7 @@ impl Worker {
         let stores = changelogs.iter().map(changelogs_of).collect();
         for UnloggedStart { store, engine } in unlogged {
             if let Some(store) = task.stores().iter().find(|s| *s.name() == store) {
-                store.attach(engine, 0, Some(self.keeper.clone()));
+                store.attach(engine, 0, Some(self.keeper.clone()))?;
             }
         }
         let restores = self.restore_stores(&task, lease, changelogs)?;
@@ -589,6 +589,9 @@ impl Worker {
             let epoch = owned.lease.epoch;
             owned.task.start_at(source, start.offset);
             owned.task.restore_partition_time(source, start.partition_time);
+            for (name, time) in &start.processors {
+                owned.task.restore_clock(name, *time);
+            }
             owned.inputs.push(Input {
                 at: start.at.clone(),
                 token,

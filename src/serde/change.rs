@@ -6,18 +6,26 @@ use super::{Serde, SerdeCx, SerdeError};
 use crate::record::{get_varint, put_varint, varint_len};
 
 /// What a row of a table became and what it was before; `None` is "no row".
-#[derive(Debug, Clone, Default, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) struct Change<V> {
     /// The row from now on.
     pub(crate) new: Option<V>,
     /// The row until now.
     pub(crate) old: Option<V>,
+    /// Whether the row is the latest of its key by timestamp: always, but for versioned tables (KIP-914).
+    pub(crate) latest: bool,
 }
 
 impl<V> Change<V> {
-    /// A change from `old` to `new`.
+    /// A change from `old` to `new`, the latest one of its key.
     pub(crate) fn new(new: Option<V>, old: Option<V>) -> Self {
-        Self { new, old }
+        Self { new, old, latest: true }
+    }
+}
+
+impl<V> Default for Change<V> {
+    fn default() -> Self {
+        Self::new(None, None)
     }
 }
 
@@ -65,9 +73,9 @@ impl<V, S: Serde<V>> Serde<Change<V>> for ChangeSerde<S> {
         let Some((&flag, body)) = bytes.split_last() else {
             return Err(SerdeError::new("0 bytes instead of a change of at least 1"));
         };
-        let (form, body) = match (flag, body) {
-            (flag::OLD..=flag::BOTH, body) => (flag, body),
-            (3..=5, [body @ .., 0 | 1]) => (flag - flag::WITH_LATEST, body),
+        let (form, body, latest) = match (flag, body) {
+            (flag::OLD..=flag::BOTH, body) => (flag, body, true),
+            (3..=5, [body @ .., latest @ (0 | 1)]) => (flag - flag::WITH_LATEST, body, *latest == 1),
             (3..=5, _) => {
                 return Err(SerdeError::new("a change whose \"is latest\" byte is neither 0 nor 1"));
             }
@@ -76,7 +84,7 @@ impl<V, S: Serde<V>> Serde<Change<V>> for ChangeSerde<S> {
             }
         };
         let read = |part: &[u8]| self.0.read(&bytes.slice_ref(part), cx);
-        Ok(match form {
+        let mut change = match form {
             flag::OLD => Change::new(None, Some(read(body)?)),
             flag::NEW => Change::new(Some(read(body)?), None),
             _ => {
@@ -90,7 +98,9 @@ impl<V, S: Serde<V>> Serde<Change<V>> for ChangeSerde<S> {
                 };
                 Change::new(Some(read(new)?), Some(read(old)?))
             }
-        })
+        };
+        change.latest = latest;
+        Ok(change)
     }
 }
 

@@ -29,11 +29,12 @@ pub(crate) struct SerdeRef<T> {
     serde: Arc<dyn DynSerde<T>>,
     /// Which serde it is, if bytes that it read are the bytes that it would write.
     canonical: Option<TypeId>,
+    window_bytes: usize,
 }
 
 impl<T> Clone for SerdeRef<T> {
     fn clone(&self) -> Self {
-        Self { serde: self.serde.clone(), canonical: self.canonical }
+        Self { serde: self.serde.clone(), canonical: self.canonical, window_bytes: self.window_bytes }
     }
 }
 
@@ -45,7 +46,8 @@ impl<T> fmt::Debug for SerdeRef<T> {
 
 impl<T: 'static> SerdeRef<T> {
     pub(crate) fn new<S: Serde<T>>(serde: S) -> Self {
-        Self { serde: Arc::new(serde), canonical: S::CANONICAL.then(TypeId::of::<S>) }
+        let canonical = S::CANONICAL.then(TypeId::of::<S>);
+        Self { serde: Arc::new(serde), canonical, window_bytes: S::WINDOW_BYTES }
     }
 
     /// The serde that `T` names itself.
@@ -61,11 +63,30 @@ impl<T: 'static> SerdeRef<T> {
         self.canonical
     }
 
+    /// How many bytes at the end of a key say in which window it is.
+    pub(crate) fn window_bytes(&self) -> usize {
+        self.window_bytes
+    }
+
     pub(crate) fn write(&self, value: &T, cx: &SerdeCx<'_>, out: &mut BytesMut) -> Result<(), SerdeError> {
         self.serde.write(value, cx, out)
     }
 
     pub(crate) fn read(&self, bytes: &Bytes, cx: &SerdeCx<'_>) -> Result<T, SerdeError> {
+        self.serde.read(bytes, cx)
+    }
+}
+
+/// A shared serde where another one is made of it.
+impl<T: 'static> Serde<T> for SerdeRef<T> {
+    /// Whoever wraps it writes other bytes.
+    const CANONICAL: bool = false;
+
+    fn write(&self, value: &T, cx: &SerdeCx<'_>, out: &mut BytesMut) -> Result<(), SerdeError> {
+        self.serde.write(value, cx, out)
+    }
+
+    fn read(&self, bytes: &Bytes, cx: &SerdeCx<'_>) -> Result<T, SerdeError> {
         self.serde.read(bytes, cx)
     }
 }

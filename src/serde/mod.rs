@@ -15,6 +15,7 @@
 //! | `Uuid` | [`UuidSerde`] ([`LenientUuidSerde`] reads any spelling) | the 36 characters in lower case |
 //! | `Vec<T>` | [`ListSerde`], [`NullableListSerde`] | Java's list format |
 //! | `Json<T>` | [`JsonSerde`] | JSON text |
+//! | `Windowed<K>` | [`TimeWindowedSerde`], [`SessionWindowedSerde`] | the key, then the window's times |
 //! | `()` | [`VoidSerde`] | none: there are only nulls |
 //!
 //! Unsigned integers have no serde of their own because Java has none: a JVM reader of the topic could not tell.
@@ -26,15 +27,17 @@ use bytes::{Bytes, BytesMut};
 
 use crate::{BoxError, Error, ErrorKind, Headers};
 
-#[allow(dead_code, reason = "until tables repartition")]
+pub(crate) mod buffered;
 pub(crate) mod change;
 pub(crate) mod erased;
 mod json;
 mod list;
 mod primitive;
+pub(crate) mod subscription;
 mod text;
 #[allow(dead_code, reason = "until timestamped stores are there")]
 pub(crate) mod timestamped;
+pub(crate) mod windowed;
 
 pub use json::{Json, JsonSerde};
 pub use list::{ListSerde, NullableListSerde};
@@ -42,6 +45,7 @@ pub use primitive::{
     BooleanSerde, BytesSerde, DoubleSerde, FloatSerde, IntegerSerde, LongSerde, ShortSerde, VoidSerde,
 };
 pub use text::{LenientUuidSerde, LossyStringSerde, StringSerde, UuidSerde};
+pub use windowed::{SessionWindowedSerde, TimeWindowedSerde, Window, Windowed};
 
 static NO_HEADERS: Headers = Headers::new();
 
@@ -125,6 +129,10 @@ pub trait Serde<T>: Clone + Send + Sync + 'static {
     /// The length in bytes of every value, for the types that Java's `ListSerializer` writes without a length before
     /// each entry (short, integer, long, float, double, UUID). `None`, the default, for everything else.
     const LIST_ENTRY_LEN: Option<usize> = None;
+
+    /// How many bytes at the end of a key say in which window it is. A sink chooses the partition by the bytes before
+    /// them, so that all windows of a key are in one (`WindowedStreamPartitioner`). 0 for keys without a window.
+    const WINDOW_BYTES: usize = 0;
 
     /// Appends the value's bytes to `out`. After an error, what was appended means nothing and the caller cuts it off.
     ///

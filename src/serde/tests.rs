@@ -132,7 +132,7 @@ fn changes_of_tables() {
     assert_eq!(bytes[..2], [0x80, 0x01], "64 as a zig-zag varint takes two bytes");
     assert_eq!(serde.read(&bytes, &CX).unwrap(), change(Some(&long), Some("o")));
     for (bytes, expected) in [
-        ("6f0003", change(None, Some("o"))),
+        ("6f0003", Change { latest: false, ..change(None, Some("o")) }),
         ("6e0104", change(Some("n"), None)),
         ("026e6f0105", change(Some("n"), Some("o"))),
     ] {

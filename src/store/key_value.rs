@@ -1,30 +1,37 @@
 //! The key-value store: a typed table of recent rows over the layers, with the changelog writer and the record cache
 //! built in, so that an update costs one look-up.
 
+mod handles;
+
+pub(crate) use handles::prefix_end;
+pub use handles::{KeyValueIterator, KeyValueStore, TimestampedKeyValueStore};
+
 use std::any::Any;
-use std::cell::RefCell;
-use std::collections::{BTreeSet, VecDeque};
-use std::fmt;
+use std::cell::{Cell, RefCell};
+use std::cmp::Ordering;
+use std::collections::BTreeSet;
 use std::ops::Bound;
 use std::rc::Rc;
-use std::sync::Arc;
+use std::sync::{Arc, LazyLock};
 
 use bytes::{BufMut, Bytes, BytesMut};
 
 use super::engine::{Engine, KeyRange, MemoryEngine, SortedRun};
+use super::java_set;
 use super::keeper::{HandOver, Keeper};
-use super::layers::Layers;
+use super::layers::{Layers, View};
 use super::options::KvOptions;
 use super::row_key::RowKey;
 use super::run::RunBuilder;
+use super::segments::{BUCKET, Segments, changelog_key};
 use super::table::{Table, Withheld};
+use super::versioned::{VERSION_HEAD, parse as parse_versions};
 use super::visible::{Publisher, Visible};
-use super::{AnyStore, HandOverWhen, RowFormat, StoreCounts, StoreMemory, StoreRow, add};
+use super::{AnyStore, HandOverWhen, RowFormat, StoreCounts, StoreMemory, StoreRow, Validity, add};
 use crate::error::{BoxError, Error, ErrorKind, Result};
 use crate::record::{Headers, Timestamp};
 use crate::serde::SerdeCx;
 use crate::serde::erased::SerdeRef;
-use crate::task::context::StoreRef;
 use crate::task::{Partition, TaskCx, TopicIx};
 
 /// A value and its event time, in milliseconds since the Unix epoch.
@@ -37,7 +44,7 @@ pub struct ValueAndTimestamp<V> {
 }
 
 /// Rows in the order of their keys.
-type Page<V> = Vec<(Bytes, (V, Timestamp))>;
+pub(crate) type Page<V> = Vec<(Bytes, (V, Timestamp))>;
 
 /// What a change in the record cache counts for beside its key, value and headers, in bytes: Java's `NamedCache.LRUNode`,
 /// `LRUCacheEntry` and `ProcessorRecordContext`, with a timestamp in the value and a topic's name of usual length.
@@ -49,7 +56,6 @@ pub(crate) const PAGE: usize = 256;
 /// A change that the record cache lets go.
 pub(crate) struct Flushed<V> {
     pub(crate) key: Bytes,
-    #[allow(dead_code, reason = "until tables send old values")]
     pub(crate) old: Option<(V, Timestamp)>,
     pub(crate) new: Option<(V, Timestamp)>,
     pub(crate) timestamp: Timestamp,
@@ -74,6 +80,14 @@ struct Inner<V> {
     scratch: BytesMut,
     /// What a row has taken on average at the last commits, its key and its value as bytes.
     row_bytes: usize,
+    /// The greatest time of a row that was put, -1 before the first; of a store whose rows have one.
+    observed: Timestamp,
+    /// The same at the last commit.
+    committed_observed: Timestamp,
+    /// No row is later, not even one that the record cache holds back.
+    newest: Timestamp,
+    /// The rows of all buckets before it are gone.
+    purged: i64,
 }
 
 impl<V> Inner<V> {
@@ -98,7 +112,15 @@ pub(crate) struct KvStore<K, V> {
     key_serde: SerdeRef<K>,
     value_serde: SerdeRef<V>,
     timestamped: bool,
+    segments: Option<Segments>,
     cached: bool,
+    buffers: bool,
+    logs_headers: bool,
+    /// How much of the past it knows, if its rows are versions, in milliseconds.
+    history: Option<i64>,
+    /// The greatest time of a version, now and at the last commit; -1 before the first, as in Kafka Streams also after a
+    /// start.
+    observed: Cell<(Timestamp, Timestamp)>,
     changelog: Option<TopicIx>,
     visible: Arc<Visible>,
     counts: StoreCounts,
@@ -129,7 +151,22 @@ pub(crate) struct Updated<V> {
     pub(crate) withheld: bool,
 }
 
-fn no_headers() -> &'static Headers {
+/// Where Java's set of changed keys has the one that came as the `at`th of `count`.
+fn place_in_set(key: &[u8], at: usize, count: usize) -> u64 {
+    (u64::from(java_set::bucket(key, count)) << 32) | at as u64
+}
+
+/// The headers of a suppression's changelog: the version of a value's format (`InMemoryTimeOrderedKeyValueChangeBuffer`).
+fn buffer_headers(has_value: bool) -> &'static Headers {
+    static VERSIONED: LazyLock<Headers> = LazyLock::new(|| {
+        let mut headers = Headers::new();
+        headers.add("v", Some(&[crate::serde::buffered::VERSION]));
+        headers
+    });
+    if has_value { &VERSIONED } else { no_headers() }
+}
+
+pub(super) fn no_headers() -> &'static Headers {
     static NONE: Headers = Headers::new();
     &NONE
 }
@@ -147,7 +184,12 @@ impl<K: Clone + 'static, V: Clone + 'static> KvStore<K, V> {
             key_serde: options.key_serde.clone(),
             value_serde: options.value_serde.clone(),
             timestamped: options.timestamped,
+            segments: options.segments,
             cached,
+            buffers: options.buffers,
+            logs_headers: options.logs_headers,
+            history: options.history,
+            observed: Cell::new((-1, -1)),
             changelog,
             visible: Arc::default(),
             counts: StoreCounts::default(),
@@ -162,6 +204,10 @@ impl<K: Clone + 'static, V: Clone + 'static> KvStore<K, V> {
                 shows_committed: false,
                 scratch: BytesMut::new(),
                 row_bytes: 64,
+                observed: -1,
+                committed_observed: -1,
+                newest: -1,
+                purged: i64::MIN,
             }),
         }
     }
@@ -175,9 +221,35 @@ impl<K: Clone + 'static, V: Clone + 'static> KvStore<K, V> {
         cx.key_bytes(key, &self.key_serde, &self.topic, no_headers())
     }
 
-    /// Reads a key back from its bytes.
+    /// Reads a key back from the bytes of its row.
     pub(crate) fn read_key(&self, bytes: &Bytes) -> Result<K, BoxError> {
+        let bytes = &self.logged_key(bytes);
         Ok(self.key_serde.read(bytes, &self.serde_cx(true))?)
+    }
+
+    /// What the changelog has as key, of a row's.
+    fn logged_key(&self, row_key: &Bytes) -> Bytes {
+        if self.segments.is_some() { changelog_key(row_key) } else { row_key.clone() }
+    }
+
+    /// How its rows have a time, if they have.
+    pub(super) fn time_of_rows(&self) -> Option<&Segments> {
+        self.segments.as_ref()
+    }
+
+    /// The topic that its serdes are told.
+    pub(crate) fn topic(&self) -> &str {
+        &self.topic
+    }
+
+    /// No row is later.
+    pub(super) fn newest(&self) -> Timestamp {
+        self.inner.borrow().newest
+    }
+
+    /// The greatest time of a row that was put.
+    pub(super) fn observed(&self) -> Timestamp {
+        self.inner.borrow().observed
     }
 
     fn decode(&self, row: &Bytes) -> Result<(V, Timestamp), BoxError> {
@@ -214,20 +286,32 @@ impl<K: Clone + 'static, V: Clone + 'static> KvStore<K, V> {
         cx: &mut TaskCx,
         change: impl FnOnce(Option<&(V, Timestamp)>) -> Result<Option<(V, Timestamp)>, BoxError>,
     ) -> Result<Updated<V>, BoxError> {
-        let Inner { table, open, open_sorted, withheld, sequence, layers, publisher, .. } =
-            &mut *self.inner.borrow_mut();
+        let Inner {
+            table, open, open_sorted, withheld, sequence, layers, publisher, observed, newest, ..
+        } = &mut *self.inner.borrow_mut();
+        if let Some(segments) = &self.segments {
+            *newest = (*newest).max(segments.time(key));
+        }
         add(&self.counts.hits, 1);
         let row = table.get_or_load(key, || self.load(layers, key))?;
-        let new = change(row.current.as_ref())?;
+        let visible = row.withheld.is_some() || self.is_read(key, *observed);
+        let new = change(row.current.as_ref().filter(|_| visible))?;
         // ORDER: the record is in the producer's hands before the row changes, so that an error leaves both as they were.
         // A withheld change is written to nowhere, so that an error belongs to this record and not to the flush.
-        let bytes = if self.cached {
+        let bytes = if self.history.is_some() {
+            // The version was logged, not the row.
+            0
+        } else if self.cached {
             self.weigh(key, new.as_ref(), headers, cx)?
         } else {
-            self.log(key, new.as_ref(), now, cx)?;
+            let headers = if self.logs_headers { headers } else { no_headers() };
+            self.log_with(key, new.as_ref(), now, headers, cx)?;
             0
         };
-        let old = std::mem::replace(&mut row.current, new.clone());
+        if !self.cached && !self.keeps(key, observed) {
+            return Ok(Updated { old: None, new, withheld: false });
+        }
+        let old = std::mem::replace(&mut row.current, new.clone()).filter(|_| visible);
         if !row.open {
             row.open = true;
             if let Some(sorted) = open_sorted {
@@ -264,6 +348,29 @@ impl<K: Clone + 'static, V: Clone + 'static> KvStore<K, V> {
         Ok(Updated { old, new, withheld: self.cached })
     }
 
+    /// Whether a row that was put is read. What Java's record cache has it shows however old it is, also after it was
+    /// flushed (`CachingWindowStore.fetch`): so with the cache on, rows are read until they go.
+    fn is_read(&self, key: &[u8], observed: Timestamp) -> bool {
+        match &self.segments {
+            Some(segments) if self.cached => segments.is_live(segments.time(key), observed),
+            _ => self.is_visible(key, observed),
+        }
+    }
+
+    /// Whether a row is read from the store below the record cache (`AbstractRocksDBSegmentedBytesStore.get`).
+    fn is_visible(&self, key: &[u8], observed: Timestamp) -> bool {
+        self.segments.is_none_or(|segments| segments.is_visible(segments.time(key), observed))
+    }
+
+    /// Notes the time of a row that is being put. Says whether it is kept: it is logged even if not
+    /// (`ChangeLoggingWindowBytesStore.put`, `AbstractRocksDBSegmentedBytesStore.put`).
+    fn keeps(&self, key: &[u8], observed: &mut Timestamp) -> bool {
+        let Some(segments) = &self.segments else { return true };
+        let time = segments.time(key);
+        *observed = (*observed).max(time);
+        segments.is_live(time, *observed)
+    }
+
     /// Reads a row that the table does not have.
     fn load(&self, layers: &Layers, key: &[u8]) -> Result<Option<(V, Timestamp)>, BoxError> {
         // It was counted as found already, which it is nearly always.
@@ -281,6 +388,10 @@ impl<K: Clone + 'static, V: Clone + 'static> KvStore<K, V> {
         headers: &Headers,
         cx: &mut TaskCx,
     ) -> Result<usize, BoxError> {
+        if self.buffers {
+            // It is no record cache: what it holds back counts for itself.
+            return Ok(0);
+        }
         let mut bytes = key.len() + headers.wire().len() + CACHE_ENTRY;
         if let Some((value, _)) = new {
             let written = cx.write_value(value, &self.value_serde, &self.topic, no_headers())?;
@@ -295,9 +406,11 @@ impl<K: Clone + 'static, V: Clone + 'static> KvStore<K, V> {
     pub(crate) fn withheld(&self) -> impl Iterator<Item = RowKey> + use<K, V> {
         let inner = &mut *self.inner.borrow_mut();
         let mut keys = Vec::with_capacity(inner.withheld.len());
-        for key in inner.withheld.drain(..) {
+        let count = inner.withheld.len();
+        for (at, key) in inner.withheld.drain(..).enumerate() {
             if let Some(held) = inner.table.get(&key).and_then(|row| row.withheld.as_ref()) {
-                keys.push((held.sequence, key));
+                let place = if self.buffers { place_in_set(&key, at, count) } else { held.sequence };
+                keys.push((place, key));
             }
         }
         keys.sort_unstable_by_key(|(sequence, _)| *sequence);
@@ -309,13 +422,58 @@ impl<K: Clone + 'static, V: Clone + 'static> KvStore<K, V> {
     pub(crate) fn take_withheld(&self, key: RowKey, downstream: bool, cx: &mut TaskCx) -> Option<Flushed<V>> {
         let inner = &mut *self.inner.borrow_mut();
         let row = inner.table.get_mut(&key)?;
-        let Withheld { before, timestamp, headers, source, offset, bytes, .. } = *row.withheld.take()?;
+        let Withheld { mut before, timestamp, headers, source, offset, bytes, .. } = *row.withheld.take()?;
         cx.cached_bytes = cx.cached_bytes.saturating_sub(bytes);
         let new = row.current.clone();
+        if !self.is_visible(&key, inner.observed) {
+            before = None;
+        }
         if downstream && new.is_none() && before.is_none() {
             return None;
         }
+        // ORDER: time moves on with each row that leaves the cache, and decides about the next.
+        if !self.keeps(&key, &mut inner.observed) {
+            row.current = None;
+        }
         Some(Flushed { key: key.into(), old: before, new, timestamp, headers, source, offset })
+    }
+
+    /// From when on a versioned store knows what was.
+    pub(crate) fn history_begins(&self) -> Timestamp {
+        self.observed.get().0.saturating_sub(self.history.unwrap_or(i64::MAX))
+    }
+
+    /// Notes the time of a version.
+    pub(crate) fn observe(&self, timestamp: Timestamp) {
+        let (now, committed) = self.observed.get();
+        self.observed.set((now.max(timestamp), committed));
+    }
+
+    /// The bytes of a key that need not be the one in hand.
+    pub(crate) fn key_bytes_anew(&self, key: &K) -> Result<Bytes, BoxError> {
+        let mut bytes = BytesMut::new();
+        self.key_serde.write(key, &self.serde_cx(true), &mut bytes)?;
+        Ok(bytes.freeze())
+    }
+
+    /// Writes a version to the changelog: `one` is a row that has nothing else.
+    pub(crate) fn log_version(
+        &self,
+        key: &[u8],
+        one: Option<&V>,
+        timestamp: Timestamp,
+        cx: &mut TaskCx,
+    ) -> Result<(), BoxError> {
+        let Some(topic) = self.changelog else { return Ok(()) };
+        let partition = Partition::Exactly(cx.task.partition);
+        let Some(one) = one else {
+            return cx.send(topic, partition, Some(key), None, Some(timestamp), no_headers());
+        };
+        let bytes = cx.write_value(one, &self.value_serde, &self.topic, no_headers())?;
+        let value = bytes.get(VERSION_HEAD..);
+        let sent = cx.send(topic, partition, Some(key), value, Some(timestamp), no_headers());
+        cx.return_scratch(bytes);
+        sent
     }
 
     /// Writes a change to the changelog.
@@ -326,26 +484,57 @@ impl<K: Clone + 'static, V: Clone + 'static> KvStore<K, V> {
         now: Timestamp,
         cx: &mut TaskCx,
     ) -> Result<(), BoxError> {
+        self.log_with(key, new, now, no_headers(), cx)
+    }
+
+    fn log_with(
+        &self,
+        key: &[u8],
+        new: Option<&(V, Timestamp)>,
+        now: Timestamp,
+        headers: &Headers,
+        cx: &mut TaskCx,
+    ) -> Result<(), BoxError> {
         let Some(topic) = self.changelog else { return Ok(()) };
+        let key = if self.segments.is_some() { &key[BUCKET..] } else { key };
         let partition = Partition::Exactly(cx.task.partition);
+        let (now, headers) =
+            if self.buffers { (None, buffer_headers(new.is_some())) } else { (Some(now), headers) };
         let Some((value, timestamp)) = new else {
-            return cx.send(topic, partition, Some(key), None, Some(now), no_headers());
+            return cx.send(topic, partition, Some(key), None, now, headers);
         };
-        let timestamp = if self.timestamped { *timestamp } else { now };
+        let timestamp = if self.timestamped { Some(*timestamp) } else { now };
         let bytes = cx.write_value(value, &self.value_serde, &self.topic, no_headers())?;
-        let sent = cx.send(topic, partition, Some(key), Some(&bytes), Some(timestamp), no_headers());
+        let sent = cx.send(topic, partition, Some(key), Some(&bytes), timestamp, headers);
         cx.return_scratch(bytes);
         sent
     }
 
-    fn get(&self, key: &K) -> Result<Option<(V, Timestamp)>, BoxError> {
+    /// The row of a key.
+    pub(crate) fn get(&self, key: &K) -> Result<Option<(V, Timestamp)>, BoxError> {
         add(&self.counts.gets, 1);
         let inner = &mut *self.inner.borrow_mut();
         inner.scratch.clear();
-        self.key_serde.write(key, &self.serde_cx(true), &mut inner.scratch)?;
-        let Inner { table, layers, scratch, .. } = inner;
+        self.write_key(key, &mut inner.scratch)?;
+        let Inner { table, layers, scratch, observed, .. } = inner;
         add(&self.counts.hits, 1);
-        Ok(table.get_or_load(scratch, || self.load(layers, scratch))?.current.clone())
+        let row = table.get_or_load(scratch, || self.load(layers, scratch))?;
+        let visible = row.withheld.is_some() || self.is_read(scratch, *observed);
+        Ok(row.current.clone().filter(|_| visible))
+    }
+
+    /// Appends the key of a row.
+    fn write_key(&self, key: &K, out: &mut BytesMut) -> Result<(), BoxError> {
+        match &self.segments {
+            None => Ok(self.key_serde.write(key, &self.serde_cx(true), out)?),
+            Some(segments) => {
+                out.put_bytes(0, BUCKET);
+                self.key_serde.write(key, &self.serde_cx(true), out)?;
+                let bucket = Segments::bucket_bytes(segments.bucket(segments.time(out)));
+                out[..BUCKET].copy_from_slice(&bucket);
+                Ok(())
+            }
+        }
     }
 
     fn put(
@@ -358,9 +547,7 @@ impl<K: Clone + 'static, V: Clone + 'static> KvStore<K, V> {
         bytes.clear();
         let (now, headers) = (cx.timestamp, cx.raw.headers.clone());
         let updated = self
-            .key_serde
-            .write(key, &self.serde_cx(true), &mut bytes)
-            .map_err(BoxError::from)
+            .write_key(key, &mut bytes)
             .and_then(|()| self.replace(&bytes, now, &headers, cx, |_| Ok(value)));
         self.inner.borrow_mut().scratch = bytes;
         Ok(updated?.old)
@@ -400,53 +587,133 @@ impl<K: Clone + 'static, V: Clone + 'static> KvStore<K, V> {
         Ok(true)
     }
 
+    /// A row for each version that a row has, but for what the history no longer reaches.
+    fn version_rows(&self, key: &Bytes, row: &Bytes) -> Result<Vec<StoreRow>, BoxError> {
+        let versions = parse_versions(row)?;
+        let ends = versions.iter().skip(1).map(|(from, _)| Some(*from)).chain([None]);
+        let is_known = |to: Option<Timestamp>| to.is_none_or(|to| to > self.history_begins());
+        let rows = versions.iter().zip(ends).filter_map(|((from, value), to)| {
+            let (value, validity) = (value.clone()?, Some(Validity { from: *from, to }));
+            is_known(to).then(|| StoreRow { key: key.clone(), value, timestamp: None, validity })
+        });
+        Ok(rows.collect())
+    }
+
+    /// The least time of a row that has not gone.
+    pub(crate) fn live_from(&self) -> Timestamp {
+        self.segments.map_or(Timestamp::MIN, |segments| segments.live_from(self.observed()))
+    }
+
     /// The next rows of a scan; none only at its end.
-    fn page(&self, range: &KeyRange) -> Result<Page<V>, BoxError> {
-        let inner = &mut *self.inner.borrow_mut();
-        let sorted = inner.open_sorted.get_or_insert_with(|| inner.open.iter().cloned().collect());
-        let mut range = range.clone();
-        let mut out = BytesMut::new();
-        loop {
-            if range.is_empty() {
-                return Ok(Vec::new());
-            }
-            let keys = sorted.range::<[u8], _>(range.bounds());
-            let keys: Vec<&RowKey> =
-                if range.reverse { keys.rev().take(PAGE).collect() } else { keys.take(PAGE).collect() };
-            let mut open = Vec::with_capacity(keys.len());
-            for key in &keys {
-                let current = inner.table.get(key).and_then(|row| row.current.as_ref());
-                let row = match current {
-                    Some((value, timestamp)) => {
-                        self.write_row(value, *timestamp, &mut out)?;
-                        Some(out.split().freeze())
-                    }
-                    None => None,
-                };
-                open.push((Bytes::from((*key).clone()), row));
-            }
-            // Rows past the last open row of this page may be hidden by open rows of the next one.
-            let last_open =
-                if keys.len() == PAGE { keys.last().map(|key| Bytes::from((*key).clone())) } else { None };
-            let mut rows = Vec::new();
-            for row in inner.layers.range(&range, open.into_iter()) {
-                let (key, row) = row?;
-                let hidden = last_open
-                    .as_ref()
-                    .is_some_and(|last| if range.reverse { key < last } else { key > last });
-                if hidden || rows.len() == PAGE {
-                    break;
+    pub(crate) fn page(&self, range: &KeyRange) -> Result<Page<V>, BoxError> {
+        self.page_from(range, self.visible_from(), PAGE)
+    }
+
+    /// The least time of a row that is read.
+    pub(crate) fn visible_from(&self) -> Timestamp {
+        match self.segments {
+            Some(segments) if !self.cached => segments.visible_from(self.observed()),
+            _ => self.live_from(),
+        }
+    }
+
+    /// The same, so many rows at most, none that is older than a time. What the record cache holds back is never too old.
+    pub(super) fn page_from(
+        &self,
+        range: &KeyRange,
+        oldest: Timestamp,
+        most: usize,
+    ) -> Result<Page<V>, BoxError> {
+        let mut page = Page::new();
+        if range.is_empty() {
+            return Ok(page);
+        }
+        let Inner { table, open, open_sorted, layers, .. } = &mut *self.inner.borrow_mut();
+        let too_old = |key: &[u8]| self.segments.is_some_and(|segments| segments.time(key) < oldest);
+        let sorted = open_sorted.get_or_insert_with(|| open.iter().cloned().collect());
+        let mut keys = sorted.range::<[u8], _>(range.bounds());
+        let mut next_key = || if range.reverse { keys.next_back() } else { keys.next() };
+        let mut rows = layers.range(range, std::iter::empty());
+        let (mut key, mut row) = (next_key(), rows.next().transpose()?);
+        while page.len() < most {
+            let order = match (key, &row) {
+                (None, None) => break,
+                (Some(_), None) => Ordering::Less,
+                (None, Some(_)) => Ordering::Greater,
+                (Some(key), Some((row, _))) if range.reverse => row[..].cmp(key),
+                (Some(key), Some((row, _))) => key[..].cmp(row),
+            };
+            // An open row lies over that of the layers.
+            if order != Ordering::Greater
+                && let Some(open) = key.take()
+            {
+                let kept = table.get(open);
+                let current = kept.and_then(|row| row.current.as_ref());
+                if let Some(current) = current
+                    && (kept.is_some_and(|row| row.withheld.is_some()) || !too_old(open))
+                {
+                    page.push((open.clone().into(), current.clone()));
                 }
-                rows.push((key, self.decode(&row)?));
+                key = next_key();
             }
-            let Some(last) = last_open.filter(|_| rows.is_empty()) else { return Ok(rows) };
-            // All open rows of the page were deletions: go on behind them.
-            if range.reverse {
-                range.to = Bound::Excluded(last);
-            } else {
-                range.from = Bound::Excluded(last);
+            if order != Ordering::Less {
+                if let Some((key, row)) = row.filter(|(key, _)| order.is_gt() && !too_old(key)) {
+                    let decoded = self.decode(&row)?;
+                    page.push((key, decoded));
+                }
+                row = rows.next().transpose()?;
             }
         }
+        Ok(page)
+    }
+
+    /// Takes what is too old out of a store whose rows have a time, whole segments at once: from the table, from the run
+    /// that is about to be committed, and with it from the layers.
+    fn expire(&self, inner: &mut Inner<V>, run: SortedRun) -> Result<SortedRun> {
+        let Some(segments) = &self.segments else { return Ok(run) };
+        inner.committed_observed = inner.observed;
+        let first = segments.first_live_bucket(inner.observed);
+        if first <= inner.purged {
+            return Ok(run);
+        }
+        inner.purged = first;
+        inner.table.retain(|key| Segments::bucket_of(key) >= first);
+        let mut rows = RunBuilder::with_capacity(run.len(), run.bytes());
+        for (key, row) in run.iter() {
+            rows.push(key, row.filter(|_| Segments::bucket_of(key) >= first))?;
+        }
+        let to = Bound::Excluded(Bytes::copy_from_slice(&Segments::bucket_bytes(first)));
+        let range = KeyRange { from: Bound::Unbounded, to, reverse: false };
+        let mut gone = RunBuilder::with_capacity(0, 0);
+        for row in inner.layers.range(&range, std::iter::empty()) {
+            gone.push(&row?.0, None)?;
+        }
+        Ok(SortedRun::merged(&gone.in_order(), &rows.in_order()))
+    }
+
+    /// The greatest time of the rows that are in the layers.
+    fn newest_time(&self, inner: &Inner<V>) -> Result<Timestamp> {
+        let Some(segments) = &self.segments else { return Ok(-1) };
+        let mut range = KeyRange { reverse: true, ..KeyRange::ALL };
+        let Some(newest) = inner.layers.range(&range, std::iter::empty()).next().transpose()? else {
+            return Ok(-1);
+        };
+        let bucket = Segments::bucket_bytes(Segments::bucket_of(&newest.0));
+        range.from = Bound::Included(Bytes::copy_from_slice(&bucket));
+        let rows = inner.layers.range(&range, std::iter::empty());
+        rows.map(|row| row.map(|(key, _)| segments.time(&key)))
+            .try_fold(-1, |newest, time| Ok(newest.max(time?)))
+    }
+
+    /// What other threads see of committed rows, with runs of open ones on top.
+    fn view(&self, inner: &Inner<V>, open: &[Arc<SortedRun>]) -> View {
+        let mut view = inner.layers.view(open);
+        if let Some(segments) = &self.segments {
+            let observed = if open.is_empty() { inner.committed_observed } else { inner.observed };
+            view.visible_from =
+                if self.cached { segments.live_from(observed) } else { segments.visible_from(observed) };
+        }
+        view
     }
 }
 
@@ -468,7 +735,11 @@ impl<K: Clone + 'static, V: Clone + 'static> AnyStore for KvStore<K, V> {
     }
 
     fn row_format(&self) -> RowFormat {
-        if self.timestamped { RowFormat::Timestamped } else { RowFormat::Plain }
+        match self.history {
+            Some(history) => RowFormat::Versioned(history),
+            None if self.timestamped => RowFormat::Timestamped,
+            None => RowFormat::Plain,
+        }
     }
 
     fn flush(&self, cx: &mut TaskCx) -> Result<()> {
@@ -482,7 +753,11 @@ impl<K: Clone + 'static, V: Clone + 'static> AnyStore for KvStore<K, V> {
         Ok(())
     }
 
-    fn attach(&self, engine: Box<dyn Engine>, next_offset: i64, keeper: Option<Keeper>) {
+    fn segments(&self) -> Option<Segments> {
+        self.segments
+    }
+
+    fn attach(&self, engine: Box<dyn Engine>, next_offset: i64, keeper: Option<Keeper>) -> Result<()> {
         let inner = &mut *self.inner.borrow_mut();
         debug_assert!(inner.open.is_empty(), "an engine is attached before the first record");
         // ORDER: the table lies over the layers; a row it kept from before would hide what is below now.
@@ -492,6 +767,11 @@ impl<K: Clone + 'static, V: Clone + 'static> AnyStore for KvStore<K, V> {
         }
         inner.layers.attach(engine, next_offset, keeper);
         inner.shows_committed = false;
+        inner.observed = self.newest_time(inner)?;
+        inner.committed_observed = inner.observed;
+        inner.newest = inner.observed;
+        inner.purged = i64::MIN;
+        Ok(())
     }
 
     fn let_go(&self, bytes: usize) {
@@ -545,6 +825,7 @@ impl<K: Clone + 'static, V: Clone + 'static> AnyStore for KvStore<K, V> {
     fn commit(&self, next_offset: Option<i64>) -> Result<()> {
         let inner = &mut *self.inner.borrow_mut();
         debug_assert!(inner.withheld.is_empty(), "caches are flushed before a commit");
+        self.observed.set((self.observed.get().0, self.observed.get().0));
         let published = self.freeze_fresh(inner)?;
         for key in &inner.open {
             if let Some(row) = inner.table.get_mut(key) {
@@ -556,6 +837,7 @@ impl<K: Clone + 'static, V: Clone + 'static> AnyStore for KvStore<K, V> {
             Some(publisher) => publisher.take(),
             None => self.run_of(&inner.table, &inner.open)?,
         };
+        let run = self.expire(inner, run)?;
         inner.weigh_rows(&run);
         inner.open.clear();
         if let Some(sorted) = &mut inner.open_sorted {
@@ -567,15 +849,16 @@ impl<K: Clone + 'static, V: Clone + 'static> AnyStore for KvStore<K, V> {
             publisher.rebased |= settled;
         }
         if inner.publisher.is_some() && (published || changed) {
-            self.visible.uncommitted.show(inner.layers.view(&[]));
+            self.visible.uncommitted.show(self.view(inner, &[]));
         }
         if inner.shows_committed && (settled || changed) {
-            self.visible.committed.show(inner.layers.view(&[]));
+            self.visible.committed.show(self.view(inner, &[]));
         }
         Ok(())
     }
 
     fn roll_back(&self) {
+        self.observed.set((self.observed.get().1, self.observed.get().1));
         let inner = &mut *self.inner.borrow_mut();
         // What the cache withholds, and what readers were not shown yet, is in open rows too. The layers below have nothing
         // but what is committed: a row is read from there when it is looked for next.
@@ -586,10 +869,11 @@ impl<K: Clone + 'static, V: Clone + 'static> AnyStore for KvStore<K, V> {
             sorted.clear();
         }
         inner.withheld.clear();
+        inner.observed = inner.committed_observed;
         if let Some(publisher) = &mut inner.publisher {
             *publisher = Publisher::new(&[]);
             publisher.rebased = false;
-            self.visible.uncommitted.show(inner.layers.view(&[]));
+            self.visible.uncommitted.show(self.view(inner, &[]));
         }
     }
 
@@ -603,7 +887,7 @@ impl<K: Clone + 'static, V: Clone + 'static> AnyStore for KvStore<K, V> {
             let inner = &mut *self.inner.borrow_mut();
             // The first time. From then on commits show it.
             if !std::mem::replace(&mut inner.shows_committed, true) {
-                committed.show(inner.layers.view(&[]));
+                committed.show(self.view(inner, &[]));
             }
         }
         if !uncommitted.is_wanted() {
@@ -621,7 +905,7 @@ impl<K: Clone + 'static, V: Clone + 'static> AnyStore for KvStore<K, V> {
         if self.freeze_fresh(inner)?
             && let Some(publisher) = &inner.publisher
         {
-            uncommitted.show(inner.layers.view(publisher.runs()));
+            uncommitted.show(self.view(inner, publisher.runs()));
         }
         Ok(())
     }
@@ -649,203 +933,17 @@ impl<K: Clone + 'static, V: Clone + 'static> AnyStore for KvStore<K, V> {
                 let mut out = BytesMut::new();
                 let cx = self.serde_cx(false);
                 self.value_serde.write(&value, &cx, &mut out).map_err(|e| store_error(e.into()))?;
+                if self.history.is_some() {
+                    rows.extend(self.version_rows(&key, &out.freeze()).map_err(store_error)?);
+                    continue;
+                }
                 rows.push(StoreRow {
-                    key,
+                    key: self.logged_key(&key),
                     value: out.freeze(),
                     timestamp: self.timestamped.then_some(timestamp),
+                    validity: None,
                 });
             }
         }
     }
 }
-
-/// A typed handle on a key-value store, got once when a processor is made; use it through
-/// [`Context::store`](crate::topology::Context::store).
-pub struct KeyValueStore<K, V>(pub(crate) Rc<KvStore<K, V>>);
-
-/// A typed handle on a key-value store with timestamps.
-pub struct TimestampedKeyValueStore<K, V>(pub(crate) Rc<KvStore<K, V>>);
-
-impl<K, V> fmt::Debug for KeyValueStore<K, V> {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "KeyValueStore({})", self.0.name)
-    }
-}
-
-impl<K, V> fmt::Debug for TimestampedKeyValueStore<K, V> {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "TimestampedKeyValueStore({})", self.0.name)
-    }
-}
-
-/// The rows of a scan, in order. Rows are read in pages; the store may change meanwhile, and the rows not yet read show
-/// the change.
-pub struct KeyValueIterator<K, V, T = V> {
-    store: Rc<KvStore<K, V>>,
-    range: KeyRange,
-    page: VecDeque<(Bytes, (V, Timestamp))>,
-    done: bool,
-    row: fn((V, Timestamp)) -> T,
-}
-
-impl<K, V, T> Drop for KeyValueIterator<K, V, T> {
-    fn drop(&mut self) {
-        let open = &self.store.counts.open_iterators;
-        open.set(open.get().saturating_sub(1));
-    }
-}
-
-impl<K, V, T> fmt::Debug for KeyValueIterator<K, V, T> {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "KeyValueIterator({})", self.store.name)
-    }
-}
-
-impl<K: Clone + 'static, V: Clone + 'static, T> Iterator for KeyValueIterator<K, V, T> {
-    type Item = Result<(K, T)>;
-
-    fn next(&mut self) -> Option<Self::Item> {
-        let store_error = |store: &KvStore<K, V>, error: BoxError| {
-            Error::new(ErrorKind::Store, format!("a scan of the store {} failed", store.name)).because(error)
-        };
-        if self.page.is_empty() && !self.done {
-            match self.store.page(&self.range) {
-                Ok(page) => self.page = page.into(),
-                Err(error) => {
-                    self.done = true;
-                    return Some(Err(store_error(&self.store, error)));
-                }
-            }
-            self.done = self.page.is_empty();
-        }
-        let (key, row) = self.page.pop_front()?;
-        if self.page.is_empty() {
-            let bound = Bound::Excluded(key.clone());
-            if self.range.reverse { self.range.to = bound } else { self.range.from = bound }
-        }
-        Some(match self.store.read_key(&key) {
-            Ok(key) => Ok((key, (self.row)(row))),
-            Err(error) => Err(store_error(&self.store, error)),
-        })
-    }
-}
-
-fn bound_bytes<K: Clone + 'static, V: Clone + 'static>(
-    store: &KvStore<K, V>,
-    key: Option<&K>,
-) -> Result<Bound<Bytes>, BoxError> {
-    let Some(key) = key else { return Ok(Bound::Unbounded) };
-    let mut bytes = BytesMut::new();
-    store.key_serde.write(key, &store.serde_cx(true), &mut bytes)?;
-    Ok(Bound::Included(bytes.freeze()))
-}
-
-/// The end of the keys that start with `prefix`.
-pub(crate) fn prefix_end(prefix: &[u8]) -> Bound<Bytes> {
-    let mut end = prefix.to_vec();
-    while let Some(last) = end.last_mut() {
-        if *last < u8::MAX {
-            *last += 1;
-            return Bound::Excluded(end.into());
-        }
-        end.pop();
-    }
-    Bound::Unbounded
-}
-
-macro_rules! store_access {
-    ($handle:ident, $row:ty, $to_row:expr, $from_row:expr) => {
-        impl<K: Clone + 'static, V: Clone + 'static> StoreRef<'_, $handle<K, V>> {
-            /// The row of a key.
-            pub fn get(&self, key: &K) -> Result<Option<$row>, BoxError> {
-                Ok(self.store.0.get(key)?.map($to_row))
-            }
-
-            /// Sets the row of a key, or deletes it. Both are logged.
-            pub fn put(&mut self, key: &K, row: impl Into<Option<$row>>) -> Result<(), BoxError> {
-                let row = row.into().map($from_row(self.cx.timestamp));
-                add(&self.store.0.counts.puts, 1);
-                self.store.0.put(key, row, self.cx).map(drop)
-            }
-
-            /// Sets the row of a key that has none, and returns what it found.
-            pub fn put_if_absent(&mut self, key: &K, row: $row) -> Result<Option<$row>, BoxError> {
-                let found = self.get(key)?;
-                if found.is_none() {
-                    self.put(key, row)?;
-                }
-                Ok(found)
-            }
-
-            /// Deletes the row of a key and returns it. The deletion is logged even if there was none.
-            pub fn delete(&mut self, key: &K) -> Result<Option<$row>, BoxError> {
-                add(&self.store.0.counts.deletes, 1);
-                Ok(self.store.0.put(key, None, self.cx)?.map($to_row))
-            }
-
-            /// The rows from one key to another, both included, in the order of the keys' bytes; an end that is `None` is
-            /// open.
-            pub fn range(
-                &self,
-                from: Option<&K>,
-                to: Option<&K>,
-            ) -> Result<KeyValueIterator<K, V, $row>, BoxError> {
-                self.scan(bound_bytes(&self.store.0, from)?, bound_bytes(&self.store.0, to)?, false)
-            }
-
-            /// As [`range`](Self::range), from the greatest key down.
-            pub fn reverse_range(
-                &self,
-                from: Option<&K>,
-                to: Option<&K>,
-            ) -> Result<KeyValueIterator<K, V, $row>, BoxError> {
-                self.scan(bound_bytes(&self.store.0, from)?, bound_bytes(&self.store.0, to)?, true)
-            }
-
-            /// All rows in the order of the keys' bytes.
-            pub fn all(&self) -> Result<KeyValueIterator<K, V, $row>, BoxError> {
-                self.range(None, None)
-            }
-
-            /// All rows, from the greatest key down.
-            pub fn reverse_all(&self) -> Result<KeyValueIterator<K, V, $row>, BoxError> {
-                self.reverse_range(None, None)
-            }
-
-            /// The rows whose keys' bytes start with `prefix`.
-            pub fn prefix_scan(&self, prefix: &[u8]) -> Result<KeyValueIterator<K, V, $row>, BoxError> {
-                self.scan(Bound::Included(Bytes::copy_from_slice(prefix)), prefix_end(prefix), false)
-            }
-
-            /// How many rows there are, roughly: rows that were changed since the last commit may count twice.
-            pub fn approximate_num_entries(&self) -> u64 {
-                self.store.0.approximate_len()
-            }
-
-            fn scan(
-                &self,
-                from: Bound<Bytes>,
-                to: Bound<Bytes>,
-                reverse: bool,
-            ) -> Result<KeyValueIterator<K, V, $row>, BoxError> {
-                add(&self.store.0.counts.scans, 1);
-                add(&self.store.0.counts.open_iterators, 1);
-                Ok(KeyValueIterator {
-                    store: self.store.0.clone(),
-                    range: KeyRange { from, to, reverse },
-                    page: VecDeque::new(),
-                    done: false,
-                    row: $to_row,
-                })
-            }
-        }
-    };
-}
-
-store_access!(KeyValueStore, V, |(value, _)| value, |timestamp| move |value| (value, timestamp));
-store_access!(
-    TimestampedKeyValueStore,
-    ValueAndTimestamp<V>,
-    |(value, timestamp)| ValueAndTimestamp { value, timestamp },
-    |_| |row: ValueAndTimestamp<V>| (row.value, row.timestamp)
-);

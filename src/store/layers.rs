@@ -13,6 +13,7 @@ use super::engine::{Engine, EngineRead, KeyRange, Rows, SortedRun};
 use super::keeper::{HandOver, Keeper};
 use super::{HandOverWhen, faults};
 use crate::error::Result;
+use crate::record::Timestamp;
 
 /// The bytes of committed changes after which they are handed over to an engine on disk, however much memory there is.
 const HAND_OVER_BYTES: usize = 32 << 20;
@@ -85,7 +86,7 @@ impl Layers {
     /// What other threads see: the layers as they are now, with the runs of `open` changes (newest last) on top.
     pub(crate) fn view(&self, open: &[Arc<SortedRun>]) -> View {
         let runs = self.runs.iter().chain(open).cloned().collect();
-        View { runs, engine: self.engine.snapshot() }
+        View { runs, engine: self.engine.snapshot(), visible_from: Timestamp::MIN }
     }
 
     /// Puts the run of a commit on top. `next` is the offset behind the last record that the store has in its changelog, if
@@ -217,9 +218,16 @@ pub(crate) struct View {
     /// Newest last.
     runs: Vec<Arc<SortedRun>>,
     engine: Arc<dyn EngineRead + Send + Sync>,
+    /// Rows with a time before it are too old to be read.
+    pub(super) visible_from: Timestamp,
 }
 
 impl View {
+    /// The least time of a row that is not too old to be read.
+    pub(crate) fn visible_from(&self) -> Timestamp {
+        self.visible_from
+    }
+
     pub(crate) fn get(&self, key: &[u8]) -> Result<Option<Bytes>> {
         match changed(&self.runs, key) {
             Some(value) => Ok(value.map(Bytes::copy_from_slice)),

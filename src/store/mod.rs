@@ -9,6 +9,8 @@ pub(crate) mod engine;
 pub(crate) mod faults;
 #[cfg(feature = "testing")]
 pub(crate) mod fuzz;
+pub(crate) mod global;
+mod java_set;
 pub(crate) mod keeper;
 mod key_value;
 pub(crate) mod layers;
@@ -16,11 +18,15 @@ pub(crate) mod memory;
 mod options;
 mod row_key;
 pub(crate) mod run;
+mod segments;
+mod session;
 mod table;
 #[cfg(test)]
 mod tests;
 mod tree;
+pub(crate) mod versioned;
 pub(crate) mod visible;
+mod window;
 
 use std::any::Any;
 use std::cell::Cell;
@@ -37,24 +43,42 @@ use crate::record::Timestamp;
 use crate::task::{TaskCx, TopicIx};
 
 use engine::Engine;
+pub use global::GlobalKeyValueStore;
+pub(crate) use global::GlobalStores;
 use keeper::{HandOver, Keeper};
 pub(crate) use key_value::{Flushed, KvStore};
 pub use key_value::{KeyValueIterator, KeyValueStore, TimestampedKeyValueStore, ValueAndTimestamp};
-pub(crate) use key_value::{PAGE, decode_row, prefix_end};
+pub(crate) use key_value::{PAGE, Page, decode_row, prefix_end};
 pub(crate) use layers::View;
 pub(crate) use options::KvOptions;
 pub use options::{KeyValue, StoreBuilder, TimestampedKeyValue};
+pub(crate) use segments::{Expiry, Segments, TimeKey, changelog_key};
+pub(crate) use session::session_of;
+pub use versioned::{PutOutcome, VersionedKeyValue, VersionedKeyValueStore, VersionedRecord};
 use visible::Visible;
+pub(crate) use window::{Times, buckets, of_key as rows_of_key};
 
 /// A row of a store, as bytes.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct StoreRow {
-    /// The key as the changelog has it.
+    /// The key as the changelog has it; a window store's has the window's start behind the key, and four bytes more, a session
+    /// store's the session's end and start.
     pub key: Bytes,
     /// The value without its timestamp.
     pub value: Bytes,
     /// The timestamp, in milliseconds since the Unix epoch, for stores that keep one.
     pub timestamp: Option<Timestamp>,
+    /// For versioned stores, whose keys have a row for each version.
+    pub validity: Option<Validity>,
+}
+
+/// When a version is good, in milliseconds since the Unix epoch.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Validity {
+    /// From when on.
+    pub from: Timestamp,
+    /// Until when, exclusive; `None` if nothing has followed.
+    pub to: Option<Timestamp>,
 }
 
 /// What the rows of an engine are like, beside a key of the changelog.
@@ -64,6 +88,8 @@ pub(crate) enum RowFormat {
     Plain,
     /// Eight bytes of timestamp, big-endian, and then the value.
     Timestamped,
+    /// All versions of a key, of a history of so many milliseconds: a record of the changelog is one of them.
+    Versioned(i64),
 }
 
 /// What a task asks of any of its stores.
@@ -83,11 +109,14 @@ pub(crate) trait AnyStore {
     /// What its rows in the engine are like.
     fn row_format(&self) -> RowFormat;
 
+    /// How its rows have a time, and a key in the engine that is not that of the changelog; `None` if they have none.
+    fn segments(&self) -> Option<Segments>;
+
     /// Logs what the record cache holds back, where nothing downstream waits for it.
     fn flush(&self, cx: &mut TaskCx) -> Result<()>;
 
     /// Puts the store over an engine that has its changelog up to an offset, before its first record.
-    fn attach(&self, engine: Box<dyn Engine>, next_offset: i64, keeper: Option<Keeper>);
+    fn attach(&self, engine: Box<dyn Engine>, next_offset: i64, keeper: Option<Keeper>) -> Result<()>;
 
     /// The changes since the last commit are now part of the committed state. `next_offset` is behind the last record that
     /// the store has in its changelog, if that is known.
@@ -178,14 +207,30 @@ impl dyn AnyStore + '_ {
         let mut next_offset = 0;
         for (key, value, timestamp) in log {
             let stamp = match self.row_format() {
-                RowFormat::Plain => Vec::new(),
+                RowFormat::Plain | RowFormat::Versioned(_) => Vec::new(),
                 RowFormat::Timestamped => timestamp.to_be_bytes().to_vec(),
             };
-            let row = value.map(|value| [&stamp, &value[..]].concat());
+            let row = match self.row_format() {
+                RowFormat::Versioned(history) => {
+                    let row = engine::EngineRead::get(&engine, &key).unwrap();
+                    versioned::merged(row.as_ref(), [(timestamp, value)], history)
+                        .unwrap()
+                        .map(|row| row.to_vec())
+                }
+                _ => value.map(|value| [&stamp, &value[..]].concat()),
+            };
+            let mut row_key = bytes::BytesMut::new();
+            let key = match self.segments() {
+                Some(segments) => {
+                    segments.row_key(&key, &mut row_key);
+                    row_key.freeze()
+                }
+                None => key,
+            };
             engine.apply(&[(key, row)].into_iter().collect(), None).unwrap();
             next_offset += 1;
         }
-        self.attach(Box::new(engine), next_offset, None);
+        self.attach(Box::new(engine), next_offset, None).unwrap();
     }
 }
 
@@ -225,6 +270,11 @@ pub(crate) trait StoreBlueprint: fmt::Debug + Send + Sync {
 
     /// Where the rows are kept; `None` for what the configuration says.
     fn store_kind(&self) -> Option<StoreKind>;
+
+    /// How long a row is kept at least, in milliseconds, by a store whose rows have a time.
+    fn retention(&self) -> Option<i64> {
+        None
+    }
 
     /// What the bytes of its rows mean: rows of another fingerprint are of no use to it, and a layout that changes gets
     /// another one. Their types are not part of it: whether bytes of another type can be read is the serde's affair, as with

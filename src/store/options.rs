@@ -6,10 +6,10 @@ use std::marker::PhantomData;
 use std::rc::Rc;
 use std::sync::Arc;
 
-use super::{AnyStore, KvStore, StoreBlueprint};
+use super::{AnyStore, KvStore, Segments, StoreBlueprint, TimeKey};
 use crate::config::StoreKind;
 use crate::serde::erased::SerdeRef;
-use crate::serde::{DefaultSerde, Serde};
+use crate::serde::{DefaultSerde, Serde, Windowed};
 use crate::task::TopicIx;
 
 /// The plan of a key-value store.
@@ -19,7 +19,15 @@ pub(crate) struct KvOptions<K, V> {
     pub(crate) key_serde: SerdeRef<K>,
     pub(crate) value_serde: SerdeRef<V>,
     pub(crate) timestamped: bool,
+    /// How rows have a time, in a store of windows or sessions.
+    pub(crate) segments: Option<Segments>,
     pub(crate) cached: bool,
+    /// Whether it is the buffer of a suppression: what has changed is logged at commits, in its own way.
+    pub(crate) buffers: bool,
+    /// Whether a changelog record has the headers of the record that it comes from.
+    pub(crate) logs_headers: bool,
+    /// How much of the past a versioned store knows, in milliseconds.
+    pub(crate) history: Option<i64>,
     /// Where the rows are kept; `None` for what the configuration says.
     pub(crate) kind: Option<StoreKind>,
     pub(crate) changelog: Option<Vec<(String, String)>>,
@@ -33,7 +41,11 @@ impl<K, V> Clone for KvOptions<K, V> {
             key_serde: self.key_serde.clone(),
             value_serde: self.value_serde.clone(),
             timestamped: self.timestamped,
+            segments: self.segments,
             cached: self.cached,
+            buffers: self.buffers,
+            logs_headers: self.logs_headers,
+            history: self.history,
             kind: self.kind,
             changelog: self.changelog.clone(),
         }
@@ -72,9 +84,26 @@ impl<K: Clone + 'static, V: Clone + 'static> StoreBlueprint for KvBlueprint<K, V
         self.0.kind
     }
 
+    fn retention(&self) -> Option<i64> {
+        self.0.segments.map(|segments| segments.retention)
+    }
+
     fn fingerprint(&self) -> u64 {
+        if self.0.history.is_some() {
+            return 0x0601;
+        }
         // The kind of store, and the version of its layout.
-        if self.0.timestamped { 0x0201 } else { 0x0101 }
+        let kind = match (self.0.segments.map(|segments| segments.times), self.0.timestamped) {
+            (None, false) if self.0.buffers => 0x0701,
+            (None, false) => 0x0101,
+            (None, true) => 0x0201,
+            (Some(TimeKey::Window), false) => 0x0301,
+            (Some(TimeKey::Window), true) => 0x0401,
+            (Some(TimeKey::Session), _) => 0x0501,
+        };
+        // Where rows have a time, its steps are in their keys.
+        let width = self.0.segments.map_or(0, |segments| segments.width.unsigned_abs());
+        kind | (width.wrapping_mul(0x9e37_79b9_7f4a_7c15) & !0xffff)
     }
 
     fn identity(&self) -> usize {
@@ -86,7 +115,17 @@ impl<K: Clone + 'static, V: Clone + 'static> StoreBlueprint for KvBlueprint<K, V
     }
 
     fn kind(&self) -> String {
-        let kind = if self.0.timestamped { "a timestamped key-value store" } else { "a key-value store" };
+        if self.0.history.is_some() {
+            return format!("a versioned store of {} and {}", type_name::<K>(), type_name::<V>());
+        }
+        let kind = match (self.0.segments.map(|segments| segments.times), self.0.timestamped) {
+            (None, false) if self.0.buffers => "the buffer of a suppression",
+            (None, false) => "a key-value store",
+            (None, true) => "a timestamped key-value store",
+            (Some(TimeKey::Window), false) => "a window store",
+            (Some(TimeKey::Window), true) => "a timestamped window store",
+            (Some(TimeKey::Session), _) => "a session store",
+        };
         format!("{kind} of {} and {}", type_name::<K>(), type_name::<V>())
     }
 
@@ -95,11 +134,35 @@ impl<K: Clone + 'static, V: Clone + 'static> StoreBlueprint for KvBlueprint<K, V
     }
 
     fn build(&self, changelog_topic: &str, changelog: Option<TopicIx>, cache: bool) -> Rc<dyn AnyStore> {
-        Rc::new(KvStore::new(&self.0, changelog_topic, changelog, cache && self.0.cached))
+        let cached = self.0.buffers || (cache && self.0.cached);
+        Rc::new(KvStore::new(&self.0, changelog_topic, changelog, cached))
     }
 }
 
 impl<K: Clone + 'static, V: Clone + 'static> KvOptions<K, V> {
+    /// The same store, of windows of the keys.
+    pub(crate) fn windowed(
+        self,
+        keys: SerdeRef<Windowed<K>>,
+        segments: Segments,
+        timestamped: bool,
+    ) -> KvOptions<Windowed<K>, V> {
+        KvOptions {
+            name: self.name,
+            named: self.named,
+            key_serde: keys,
+            value_serde: self.value_serde,
+            timestamped,
+            segments: Some(segments),
+            cached: self.cached,
+            buffers: false,
+            logs_headers: false,
+            history: None,
+            kind: self.kind,
+            changelog: self.changelog,
+        }
+    }
+
     pub(crate) fn blueprint(self) -> Arc<dyn StoreBlueprint> {
         Arc::new(KvBlueprint(Arc::new(self)))
     }
@@ -164,7 +227,11 @@ macro_rules! key_value_builder {
                     key_serde,
                     value_serde,
                     timestamped: $timestamped,
+                    segments: None,
                     cached: false,
+                    buffers: false,
+                    logs_headers: false,
+                    history: None,
                     kind: None,
                     changelog: Some(Vec::new()),
                 };

@@ -75,6 +75,11 @@ impl<V> Table<V> {
         self.rows.clear();
     }
 
+    /// Lets go of every row whose key does not pass, whatever state it is in.
+    pub(super) fn retain(&mut self, keep: impl Fn(&[u8]) -> bool) {
+        self.rows.retain(|row| keep(&row.key));
+    }
+
     /// Lets go of a row, whatever state it is in.
     pub(super) fn remove(&mut self, key: &[u8]) {
         if let Ok(row) = self.rows.find_entry(self.hash(key), |row| row.key[..] == *key) {

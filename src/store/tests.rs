@@ -110,7 +110,7 @@ impl Home {
         let mark = disk.mark().unwrap().map_or(0, |mark| i64::from_be_bytes(mark[..].try_into().unwrap()));
         let tail: BTreeMap<_, _> = log[usize::try_from(mark).unwrap()..].iter().flatten().cloned().collect();
         disk.clone().apply(&tail.into_iter().collect(), Some(&log.len().to_be_bytes())).unwrap();
-        store.attach(Box::new(disk.clone()), log.len() as i64, Some(keeper.clone()));
+        store.attach(Box::new(disk.clone()), log.len() as i64, Some(keeper.clone())).unwrap();
     }
 
     /// Waits until the keeper has done what it was given.

@@ -5,7 +5,7 @@
 //! be aborted. Both are exchanged as a whole: readers hold either what was before or what is after. A face costs what has
 //! changed since the last time, and nothing before anybody asks for it.
 
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
@@ -41,6 +41,8 @@ impl Visible {
 #[derive(Default)]
 pub(crate) struct Face {
     wanted: AtomicBool,
+    /// How often it was shown.
+    version: AtomicU64,
     shown: Mutex<Shown>,
     first: Condvar,
 }
@@ -83,6 +85,7 @@ impl Face {
             Shown::Closed => return,
             _ => std::mem::replace(&mut *shown, Shown::View(Arc::new(view))),
         };
+        self.version.fetch_add(1, Ordering::Release);
         drop(shown);
         if let Shown::Nothing = before {
             self.first.notify_all();
@@ -95,6 +98,19 @@ impl Face {
         let before = std::mem::replace(&mut *self.lock(), Shown::Closed);
         self.first.notify_all();
         drop(before);
+    }
+
+    /// How often the store was published: what was seen of it holds as long as this is the same.
+    pub(crate) fn version(&self) -> u64 {
+        self.version.load(Ordering::Acquire)
+    }
+
+    /// The store as it was published last, and how often it was; `None` before the first time, and once it is closed.
+    pub(crate) fn now(&self) -> Option<(Arc<View>, u64)> {
+        match &*self.lock() {
+            Shown::View(view) => Some((view.clone(), self.version())),
+            Shown::Nothing | Shown::Closed => None,
+        }
     }
 
     /// The store as it was published last. Only before the very first time is there anything to wait for.

@@ -11,7 +11,7 @@ use super::node::Edge;
 use super::queue::InputQueue;
 use super::{Lifecycle, Node, NodeIx, Outputs, Port, TaskCx};
 use crate::error::{Error, ErrorKind, Result};
-use crate::store::{AnyStore, StoreBlueprint};
+use crate::store::{AnyStore, GlobalKeyValueStore, GlobalStores, StoreBlueprint};
 
 /// A port whose record type is known to the two nodes of its edge alone.
 pub(crate) struct ErasedPort(Box<dyn Any>);
@@ -56,6 +56,7 @@ pub(crate) struct BuildCx<'a> {
     pub(crate) lifecycles: &'a mut Vec<(NodeIx, Rc<RefCell<dyn Lifecycle>>)>,
     /// Which node flushes which store's cache.
     pub(crate) flushers: &'a mut HashMap<Arc<str>, Rc<RefCell<dyn Lifecycle>>>,
+    pub(crate) globals: &'a GlobalStores,
     pub(crate) topic_name: &'a dyn Fn(&str) -> String,
 }
 
@@ -76,12 +77,20 @@ impl BuildCx<'_> {
         (ErasedPort::new::<K, V>(node.clone()), node)
     }
 
+    /// A global store, which no node need be connected to.
+    pub(crate) fn global<K: 'static, V: 'static>(&self, name: &str) -> Result<GlobalKeyValueStore<K, V>> {
+        self.globals.reader(name).map_err(|error| error.at_node(self.task.node_name(self.node)))
+    }
+
     /// A store of the task, as its own type.
     pub(crate) fn store<S: 'static>(&self, name: &str) -> Result<Rc<S>> {
         let missing = |why: &str| {
             Error::new(ErrorKind::Topology, format!("the store {name} {why}"))
                 .at_node(self.task.node_name(self.node))
         };
+        if self.globals.has(name) {
+            return Err(missing("is a global one, which tasks only read: ask Stores::global for it"));
+        }
         if !self.connected.iter().any(|c| &**c == name) {
             return Err(missing("is not connected to this node; pass it to process()"));
         }

@@ -6,6 +6,7 @@ use std::sync::Arc;
 
 use bytes::{Bytes, BytesMut};
 
+use super::clocks::Clocks;
 use super::counts::{NodeCount, TaskCounts, one_more};
 use super::errors::{
     DropReason, ErrorContext, ErrorPolicies, ErrorResponse, ErrorStage, dead_letter_headers, java_exception,
@@ -36,6 +37,14 @@ pub(crate) enum KeyBytes {
     Written(TypeId, Bytes),
 }
 
+/// A record in hand that waits.
+pub(crate) struct Aside {
+    source: Option<usize>,
+    raw: RawRecord,
+    timestamp: Timestamp,
+    key: KeyBytes,
+}
+
 /// The common ground of a task's nodes.
 pub(crate) struct TaskCx {
     pub(crate) task: TaskId,
@@ -53,6 +62,10 @@ pub(crate) struct TaskCx {
     pub(crate) raw: RawRecord,
     /// The timestamp that stores without timestamps log with: that of the record in hand as the current node sees it.
     pub(crate) timestamp: Timestamp,
+    /// What nodes know of time.
+    pub(crate) clocks: Clocks,
+    /// How often closed windows are looked for, in milliseconds of the wall clock.
+    pub(crate) window_emit_interval: i64,
     /// Set when a processor asked for a commit.
     pub(crate) commit_requested: bool,
     /// The record caches of the task hold this many bytes.
@@ -92,6 +105,8 @@ impl TaskCx {
             source: None,
             raw: RawRecord { offset: -1, timestamp: -1, key: None, value: None, headers: Headers::new() },
             timestamp: -1,
+            clocks: Clocks::default(),
+            window_emit_interval: 0,
             commit_requested: false,
             cached_bytes: 0,
             stream_punctuations: Punctuations::default(),
@@ -166,6 +181,19 @@ impl TaskCx {
         self.source = None;
         self.raw = RawRecord { offset: -1, timestamp: at, key: None, value: None, headers: Headers::new() };
         self.timestamp = at;
+    }
+
+    /// Puts the record in hand aside, for another that goes on in between.
+    pub(crate) fn put_aside(&mut self) -> Aside {
+        let none = RawRecord { offset: -1, timestamp: -1, key: None, value: None, headers: Headers::new() };
+        let raw = std::mem::replace(&mut self.raw, none);
+        Aside { source: self.source, raw, timestamp: self.timestamp, key: self.take_key_bytes() }
+    }
+
+    /// Goes on with a record that was put aside.
+    pub(crate) fn take_up(&mut self, aside: Aside) {
+        let Aside { source, raw, timestamp, key } = aside;
+        (self.source, self.raw, self.timestamp, self.key) = (source, raw, timestamp, key);
     }
 
     /// A change that a record cache held back goes on, in the context of the record that made it.

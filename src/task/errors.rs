@@ -143,20 +143,32 @@ pub enum DropReason {
     NegativeTimestamp,
     /// A serde could not read it and the policy is to go on.
     Deserialization,
+    /// Its window is closed: it came later than the grace period allows.
+    ExpiredWindow,
     /// A node failed and the policy is to go on.
     Processing,
     /// It could not be written and the policy is to go on.
     Production,
+    /// A change of a versioned table that is not the latest of its key, where only the latest counts.
+    OutOfOrder,
+    /// The row names no row of the other table (foreign-key joins).
+    NullForeignKey,
+    /// An answer to a row that is another by now (foreign-key joins).
+    Stale,
 }
 
 impl DropReason {
-    pub(crate) const ALL: [Self; 6] = [
+    pub(crate) const ALL: [Self; 10] = [
         Self::NullKey,
         Self::NullValue,
         Self::NegativeTimestamp,
         Self::Deserialization,
+        Self::ExpiredWindow,
         Self::Processing,
         Self::Production,
+        Self::OutOfOrder,
+        Self::NullForeignKey,
+        Self::Stale,
     ];
 }
 
@@ -167,8 +179,12 @@ impl fmt::Display for DropReason {
             Self::NullValue => "null value",
             Self::NegativeTimestamp => "negative timestamp",
             Self::Deserialization => "deserialization error",
+            Self::ExpiredWindow => "expired window",
             Self::Processing => "processing error",
             Self::Production => "production error",
+            Self::OutOfOrder => "out of order",
+            Self::NullForeignKey => "null foreign key",
+            Self::Stale => "stale answer",
         })
     }
 }

@@ -5,6 +5,7 @@
 //! driver drives it by hand. Nothing in a task is `Send`: it is built on its worker and dies there.
 
 pub(crate) mod blueprint;
+pub(crate) mod clocks;
 pub(crate) mod collector;
 pub(crate) mod context;
 pub(crate) mod counts;

@@ -15,7 +15,7 @@ use super::{Collector, Flow, Lifecycle, NodeIx, Stop, TaskCx};
 use crate::clock::Clock;
 use crate::error::{Error, ErrorKind, Result};
 use crate::record::{Timestamp, TopicPartition};
-use crate::store::{AnyStore, StoreRow};
+use crate::store::{AnyStore, GlobalStores, StoreRow};
 use crate::task_id::TaskId;
 
 /// What a task is told from outside.
@@ -28,6 +28,10 @@ pub(crate) struct TaskConfig {
     pub(crate) policies: ErrorPolicies,
     /// The task's share of the record cache; 0 turns it off.
     pub(crate) cache_bytes: usize,
+    /// How often closed windows are looked for, in milliseconds of the wall clock; 0 at every record.
+    pub(crate) window_emit_interval: i64,
+    /// What it may read beside its own stores.
+    pub(crate) globals: GlobalStores,
 }
 
 /// An offset to commit.
@@ -61,6 +65,7 @@ struct Base {
     /// The position and the partition time of each queue.
     queues: Vec<(Option<i64>, Timestamp)>,
     stream_time: Timestamp,
+    clocks: Vec<Timestamp>,
 }
 
 impl Task {
@@ -94,6 +99,7 @@ impl Task {
             queue.restore_partition_time(*time);
         }
         next.cx.stream_time = self.base.stream_time;
+        next.cx.clocks.set_times(&self.base.clocks);
         next.cx.count_on(&mut self.cx);
         (next.committed, next.base) = (self.committed.clone(), self.base.clone());
         *self = next;
@@ -107,10 +113,19 @@ impl Task {
         clock: Arc<dyn Clock>,
         kept: Option<Vec<Rc<dyn AnyStore>>>,
     ) -> Result<Self> {
-        let TaskConfig { task, application_id, mut partitions, policies, cache_bytes } = config;
+        let TaskConfig {
+            task,
+            application_id,
+            mut partitions,
+            policies,
+            cache_bytes,
+            window_emit_interval,
+            globals,
+        } = config;
         // Equal timestamps are taken in the order of (topic, partition).
         partitions.sort();
         let mut cx = TaskCx::new(task, application_id.clone(), collector, clock, policies);
+        cx.window_emit_interval = window_emit_interval;
         cx.sources =
             partitions.into_iter().map(|p| Source { topic: p.topic, partition: p.partition }).collect();
         let topic_name = |topic: &str| plan.topic_name(&application_id, topic);
@@ -151,6 +166,7 @@ impl Task {
                 connected: &node.stores,
                 lifecycles: &mut lifecycles,
                 flushers: &mut flushers,
+                globals: &globals,
                 topic_name: &topic_name,
             };
             match &node.kind {
@@ -182,7 +198,8 @@ impl Task {
             .collect::<Result<_>>()?;
         let (heads, committed) = (vec![None; queues.len()], vec![None; queues.len()]);
         let commit_needed = false;
-        let base = Base { queues: vec![(None, -1); queues.len()], stream_time: cx.stream_time };
+        let clocks = cx.clocks.times().to_vec();
+        let base = Base { queues: vec![(None, -1); queues.len()], stream_time: cx.stream_time, clocks };
         Ok(Self {
             cx,
             queues,
@@ -280,6 +297,23 @@ impl Task {
         self.base.queues[source].1 = time;
     }
 
+    /// Sets what a node had committed with the offsets, by the name it has for it.
+    pub(crate) fn restore_clock(&mut self, name: &str, time: Timestamp) {
+        self.cx.clocks.restore(name, time);
+        self.base.clocks = self.cx.clocks.times().to_vec();
+    }
+
+    /// What nodes know of time, in the order in which they were built.
+    #[cfg(test)]
+    pub(crate) fn clocks(&self) -> &[Timestamp] {
+        self.cx.clocks.times()
+    }
+
+    /// What nodes keep with the offsets of a commit.
+    pub(crate) fn committed_clocks(&self) -> impl Iterator<Item = (&Arc<str>, Timestamp)> {
+        self.cx.clocks.to_commit()
+    }
+
     /// Whether there is nothing to process nor to find out: one input, which nothing has come for. (With several, what is
     /// empty keeps count of the time since.)
     pub(crate) fn is_at_rest(&self) -> bool {
@@ -322,14 +356,8 @@ impl Task {
                     }
                 }
                 let Some((_, source)) = next else { return Ok(()) };
-                task.queues[source].process_head(&mut task.cx)?;
+                task.take_head(source)?;
                 done += 1;
-                task.commit_needed = true;
-                task.heads[source] = task.queues[source].head_timestamp(&mut task.cx)?;
-                if task.cx.cached_bytes > task.cache_bytes {
-                    task.cx.counts.cache_overflows += 1;
-                    task.flush_caches_now()?;
-                }
                 if task.cx.stream_punctuations.next_due().is_some_and(|due| due <= task.cx.stream_time) {
                     return Ok(());
                 }
@@ -339,6 +367,25 @@ impl Task {
         let result = self.guarded(&mut run);
         self.cx.end();
         result.map(|()| done)
+    }
+
+    /// Processes the head of a queue, which `heads` has found, whatever the others hold.
+    #[cfg_attr(not(feature = "testing"), allow(dead_code, reason = "for the test driver"))]
+    pub(crate) fn process_head_of(&mut self, source: usize) -> Result<()> {
+        let result = self.guarded(|task| task.take_head(source));
+        self.cx.end();
+        result
+    }
+
+    fn take_head(&mut self, source: usize) -> Flow {
+        self.queues[source].process_head(&mut self.cx)?;
+        self.commit_needed = true;
+        self.heads[source] = self.queues[source].head_timestamp(&mut self.cx)?;
+        if self.cx.cached_bytes > self.cache_bytes {
+            self.cx.counts.cache_overflows += 1;
+            self.flush_caches_now()?;
+        }
+        Ok(())
     }
 
     /// Runs the stream-time punctuations that are due. Returns whether there were any.
@@ -451,7 +498,8 @@ impl Task {
             *committed = queue.position();
         }
         let queues = self.queues.iter().map(|queue| (queue.position(), queue.partition_time()));
-        self.base = Base { queues: queues.collect(), stream_time: self.cx.stream_time };
+        let clocks = self.cx.clocks.times().to_vec();
+        self.base = Base { queues: queues.collect(), stream_time: self.cx.stream_time, clocks };
         Ok(())
     }
 

@@ -73,6 +73,8 @@ impl BenchTask {
             application_id: application_id.clone(),
             policies: ErrorPolicies::of(config),
             cache_bytes: config.cache_bytes(),
+            window_emit_interval: 1000,
+            globals: Default::default(),
         };
         let sent = Rc::new(Cell::new((0, 0)));
         let collector = Box::new(Counter(sent.clone()));

@@ -11,16 +11,17 @@ use std::time::Duration;
 
 use bytes::{Bytes, BytesMut};
 
+use super::java_queue::JavaQueue;
 use super::queries::Queries;
 use crate::clock::{Clock, ManualClock};
 use crate::config::Config;
 use crate::error::{Error, ErrorKind, Result};
-use crate::query::ReadOnlyKeyValueStore;
+use crate::query::{ReadOnlyKeyValueStore, ReadOnlySessionStore, ReadOnlyWindowStore};
 use crate::record::{Headers, RawRecord, Record, Timestamp, TopicPartition};
 use crate::serde::erased::SerdeRef;
 use crate::serde::{DefaultSerde, Serde, SerdeCx};
-use crate::store::{StoreRow, ValueAndTimestamp};
-use crate::task::blueprint::NodeKind;
+use crate::store::{GlobalStores, StoreRow, ValueAndTimestamp};
+use crate::task::blueprint::{NodeKind, Plan};
 use crate::task::errors::{DropReason, ErrorHandler, ErrorPolicies};
 use crate::task::queue::RawBatch;
 use crate::task::{Collector, Partition, Task, TaskConfig, TopicIx};
@@ -123,11 +124,16 @@ impl Collector for Capture {
 /// ```
 pub struct TopologyTestDriver {
     task: Task,
+    /// Fills the global stores.
+    global: Option<Task>,
     clock: ManualClock,
     captured: Capture,
     /// What was produced and not yet read.
     produced: Vec<ProducedRecord>,
     offsets: HashMap<String, i64>,
+    /// The queues that hold records, and those that have got some since they were last looked at.
+    waiting: JavaQueue,
+    arrived: Vec<usize>,
     queries: Queries,
 }
 
@@ -177,33 +183,52 @@ impl TopologyTestDriver {
     fn with_policies(topology: &Topology, config: &Config, policies: ErrorPolicies) -> Result<Self> {
         let plan = &topology.inner.whole;
         let application_id: Arc<str> = config.application_id().into();
-        let topics = plan.nodes.iter().filter_map(|node| match &node.kind {
-            NodeKind::Source { topics, .. } => Some(topics),
-            NodeKind::Processor { .. } => None,
-        });
-        let partitions = topics
-            .flatten()
-            .map(|topic| TopicPartition::new(plan.topic_name(&application_id, topic), 0))
-            .collect();
+        let clock = ManualClock::at(0);
+        let captured = Capture::default();
+        let mut globals = GlobalStores::default();
+        let global = match &topology.inner.global {
+            None => None,
+            Some(plan) => {
+                let global_config = TaskConfig {
+                    task: THE_TASK,
+                    application_id: application_id.clone(),
+                    partitions: source_partitions(plan, &application_id),
+                    policies: policies.clone(),
+                    cache_bytes: 0,
+                    window_emit_interval: 0,
+                    globals: GlobalStores::default(),
+                };
+                let collector = Box::new(captured.clone());
+                let mut task = Task::build(plan, global_config, collector, Arc::new(clock.clone()))?;
+                globals = GlobalStores::of(&plan.stores, task.stores(), &application_id);
+                task.init()?;
+                task.publish()?;
+                Some(task)
+            }
+        };
         let task_config = TaskConfig {
             task: THE_TASK,
             application_id: application_id.clone(),
-            partitions,
+            partitions: source_partitions(plan, &application_id),
             policies,
             cache_bytes: config.cache_bytes(),
+            // As `org.apache.kafka.streams.TopologyTestDriver` has it.
+            window_emit_interval: 0,
+            globals,
         };
-        let clock = ManualClock::at(0);
-        let captured = Capture::default();
         let collector = Box::new(captured.clone());
         let mut task = Task::build(plan, task_config, collector, Arc::new(clock.clone()))?;
         task.init()?;
         Ok(Self {
             queries: Queries::of(&task, THE_TASK, plan, &application_id),
             task,
+            global,
             clock,
             captured,
             produced: Vec::new(),
             offsets: HashMap::new(),
+            waiting: JavaQueue::default(),
+            arrived: Vec::new(),
         })
     }
 
@@ -248,6 +273,9 @@ impl TopologyTestDriver {
     /// Processes a record to the end, with everything that follows from it. After an error the driver is of no more use
     /// but for what it has produced.
     pub fn pipe(&mut self, topic: &str, record: Record<Bytes, Bytes>) -> Result<()> {
+        if self.global.as_ref().is_some_and(|global| global.sources().iter().any(|s| &*s.topic == topic)) {
+            return self.pipe_global(topic, record);
+        }
         self.enqueue(topic, record)?;
         self.complete()
     }
@@ -274,7 +302,8 @@ impl TopologyTestDriver {
 
     /// All rows of a store in key order.
     pub fn store_rows(&self, store: &str) -> Result<Vec<StoreRow>> {
-        self.task.rows(store).unwrap_or_else(|| {
+        let rows = self.task.rows(store).or_else(|| self.global.as_ref()?.rows(store));
+        rows.unwrap_or_else(|| {
             let known: Vec<&str> = self.stores().collect();
             let text = format!("there is no store named {store}; there are: {}", known.join(", "));
             Err(Error::new(ErrorKind::Store, text))
@@ -301,6 +330,32 @@ impl TopologyTestDriver {
         self.asked(name, true, |(value, timestamp)| ValueAndTimestamp { value, timestamp })
     }
 
+    /// A handle that reads a window store, as [`AppHandle::window_store`](crate::AppHandle::window_store) gives one.
+    ///
+    /// # Errors
+    /// As [`key_value_store`](Self::key_value_store).
+    pub fn window_store<K: Clone + 'static, V: 'static>(
+        &self,
+        name: &str,
+    ) -> Result<ReadOnlyWindowStore<K, V>> {
+        let handle = self.queries.window_store(name)?;
+        self.task.publish()?;
+        Ok(handle)
+    }
+
+    /// A handle that reads a session store, as [`AppHandle::session_store`](crate::AppHandle::session_store) gives one.
+    ///
+    /// # Errors
+    /// As [`key_value_store`](Self::key_value_store).
+    pub fn session_store<K: Clone + 'static, V: 'static>(
+        &self,
+        name: &str,
+    ) -> Result<ReadOnlySessionStore<K, V>> {
+        let handle = self.queries.session_store(name)?;
+        self.task.publish()?;
+        Ok(handle)
+    }
+
     fn asked<K: 'static, V: 'static, T>(
         &self,
         name: &str,
@@ -314,7 +369,8 @@ impl TopologyTestDriver {
 
     /// The names of the stores, in the order in which they were added.
     pub fn stores(&self) -> impl Iterator<Item = &str> {
-        self.task.stores().iter().map(|store| &**store.name())
+        let global = self.global.iter().flat_map(Task::stores);
+        self.task.stores().iter().chain(global).map(|store| &**store.name())
     }
 
     /// Records that went no further than a node: node, reason, count.
@@ -327,12 +383,34 @@ impl TopologyTestDriver {
         self.task.close()
     }
 
+    /// A record of a global store's topic: no task sees it, but the next record finds it in the store.
+    fn pipe_global(&mut self, topic: &str, record: Record<Bytes, Bytes>) -> Result<()> {
+        let (offset, batch) = self.batch(topic, record);
+        let Some(global) = &mut self.global else { return Ok(()) };
+        let source = global.sources().iter().position(|s| &*s.topic == topic);
+        if let Some(source) = source {
+            global.start_at(source, offset);
+            global.push(source, batch);
+        }
+        while global.process(1, |_| true, || true)? > 0 {}
+        global.post_commit(|_| None)?;
+        global.publish()
+    }
+
     fn enqueue(&mut self, topic: &str, record: Record<Bytes, Bytes>) -> Result<()> {
         let Some(source) = self.task.sources().iter().position(|s| &*s.topic == topic) else {
             let known: Vec<&str> = self.task.sources().iter().map(|s| &*s.topic).collect();
             let text = format!("the topology reads no topic named {topic}; it reads: {}", known.join(", "));
             return Err(Error::new(ErrorKind::Topic, text));
         };
+        let (_, batch) = self.batch(topic, record);
+        self.task.push(source, batch);
+        self.arrived.push(source);
+        Ok(())
+    }
+
+    /// A batch of one record, the next of its topic, and its offset.
+    fn batch(&mut self, topic: &str, record: Record<Bytes, Bytes>) -> (i64, RawBatch) {
         let next = self.offsets.entry(topic.to_owned()).or_default();
         let offset = *next;
         *next += 1;
@@ -343,19 +421,29 @@ impl TopologyTestDriver {
             value: record.value,
             headers: record.headers,
         };
-        let batch =
-            RawBatch { records: Box::new(std::iter::once(Ok(raw))), next_offset: offset + 1, count: 1 };
-        self.task.push(source, batch);
-        Ok(())
+        let records = Box::new(std::iter::once(Ok(raw)));
+        (offset, RawBatch { records, next_offset: offset + 1, count: 1 })
     }
 
     /// `TopologyTestDriver.completeAllProcessableWork`.
     fn complete(&mut self) -> Result<()> {
         loop {
-            let processed = self.task.process(1, |_| true, || true);
-            if self.capture(processed)? == 0 {
-                return Ok(());
+            let heads = self.task.heads().map(<[_]>::to_vec);
+            let heads = self.capture(heads)?;
+            for source in std::mem::take(&mut self.arrived) {
+                if let Some(head) = heads[source].filter(|_| !self.waiting.contains(source)) {
+                    self.waiting.offer(head, source);
+                }
             }
+            let Some(source) = self.waiting.poll() else { return Ok(()) };
+            let processed = self.task.process_head_of(source);
+            // ORDER: a queue that holds more is back in line before those that the record has filled.
+            if processed.is_ok()
+                && let Some(head) = self.task.heads()?[source]
+            {
+                self.waiting.offer(head, source);
+            }
+            self.capture(processed)?;
             let punctuated = self.task.punctuate_stream_time();
             self.capture(punctuated)?;
             let committed = self.commit();
@@ -387,6 +475,15 @@ impl TopologyTestDriver {
         self.produced.extend(records);
         step
     }
+}
+
+/// The partition of each topic that the nodes of a plan read.
+fn source_partitions(plan: &Plan, application_id: &str) -> Vec<TopicPartition> {
+    let topics = plan.nodes.iter().filter_map(|node| match &node.kind {
+        NodeKind::Source { topics, .. } => Some(topics),
+        NodeKind::Processor { .. } => None,
+    });
+    topics.flatten().map(|topic| TopicPartition::new(plan.topic_name(application_id, topic), 0)).collect()
 }
 
 /// Pipes typed records into a topic.

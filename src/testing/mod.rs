@@ -3,6 +3,7 @@
 mod bench;
 mod bench_store;
 mod driver;
+mod java_queue;
 mod local_state;
 mod queries;
 

@@ -4,7 +4,9 @@ use std::sync::Arc;
 
 use crate::config::IsolationLevel;
 use crate::error::Result;
-use crate::query::{Asked, LocalStores, Phase, ReadOnlyKeyValueStore, Registered};
+use crate::query::{
+    Asked, LocalStores, Phase, ReadOnlyKeyValueStore, ReadOnlySessionStore, ReadOnlyWindowStore, Registered,
+};
 use crate::record::Timestamp;
 use crate::store::StoreBlueprint;
 use crate::task::Task;
@@ -37,9 +39,29 @@ impl Queries {
         needs_timestamps: bool,
         row: fn((V, Timestamp)) -> T,
     ) -> Result<ReadOnlyKeyValueStore<K, V, T>> {
+        self.asked(name).key_value_store(self.known(), needs_timestamps, row)
+    }
+
+    pub(super) fn window_store<K: Clone + 'static, V: 'static>(
+        &self,
+        name: &str,
+    ) -> Result<ReadOnlyWindowStore<K, V>> {
+        self.asked(name).window_store(self.known(), false, |(value, _)| value)
+    }
+
+    pub(super) fn session_store<K: Clone + 'static, V: 'static>(
+        &self,
+        name: &str,
+    ) -> Result<ReadOnlySessionStore<K, V>> {
+        self.asked(name).session_store(self.known())
+    }
+
+    fn asked<'a>(&'a self, name: &'a str) -> Asked<'a> {
         let level = IsolationLevel::ReadUncommitted;
-        let asked = Asked { stores: &self.local, application_id: &self.application_id, name, level };
-        let known = self.stores.iter().map(|(subtopology, store)| (*subtopology, store));
-        asked.key_value_store(known, needs_timestamps, row)
+        Asked { stores: &self.local, application_id: &self.application_id, name, level }
+    }
+
+    fn known(&self) -> impl Iterator<Item = (i32, &Arc<dyn StoreBlueprint>)> + Clone {
+        self.stores.iter().map(|(subtopology, store)| (*subtopology, store))
     }
 }

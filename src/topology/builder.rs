@@ -52,6 +52,8 @@ pub(crate) struct TopologyBuilder {
     internal_topics: BTreeMap<Arc<str>, Option<i32>>,
     source_topics: HashMap<Arc<str>, Arc<str>>,
     copartitioned: Vec<Vec<Arc<str>>>,
+    /// The nodes that fill global stores, and the stores.
+    globals: (Vec<usize>, Vec<Arc<dyn StoreBlueprint>>),
     /// A forest by parent positions.
     forest: Vec<usize>,
 }
@@ -94,8 +96,37 @@ impl TopologyBuilder {
         Ok(())
     }
 
+    /// Adds a global store, with the source of its topic and the processor that fills it
+    /// (`InternalTopologyBuilder.addGlobalStore`).
+    pub(crate) fn add_global(
+        &mut self,
+        source: NodeSpec,
+        processor: NodeSpec,
+        store: Arc<dyn StoreBlueprint>,
+    ) -> Result<()> {
+        let taken = self.stores.iter().any(|(known, _)| known.name() == store.name());
+        if taken || self.globals.1.iter().any(|known| known.name() == store.name()) {
+            let text =
+                format!("two different stores are named {}; give one of them another name", store.name());
+            return Err(refused(text));
+        }
+        let at = self.nodes.len();
+        self.add_node(source)?;
+        self.add_node(processor)?;
+        self.nodes[at + 1].stores.push(store.name().clone());
+        self.globals.0.extend([at, at + 1]);
+        self.globals.1.push(store);
+        Ok(())
+    }
+
     /// Adds a store; adding the very same one again is no error.
     pub(crate) fn add_store(&mut self, store: Arc<dyn StoreBlueprint>) -> Result<()> {
+        if self.globals.1.iter().any(|known| known.name() == store.name()) {
+            return Err(refused(format!(
+                "the store {} is a global one: processors read it without being connected to it",
+                store.name()
+            )));
+        }
         match self.stores.iter().find(|(known, _)| known.name() == store.name()) {
             Some((known, _)) if known.identity() == store.identity() => Ok(()),
             Some((known, _)) => Err(refused(format!(
@@ -173,18 +204,28 @@ impl TopologyBuilder {
             }
         }
         let described: Vec<Described> = groups.iter().map(|members| self.describe_group(members)).collect();
+        let of_tasks = groups.iter().enumerate().filter(|(_, members)| !self.is_global(members));
         let subtopologies: Vec<Subtopology> =
-            groups.iter().enumerate().map(|(id, members)| self.subtopology(id as i32, members)).collect();
+            of_tasks.map(|(id, members)| self.subtopology(id as i32, members)).collect();
+        if subtopologies.is_empty() {
+            return Err(refused("the topology has nothing but global stores; add a stream or a table"));
+        }
         if let Some(headless) = subtopologies.iter().find(|s| s.sources.is_empty()) {
             let names: Vec<&str> = headless.plan.nodes.iter().map(|n| &*n.name).collect();
             return Err(refused(format!("no source leads to {}", names.join(", "))));
         }
-        let all: Vec<usize> = (0..self.nodes.len()).collect();
+        let all: Vec<usize> = (0..self.nodes.len()).filter(|at| !self.globals.0.contains(at)).collect();
         let whole = self.plan(&all);
+        let global = (!self.globals.0.is_empty())
+            .then(|| Plan { stores: self.globals.1.clone(), ..self.plan(&self.globals.0) });
         let description = describe(&described);
         let copartitioned = self.copartitioned;
-        let inner = TopologyInner { subtopologies, whole, description, copartitioned };
+        let inner = TopologyInner { subtopologies, whole, global, description, copartitioned };
         Ok(Topology { inner: Arc::new(inner) })
+    }
+
+    fn is_global(&self, members: &[usize]) -> bool {
+        members.iter().any(|member| self.globals.0.contains(member))
     }
 
     fn plan(&self, members: &[usize]) -> Plan {
@@ -292,6 +333,6 @@ impl TopologyBuilder {
             };
             (entry.spec.name.clone(), entry.spec.parents.clone(), kind)
         });
-        Described { nodes: nodes.collect() }
+        Described { nodes: nodes.collect(), is_global: self.is_global(members) }
     }
 }

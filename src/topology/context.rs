@@ -126,10 +126,29 @@ impl<K: Clone, VO: Clone> FixedKeyContext<'_, K, VO> {
     }
 }
 
-/// What both kinds of contexts offer.
+/// What a transformer of a table's values can do: all that [`Context`] offers, but it forwards nothing, for a row becomes one
+/// row (`org.apache.kafka.streams.kstream.internals.ForwardingDisabledProcessorContext`).
+pub struct TransformContext<'a> {
+    cx: &'a mut TaskCx,
+    node: NodeIx,
+}
+
+impl fmt::Debug for TransformContext<'_> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "TransformContext({} of task {})", self.cx.node_name(self.node), self.cx.task)
+    }
+}
+
+impl<'a> TransformContext<'a> {
+    pub(crate) fn new(cx: &'a mut TaskCx, node: NodeIx) -> Self {
+        Self { cx, node }
+    }
+}
+
+/// What all kinds of contexts offer.
 macro_rules! reach {
-    ($context:ident) => {
-        impl<K, VO> $context<'_, K, VO> {
+    ($context:ident $(, $type:ident)*) => {
+        impl<$($type),*> $context<'_, $($type),*> {
             /// A store, for one call at a time.
             pub fn store<'s, S>(&'s mut self, store: &'s S) -> StoreRef<'s, S> {
                 StoreRef { store, cx: self.cx }
@@ -210,5 +229,6 @@ macro_rules! reach {
     };
 }
 
-reach!(Context);
-reach!(FixedKeyContext);
+reach!(Context, K, VO);
+reach!(FixedKeyContext, K, VO);
+reach!(TransformContext);

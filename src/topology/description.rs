@@ -10,6 +10,8 @@ use super::java_order::{TreeSet, hash_map_order, hash_set_copy_order};
 /// The nodes of a sub-topology: name, parents, kind; in the order in which they were added.
 pub(crate) struct Described {
     pub(crate) nodes: Vec<(Arc<str>, Vec<Arc<str>>, DescribedKind)>,
+    /// Whether it fills a global store.
+    pub(crate) is_global: bool,
 }
 
 pub(crate) enum DescribedKind {
@@ -68,7 +70,11 @@ fn java_set(names: &[Arc<str>]) -> String {
 pub(crate) fn describe(subtopologies: &[Described]) -> String {
     let mut text = "Topologies:\n ".to_owned();
     for (id, subtopology) in subtopologies.iter().enumerate() {
-        let _ = write!(text, "  Sub-topology: {id}\n{}\n", describe_one(subtopology));
+        let nodes = describe_one(subtopology);
+        let _ = match subtopology.is_global {
+            true => write!(text, "  Sub-topology: {id} for global store (will not generate tasks)\n{nodes}"),
+            false => write!(text, "  Sub-topology: {id}\n{nodes}\n"),
+        };
     }
     text
 }

@@ -10,7 +10,7 @@ use std::fmt;
 use std::sync::Arc;
 
 pub(crate) use builder::{NodeSpec, SpecKind, TopologyBuilder};
-pub use context::{Child, Context, FixedKeyContext, RecordMetadata};
+pub use context::{Child, Context, FixedKeyContext, RecordMetadata, TransformContext};
 pub use processor::{FixedKeyProcessor, FixedKeyRecord, Outcome, Processor, StoreKey, Stores};
 
 use crate::config::{Config, Optimizations};
@@ -48,6 +48,8 @@ pub(crate) struct TopologyInner {
     /// The whole topology as one plan, for the test driver.
     #[cfg_attr(not(feature = "testing"), allow(dead_code, reason = "for the test driver"))]
     pub(crate) whole: Plan,
+    /// What fills the global stores; it has no tasks.
+    pub(crate) global: Option<Plan>,
     pub(crate) description: String,
     /// Source topics whose partition counts must agree, by the names in the topology.
     pub(crate) copartitioned: Vec<Vec<Arc<str>>>,

@@ -8,8 +8,10 @@ use std::sync::Arc;
 use super::context::{Context, FixedKeyContext};
 use crate::error::{BoxError, Error, ErrorKind, Result};
 use crate::record::{Headers, Record, Timestamp};
+use crate::store::versioned::{VersionedStore, Versions};
 use crate::store::{
-    KeyValue, KeyValueStore, KvStore, StoreBuilder, TimestampedKeyValue, TimestampedKeyValueStore,
+    GlobalKeyValueStore, KeyValue, KeyValueStore, KvStore, StoreBuilder, TimestampedKeyValue,
+    TimestampedKeyValueStore, VersionedKeyValue, VersionedKeyValueStore,
 };
 use crate::task::blueprint::{BuildCx, NodeFactory};
 use crate::task::punctuation::Token;
@@ -226,7 +228,31 @@ impl<K: Clone + 'static, V: Clone + 'static> StoreKey for TimestampedKeyValue<K,
     }
 }
 
+impl<K: Clone + 'static, V: Clone + 'static> StoreKey for VersionedKeyValue<K, V> {
+    type Handle = VersionedKeyValueStore<K, V>;
+
+    fn handle(&self, stores: &Stores<'_, '_>) -> Result<Self::Handle> {
+        let store = stores.0.store::<KvStore<K, Versions<V>>>(self.name())?;
+        Ok(VersionedKeyValueStore(VersionedStore(store)))
+    }
+}
+
+impl<'a, 'b> Stores<'a, 'b> {
+    /// Those that the node being built is connected to.
+    pub(crate) fn of(cx: &'a BuildCx<'b>) -> Self {
+        Self(cx)
+    }
+}
+
 impl Stores<'_, '_> {
+    /// The handle of a global store, for reading; a processor need not be connected to it.
+    pub fn global<K: Clone + 'static, V: Clone + 'static>(
+        &self,
+        store: &KeyValue<K, V>,
+    ) -> Result<GlobalKeyValueStore<K, V>> {
+        self.0.global(store.name())
+    }
+
     /// The handle of a store that the processor is connected to.
     pub fn get<S: StoreKey>(&self, store: &S) -> Result<S::Handle> {
         store.handle(self)

@@ -3,6 +3,8 @@
 use std::convert::Infallible;
 use std::fmt::Display;
 
+use mainstem::prelude::Windowed;
+
 /// What a `try_` closure that cannot fail returns.
 pub(crate) type Sure<T> = Result<T, Infallible>;
 
@@ -33,9 +35,38 @@ pub(crate) fn is_x(v: Option<&String>) -> bool {
 
 /// `a + "," + v`, cut to its last 30 characters (of the basic plane, so UTF-16 units and characters agree).
 pub(crate) fn cat(a: &str, v: &str) -> String {
-    let joined = format!("{a},{v}");
-    let skipped = joined.chars().count().saturating_sub(30);
-    joined.chars().skip(skipped).collect()
+    cut(format!("{a},{v}"))
+}
+
+fn cut(text: String) -> String {
+    let skipped = text.chars().count().saturating_sub(30);
+    text.chars().skip(skipped).collect()
+}
+
+/// `a + "+" + v`, cut to its last 30 characters.
+pub(crate) fn plus(a: &str, v: &str) -> String {
+    cut(format!("{a}+{v}"))
+}
+
+/// `a + "-" + v`, cut to its last 30 characters.
+pub(crate) fn minus(a: &str, v: &str) -> String {
+    cut(format!("{a}-{v}"))
+}
+
+/// `"(" + a + "&" + b + ")"`.
+pub(crate) fn join<A: Display, B: Display>(a: Option<&A>, b: Option<&B>) -> String {
+    format!("({}&{})", str(a), str(b))
+}
+
+/// A windowed key as text.
+pub(crate) fn wk(w: &Windowed<String>) -> String {
+    format!("{}@{}/{}", w.key, w.window.start, w.window.end)
+}
+
+/// The text before the first ':'; null for an empty one.
+pub(crate) fn fk(v: &str) -> Option<String> {
+    let key = v.split(':').next().unwrap_or_default();
+    (!key.is_empty()).then(|| key.to_owned())
 }
 
 /// Null keys cannot be stored; the processors keep them under `"-"`.

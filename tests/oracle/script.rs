@@ -46,6 +46,8 @@ pub(crate) struct Expected {
     pub(crate) outputs: Vec<Vec<Output>>,
     pub(crate) stores: BTreeMap<String, Vec<Row>>,
     #[serde(default)]
+    pub(crate) store_kinds: BTreeMap<String, String>,
+    #[serde(default)]
     pub(crate) unordered_topics: Vec<String>,
     pub(crate) error: Option<String>,
     pub(crate) error_step: Option<usize>,

@@ -23,6 +23,7 @@ mod group;
 mod handover;
 mod input;
 mod instances_on_one_host;
+mod joins;
 mod lifecycle;
 mod local_state;
 mod memory;

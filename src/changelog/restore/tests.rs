@@ -209,6 +209,7 @@ impl Rig {
             from,
             to,
             format: RowFormat::Timestamped,
+            segments: None,
             engine: Box::new(Probed(probe.clone())),
             mark: Box::new(|next, _| Some(Bytes::copy_from_slice(&next.to_be_bytes()))),
         };

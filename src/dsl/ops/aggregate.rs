@@ -1,77 +1,65 @@
-//! `count`, `reduce` and `aggregate` without windows (`KStreamAggregate`, `KStreamReduce`).
+//! `count`, `reduce` and `aggregate` of a stream, without windows (`KStreamAggregate`, `KStreamReduce`).
 
-use std::cell::RefCell;
 use std::rc::Rc;
 use std::sync::Arc;
 
-use super::Change;
-use super::table_source::flush_cache;
+use super::table_store::TableOut;
+use crate::dsl::table_node::TableSettings;
 use crate::error::BoxError;
 use crate::record::Record;
-use crate::store::KvStore;
-use crate::task::blueprint::{ErasedPort, NodeFactory};
+use crate::task::blueprint::NodeFactory;
 use crate::task::errors::DropReason;
-use crate::task::{Flow, Lifecycle, Node, NodeIx, Outputs, TaskCx};
+use crate::task::{Flow, Node, TaskCx};
 
 /// The next aggregate from a key, a value and the present aggregate; `None` deletes it.
 pub(crate) type Step<K, V, A> = Arc<dyn Fn(&K, V, Option<A>) -> Result<Option<A>, BoxError> + Send + Sync>;
 
+/// What an aggregate starts from; nothing where that is the first value.
+pub(crate) type Start<A> = Arc<dyn Fn() -> Option<A> + Send + Sync>;
+
 struct Aggregate<K, V, A> {
-    node: NodeIx,
-    outputs: Outputs<K, Change<A>>,
-    store: Rc<KvStore<K, A>>,
+    out: Rc<TableOut<K, A>>,
+    start: Start<A>,
     step: Step<K, V, A>,
 }
 
 impl<K: Clone + 'static, V: 'static, A: Clone + 'static> Node<K, V> for Aggregate<K, V, A> {
     fn process(&mut self, record: Record<K, V>, cx: &mut TaskCx) -> Flow {
-        cx.current = Some(self.node);
-        let Record { key, value, timestamp: arrived, headers } = record;
+        let node = self.out.node;
+        cx.current = Some(node);
+        let Record { key, value, timestamp, headers } = record;
         let Some(key) = key else {
-            cx.dropped(self.node, DropReason::NullKey);
+            cx.dropped(node, DropReason::NullKey);
             return Ok(());
         };
         let Some(value) = value else {
-            cx.dropped(self.node, DropReason::NullValue);
+            cx.dropped(node, DropReason::NullValue);
             return Ok(());
         };
-        let mut timestamp = arrived;
-        let updated = self.store.key_bytes(&key, cx).and_then(|bytes| {
-            self.store.update(&bytes, arrived, &headers, cx, |old| {
-                let old = old.map(|(aggregate, at)| {
-                    timestamp = timestamp.max(*at);
-                    aggregate.clone()
-                });
-                Ok((self.step)(&key, value, old)?.map(|aggregate| (aggregate, timestamp)))
-            })
-        });
-        match updated {
-            Ok(updated) if updated.withheld => Ok(()),
-            Ok(updated) => {
-                let change = Change::new(updated.new.map(|(aggregate, _)| aggregate), None);
-                self.outputs.forward(Record { key: Some(key), value: Some(change), timestamp, headers }, cx)
-            }
-            Err(error) => cx.processing_error(self.node, error),
-        }
-    }
-}
-
-impl<K: Clone + 'static, V: 'static, A: Clone + 'static> Lifecycle for Aggregate<K, V, A> {
-    fn flush_cache(&mut self, cx: &mut TaskCx) -> Flow {
-        flush_cache(self.node, &self.store, &self.outputs, cx)
+        self.out.update_from(
+            key,
+            timestamp,
+            headers,
+            cx,
+            || (self.start)(),
+            |key, old| {
+                let (old, at) = match old {
+                    Some((aggregate, at)) => (Some(aggregate.clone()), timestamp.max(*at)),
+                    None => (None, timestamp),
+                };
+                Ok(((self.step)(key, value, old)?, at))
+            },
+        )
     }
 }
 
 pub(crate) fn factory<K: Clone + 'static, V: 'static, A: Clone + 'static>(
-    store: Arc<str>,
+    settings: Arc<TableSettings>,
+    start: Start<A>,
     step: Step<K, V, A>,
 ) -> NodeFactory {
     Arc::new(move |cx, children| {
-        let outputs = children.outputs()?;
-        let kept = cx.store::<KvStore<K, A>>(&store)?;
-        let node = Aggregate { node: cx.node, outputs, store: kept, step: step.clone() };
-        let node = Rc::new(RefCell::new(node));
-        cx.flushers.insert(store.clone(), node.clone());
-        Ok(ErasedPort::new::<K, V>(node))
+        let out = TableOut::build(cx, children, &settings)?;
+        Ok(cx.plain::<K, V>(Aggregate { out, start: start.clone(), step: step.clone() }))
     })
 }

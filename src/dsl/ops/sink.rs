@@ -5,7 +5,7 @@ use std::sync::Arc;
 
 use crate::dsl::options::{Partitioner, TopicChooser};
 use crate::error::{BoxError, Error, ErrorKind};
-use crate::record::Record;
+use crate::record::{Record, partition_for_key};
 use crate::serde::erased::SerdeRef;
 use crate::task::blueprint::NodeFactory;
 use crate::task::{Flow, Node, NodeIx, Partition, TaskCx, TopicIx};
@@ -16,6 +16,8 @@ pub(crate) struct SinkOptions<K, V> {
     pub(crate) key_serde: SerdeRef<K>,
     pub(crate) value_serde: SerdeRef<V>,
     pub(crate) partitioner: Option<Partitioner<K, V>>,
+    /// How many bytes at the end of a key do not say where it belongs.
+    pub(crate) window_bytes: usize,
 }
 
 pub(crate) enum SinkTo<K, V> {
@@ -35,6 +37,7 @@ struct Sink<K, V> {
     key_serde: SerdeRef<K>,
     value_serde: SerdeRef<V>,
     partitioner: Option<Partitioner<K, V>>,
+    window_bytes: usize,
 }
 
 impl<K: 'static, V: 'static> Sink<K, V> {
@@ -59,8 +62,19 @@ impl<K: 'static, V: 'static> Sink<K, V> {
                 (&*chosen, topic)
             }
         };
+        let key = match &record.key {
+            Some(key) => Some(cx.key_bytes(key, &self.key_serde, name, &record.headers)?),
+            None => None,
+        };
         let partition = match &self.partitioner {
-            None => Partition::Default,
+            None => match &key {
+                Some(key) if self.window_bytes > 0 => {
+                    let inner = key.len().saturating_sub(self.window_bytes);
+                    let count = cx.collector.partitions(topic);
+                    Partition::Exactly(partition_for_key(&key[..inner], count))
+                }
+                _ => Partition::Default,
+            },
             Some(partitioner) => {
                 let count = cx.collector.partitions(topic);
                 let partition = partitioner(record.key.as_ref(), record.value.as_ref(), count);
@@ -71,10 +85,6 @@ impl<K: 'static, V: 'static> Sink<K, V> {
                 }
                 Partition::Exactly(partition)
             }
-        };
-        let key = match &record.key {
-            Some(key) => Some(cx.key_bytes(key, &self.key_serde, name, &record.headers)?),
-            None => None,
         };
         let value = match &record.value {
             Some(value) => Some(cx.write_value(value, &self.value_serde, name, &record.headers)?),
@@ -121,6 +131,7 @@ pub(crate) fn factory<K: 'static, V: 'static>(options: SinkOptions<K, V>) -> Nod
             key_serde: options.key_serde.clone(),
             value_serde: options.value_serde.clone(),
             partitioner: options.partitioner.clone(),
+            window_bytes: options.window_bytes,
         };
         Ok(cx.plain::<K, V>(sink))
     })

@@ -4,7 +4,7 @@
 //! records (a failure that is not dropped by a policy, a fence, a lost lease) ends the commit under way, and either the
 //! tasks go or no further commit is made.
 
-use std::collections::HashMap;
+use std::collections::{BTreeMap, HashMap};
 use std::time::{Duration, Instant};
 
 use super::{Owned, Worker};
@@ -296,6 +296,8 @@ impl Worker {
         let mut offsets = Vec::new();
         let may_be_set_back = self.unheard_until.is_some_and(|until| clock::monotonic() < until);
         for owned in self.owned.iter().filter(|o| o.running) {
+            let processors: BTreeMap<String, i64> =
+                owned.task.committed_clocks().map(|(name, time)| (name.to_string(), time)).collect();
             for (committable, input) in owned.task.committable().into_iter().filter_map(|c| {
                 let input = owned.inputs.iter().find(|i| i.at == c.partition)?;
                 Some((c, input))
@@ -305,7 +307,7 @@ impl Worker {
                 }
                 let metadata = OffsetMetadata {
                     partition_time: committable.partition_time,
-                    ..OffsetMetadata::default()
+                    processors: processors.clone(),
                 };
                 let offset = CommittedOffset {
                     offset: committable.offset,

@@ -61,16 +61,17 @@ impl Worker {
             let restore = Restore { store, at, token, position: from, to, keyless: 0, trouble, progress };
             self.restoring(|| News::RestoreStart { store: restore.what(id), from, to });
             if from >= to {
-                restore.store.attach(engine, from, Some(self.keeper.clone()));
+                restore.store.attach(engine, from, Some(self.keeper.clone()))?;
                 self.restoring(|| News::RestoreEnd { store: restore.what(id), records: 0 });
                 continue;
             }
-            let (at, format) = (restore.at.clone(), restore.store.row_format());
+            let (at, format, segments) =
+                (restore.at.clone(), restore.store.row_format(), restore.store.segments());
             let mark = Box::new(while_restoring(judged));
             // ORDER: the token is known before there is an event of it.
             self.tokens.insert(token, (id, restores.len()));
             restores.push(restore);
-            let job = RestoreJob { token, epoch: lease.epoch, at, from, to, format, engine, mark };
+            let job = RestoreJob { token, epoch: lease.epoch, at, from, to, format, segments, engine, mark };
             if self.paused {
                 self.parked.push(job);
                 continue;
@@ -171,8 +172,8 @@ impl Worker {
                     }
                     None => Ok(()),
                 };
-                self.restored(id, restore, position, engine);
-                sound.and_then(|()| self.begin_if_restored(id))
+                let attached = self.restored(id, restore, position, engine);
+                sound.and(attached).and_then(|()| self.begin_if_restored(id))
             }
         };
         if let Err(error) = outcome {
@@ -181,16 +182,23 @@ impl Worker {
     }
 
     /// The engine of a store is complete.
-    fn restored(&mut self, id: TaskId, restore: Restore, position: i64, engine: Box<dyn Engine>) {
+    fn restored(
+        &mut self,
+        id: TaskId,
+        restore: Restore,
+        position: i64,
+        engine: Box<dyn Engine>,
+    ) -> Result<()> {
         if restore.keyless > 0 {
             tracing::warn!(changelog = %restore.at, count = restore.keyless, "records without a key are no rows: passed over");
             self.shared.dropped(&restore.at.topic, DropReason::NullKey, restore.keyless);
         }
         restore.progress.done(position);
-        restore.store.attach(engine, position, Some(self.keeper.clone()));
+        let attached = restore.store.attach(engine, position, Some(self.keeper.clone()));
         self.tokens.remove(&restore.token);
         let records = restore.progress.records;
         self.restoring(|| News::RestoreEnd { store: restore.what(id), records });
+        attached
     }
 }
 

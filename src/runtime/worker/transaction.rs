@@ -331,6 +331,9 @@ impl Worker {
             partitions,
             policies: self.policies.clone(),
             cache_bytes: self.cache_share(others + 1),
+            window_emit_interval: i64::try_from(self.config.window_emit_interval().as_millis())
+                .unwrap_or(i64::MAX),
+            globals: self.shared.globals.get().cloned().unwrap_or_default(),
         }
     }
 

@@ -5,6 +5,7 @@ mod commits;
 mod errors;
 mod keys;
 mod order;
+mod windows;
 
 use std::cell::RefCell;
 use std::collections::HashMap;
@@ -160,6 +161,8 @@ impl Rig {
                 timestamps: crate::config::TimestampPolicy::Fail,
             },
             cache_bytes: options.cache_bytes,
+            window_emit_interval: 0,
+            globals: Default::default(),
         };
         let mut task =
             Task::build(&topology.inner.whole, config, Box::new(out.clone()), Arc::new(clock.clone()))?;

@@ -20,16 +20,26 @@ macro_rules! topologies {
     };
 }
 
+mod cogrouping;
 mod grouping;
 mod optimized;
 mod processors;
 mod stateless;
+mod stream_table_joins;
+mod suppression;
+mod table_joins;
 mod tables;
+mod windowed;
 
 pub(crate) const GROUPS: &[&[Entry]] = &[
     stateless::TOPOLOGIES,
     grouping::TOPOLOGIES,
+    cogrouping::TOPOLOGIES,
     tables::TOPOLOGIES,
+    table_joins::TOPOLOGIES,
+    stream_table_joins::TOPOLOGIES,
+    windowed::TOPOLOGIES,
+    suppression::TOPOLOGIES,
     processors::TOPOLOGIES,
     optimized::TOPOLOGIES,
 ];
