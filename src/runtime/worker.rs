@@ -638,11 +638,8 @@ impl Worker {
     }
 
     fn close_task(&mut self, id: TaskId) {
-        if let Some(mut owned) = self.drop_task(id)
-            && owned.running
-            && let Err(error) = owned.span.in_scope(|| owned.task.close())
-        {
-            tracing::warn!(task = %id, ?error, "a processor failed while it was closed");
+        if let Some(mut owned) = self.drop_task(id).filter(|owned| owned.running) {
+            owned.close(&self.output, self.transactions.is_some());
         }
     }
 
@@ -736,6 +733,20 @@ impl Worker {
         }
         let response = self.shared.uncaught.answer(&error);
         self.tell(ToCoordinator::Failed { error, response });
+    }
+}
+
+impl Owned {
+    /// Closes the processors. Under exactly-once a task is closed when its last commit was made, or when what it has done is
+    /// aborted: what it sends now, rows of changelogs too, would be committed with the next transaction of others, or with
+    /// its own next one, after its stores have gone back. It comes to nothing, and so do its stores' changes.
+    fn close(&mut self, output: &RefCell<Output>, discards: bool) {
+        output.borrow_mut().discards = discards;
+        let closed = self.span.in_scope(|| self.task.close());
+        output.borrow_mut().discards = false;
+        if let Err(error) = closed {
+            tracing::warn!(task = %self.task.id(), ?error, "a processor failed while it was closed");
+        }
     }
 }
 
