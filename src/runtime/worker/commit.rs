@@ -160,7 +160,9 @@ impl Worker {
             return;
         }
         let began = clock::monotonic();
+        self.committing = true;
         let outcome = self.commit(began);
+        self.committing = false;
         let now = clock::monotonic();
         self.figures.spent(Activity::Commit, now.saturating_duration_since(began));
         self.next_commit = now + self.commit_interval();

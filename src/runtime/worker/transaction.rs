@@ -314,9 +314,8 @@ impl Worker {
         }
         let owned = &mut self.owned[at];
         owned.idle_since = None;
-        let Owned { task, span, .. } = owned;
-        span.in_scope(|| task.init())?;
-        task.publish()
+        self.init(at)?;
+        self.owned[at].task.publish()
     }
 
     /// What a task is built with.
