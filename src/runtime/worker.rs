@@ -694,6 +694,8 @@ impl Worker {
         if self.transactions.as_ref().is_some_and(|transactions| transactions.spoiled) && !self.is_fenced() {
             self.roll_back("a task was revoked and could not be committed");
         }
+        // ORDER: before anybody else has the tasks, and reads their changelogs.
+        self.write_last_words();
         self.tell(ToCoordinator::Revoked(leases));
     }
 
@@ -710,6 +712,7 @@ impl Worker {
         for task in self.owned.iter().map(|o| o.lease.task).collect::<Vec<_>>() {
             self.close_task(task);
         }
+        self.write_last_words();
         self.last_abort();
         self.observe(clock::monotonic());
     }

@@ -213,6 +213,25 @@ impl Worker {
         }
     }
 
+    /// At least once: sees what closed processors have sent written. Nothing is committed after it, so that nobody else would.
+    /// Under exactly-once there is nothing: it is of no transaction.
+    pub(super) fn write_last_words(&mut self) {
+        if self.transactions.is_some() {
+            return;
+        }
+        while !(self.failed || self.is_fenced() || self.pulse.is_dismissed()) {
+            let flushed = self.output.borrow_mut().producer.flush();
+            let drained = self.output.borrow().producer.is_drained();
+            if let Err(error) = flushed.and_then(|()| self.handle_failures()) {
+                return self.fail(None, error);
+            }
+            if drained && self.output.borrow().producer.is_drained() {
+                return;
+            }
+            self.pump();
+        }
+    }
+
     /// The time to the next commit.
     pub(super) fn commit_interval(&self) -> Duration {
         let limits = self.config.commit_intervals();
