@@ -110,11 +110,11 @@ struct Readme;
 /// What most applications import.
 pub mod prelude {
     pub use crate::dsl::{
-        Branched, BranchedKStream, BufferConfig, Consumed, CustomWindows, EmitStrategy, Extract,
-        GlobalKTable, Grouped, Hopping, KGroupedStream, KGroupedTable, KStream, KTable, Materialized,
-        Printed, Produced, Repartitioned, Session, SessionWindowedKStream, Sliding, StreamsBuilder,
-        StrictBufferConfig, Suppressed, TableJoined, TimeWindowedKStream, Tumbling, Unlimited,
-        ValueTransformerWithKey,
+        Branched, BranchedKStream, BufferConfig, CogroupedKStream, Consumed, CustomWindows, EmitStrategy,
+        Extract, GlobalKTable, Grouped, Hopping, Joined, KGroupedStream, KGroupedTable, KStream, KTable,
+        Materialized, Printed, Produced, Repartitioned, Session, SessionWindowedKStream, Sliding,
+        StreamsBuilder, StrictBufferConfig, Suppressed, TableJoined, TimeWindowedKStream, Tumbling,
+        Unlimited, ValueTransformerWithKey,
     };
     pub use crate::error::{BoxError, Error, ErrorKind, Result};
     pub use crate::query::{ReadOnlyKeyValueStore, ReadOnlySessionStore, ReadOnlyWindowStore};
@@ -124,8 +124,9 @@ pub mod prelude {
         Windowed,
     };
     pub use crate::store::{
-        GlobalKeyValueStore, KeyValue, KeyValueStore, StoreBuilder, TimestampedKeyValue,
-        TimestampedKeyValueStore, ValueAndTimestamp,
+        GlobalKeyValueStore, KeyValue, KeyValueStore, PutOutcome, StoreBuilder, TimestampedKeyValue,
+        TimestampedKeyValueStore, ValueAndTimestamp, VersionedKeyValue, VersionedKeyValueStore,
+        VersionedRecord,
     };
     pub use crate::task_id::TaskId;
     pub use crate::topology::{

@@ -310,3 +310,149 @@ fn build_with_follows_the_configuration_and_refuses_what_it_cannot_do() {
     let error = builder.build_with(&config(&[("topology.optimization", "all")])).unwrap_err();
     assert!(error.to_string().contains("topology.optimization=all is not implemented yet"), "{error}");
 }
+
+type Table = KTable<String, String>;
+
+fn two_tables(builder: &StreamsBuilder) -> (Table, Table) {
+    builder.allow_generated_names();
+    (builder.table("left", ()), builder.table("right", ()))
+}
+
+#[test]
+fn a_join_reads_an_unmaterialized_table_through_the_one_above_it() {
+    let builder = StreamsBuilder::new();
+    let (left, right) = two_tables(&builder);
+    left.map_values(|v| v + "!")
+        .filter(|_, v| v.len() > 2)
+        .join(&right, |a, b| format!("{a}{b}"))
+        .to_stream()
+        .to("out");
+    let topology = builder.build().unwrap();
+    let mut driver = TopologyTestDriver::new(&topology).unwrap();
+    // Kafka Streams keeps the two sources, and nothing else.
+    let stores: Vec<&str> = driver.stores().collect();
+    assert_eq!(stores, ["left-STATE-STORE-0000000000", "right-STATE-STORE-0000000003"]);
+    let (left, right) = (driver.input_topic("left"), driver.input_topic("right"));
+    let output = driver.output_topic::<String, String>("out");
+    let record = |v: &str| Record::new("k".to_owned(), v.to_owned(), 5);
+    for (topic, value) in [(&left, "a"), (&right, "x"), (&left, "bb"), (&right, "y"), (&left, "c")] {
+        topic.pipe(&mut driver, record(value)).unwrap();
+    }
+    let values = output.read_all(&mut driver).unwrap().into_iter().map(|r| r.value);
+    let expected = [Some("bb!x"), Some("bb!y"), None];
+    assert_eq!(values.collect::<Vec<_>>(), expected.map(|v| v.map(str::to_owned)));
+    let mut topics: Vec<String> = driver.take_produced().into_iter().map(|r| r.topic).collect();
+    topics.dedup();
+    assert!(topics.iter().all(|topic| topic.ends_with("-changelog")), "{topics:?}");
+}
+
+#[test]
+fn a_table_is_kept_once_and_where_it_is_made() {
+    let builder = StreamsBuilder::new();
+    let (left, right) = two_tables(&builder);
+    let (_, at_source) = (left.clone().materialized("again"), here!());
+    let (_, at_twice) = (left.filter(|_, _| true).materialized("a").materialized("b"), here!());
+    let mapped = left.map_values(|v| v);
+    let _ = right.map_values(|v| v);
+    let (_, at_late) = (mapped.materialized(()), here!());
+    let other = StreamsBuilder::new();
+    let (_, at_join) = (left.join(&two_tables(&other).0, |a, _| a), here!());
+    let error = refused(&builder);
+    for (what, at) in [
+        ("where it is made", at_source),
+        ("kept already", at_twice),
+        ("right behind the operator", at_late),
+        ("two builders", at_join),
+    ] {
+        assert!(line_of(&error, what).contains(&at), "{error}");
+    }
+}
+
+#[test]
+fn with_the_record_cache_on_old_values_are_those_that_went_downstream() {
+    let builder = StreamsBuilder::new();
+    builder
+        .table::<String, String>("in", "rows")
+        .group_by("by-value", |_, v| (v.clone(), v.clone()))
+        .count("counts")
+        .to_stream()
+        .to("out");
+    let config = mainstem::Config::builder("app", "unused:9092").state_dir("unused").cache_bytes(1 << 20);
+    let mut driver =
+        TopologyTestDriver::with_config(&builder.build().unwrap(), &config.build().unwrap()).unwrap();
+    let input = driver.input_topic::<String, String>("in");
+    let output = driver.output_topic::<String, i64>("out");
+    for (key, value) in [("1", Some("a")), ("2", Some("a")), ("1", Some("b")), ("2", None), ("1", Some("b"))]
+    {
+        let record = Record::new(key.to_owned(), value.map(str::to_owned), 7);
+        input.pipe(&mut driver, record).unwrap();
+    }
+    let counts: std::collections::BTreeMap<_, _> = output
+        .read_all(&mut driver)
+        .unwrap()
+        .into_iter()
+        .map(|r| (r.key.unwrap(), r.value.unwrap()))
+        .collect();
+    assert_eq!(counts, [("a".to_owned(), 0), ("b".to_owned(), 1)].into());
+}
+
+proptest::proptest! {
+    /// What the outputs of all joins say last is what nested loops over the last rows say.
+    #[test]
+    fn joins_of_tables_are_nested_loops(
+        steps in proptest::collection::vec((proptest::bool::ANY, 0u8..4, proptest::option::of(0u8..6)), 1..40),
+        kept in proptest::bool::ANY,
+    ) {
+        let builder = StreamsBuilder::new();
+        let (left, right) = two_tables(&builder);
+        let left = left.map_values(|v| v + "!");
+        let joins = [
+            left.join(&right, |a, b| format!("{a}{b}")),
+            left.left_join(&right, |a, b| format!("{a}{b:?}")),
+            left.outer_join(&right, |a, b| format!("{a:?}{b:?}")),
+            left.join(&right, |a, b| format!("{a}{b}")).left_join(&right, |a, b| format!("{a}{b:?}")),
+        ];
+        for (at, join) in joins.into_iter().enumerate() {
+            let join = if kept { join.materialized(&*format!("join-{at}")) } else { join };
+            join.to_stream().to(format!("out-{at}"));
+        }
+        let mut driver = TopologyTestDriver::new(&builder.build().unwrap()).unwrap();
+        let inputs = [driver.input_topic::<String, String>("left"), driver.input_topic("right")];
+        let mut tables = [const { std::collections::BTreeMap::<String, String>::new() }; 2];
+        for (at, (is_left, key, value)) in steps.into_iter().enumerate() {
+            let (side, key) = (usize::from(!is_left), format!("k{key}"));
+            let value = value.map(|v| format!("v{v}"));
+            match &value {
+                Some(value) => _ = tables[side].insert(key.clone(), value.clone()),
+                None => _ = tables[side].remove(&key),
+            }
+            inputs[side].pipe(&mut driver, Record::new(key, value, at as i64)).unwrap();
+        }
+        let mut found = [const { std::collections::BTreeMap::<String, String>::new() }; 4];
+        for (at, found) in found.iter_mut().enumerate() {
+            let output = driver.output_topic::<String, String>(&format!("out-{at}"));
+            for Record { key, value, .. } in output.read_all(&mut driver).unwrap() {
+                match value {
+                    Some(value) => _ = found.insert(key.unwrap(), value),
+                    None => _ = found.remove(&key.unwrap()),
+                }
+            }
+        }
+        let mut expected = [const { std::collections::BTreeMap::<String, String>::new() }; 4];
+        for key in (0..4).map(|n| format!("k{n}")) {
+            let (a, b) = (tables[0].get(&key).map(|a| format!("{a}!")), tables[1].get(&key));
+            let mut expect = |at: usize, value: String| expected[at].insert(key.clone(), value);
+            if let (Some(a), Some(b)) = (&a, b) {
+                expect(0, format!("{a}{b}"));
+                expect(3, format!("{a}{b}{:?}", Some(b)));
+            }
+            if let Some(a) = &a {
+                expect(1, format!("{a}{b:?}"));
+            }
+            if a.is_some() || b.is_some() {
+                expect(2, format!("{a:?}{b:?}"));
+            }
+        }
+        proptest::prop_assert_eq!(found, expected);
+    }
+}

@@ -22,8 +22,8 @@ use crate::serde::erased::SerdeRef;
 /// that it was made from.
 #[must_use = "a grouping does nothing until it is counted, reduced or aggregated"]
 pub struct KGroupedStream<K, V> {
-    stream: KStream<K, V>,
-    grouped: Grouped<K, V>,
+    pub(super) stream: KStream<K, V>,
+    pub(super) grouped: Grouped<K, V>,
     /// The repartition topic of a named grouping, shared by its aggregations.
     shared: Rc<RefCell<Option<GraphIx>>>,
 }

@@ -2,6 +2,7 @@
 
 mod branch;
 mod builder;
+mod cogrouped;
 mod foreign_key_join;
 mod global_table;
 mod graph;
@@ -22,6 +23,7 @@ mod windows;
 
 pub use branch::{Branched, BranchedKStream};
 pub use builder::StreamsBuilder;
+pub use cogrouped::CogroupedKStream;
 pub use foreign_key_join::TableJoined;
 pub use global_table::GlobalKTable;
 pub use grouped::KGroupedStream;

@@ -395,7 +395,7 @@ impl<K: Clone + 'static, V: Clone + 'static> KTable<K, V> {
     ///
     /// let builder = StreamsBuilder::new();
     /// builder
-    ///     .table::<String, String>("user-to-town", ())
+    ///     .table::<String, String>("user-to-town", "user-to-town")
     ///     .group_by("by-town", |user, town| (town.clone(), user.clone()))
     ///     .count("users-of-a-town")
     ///     .to_stream()

@@ -269,3 +269,68 @@ pub(crate) fn row_hash(data: &[u8]) -> [u64; 2] {
     h2 = h2.wrapping_add(h1);
     [h1, h2]
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::serde::StringSerde;
+
+    const CX: SerdeCx<'static> = SerdeCx::value("t");
+
+    fn bytes<T: 'static>(serde: &impl Serde<T>, value: &T) -> Bytes {
+        let mut out = BytesMut::new();
+        serde.write(value, &CX, &mut out).unwrap();
+        out.freeze()
+    }
+
+    #[test]
+    fn subscriptions_come_back_and_cut_off_ones_are_errors() {
+        let serde = SubscriptionSerde(SerdeRef::new(StringSerde));
+        for (hash, primary_partition) in
+            [(Some([1, u64::MAX]), Some(3)), (None, Some(0)), (Some([0, 7]), None)]
+        {
+            let instruction = Instruction::PropagateOnlyIfForeignValue;
+            let message = Subscription { hash, instruction, primary_key: "k".to_owned(), primary_partition };
+            let written = bytes(&serde, &message);
+            assert_eq!(serde.read(&written, &CX).unwrap(), message);
+            for end in 0..written.len().min(HEAD + 2 * hash.map_or(0, |_| 8)) {
+                serde.read(&written.slice(..end), &CX).unwrap_err();
+            }
+        }
+        let unknown =
+            |bytes: &'static [u8]| serde.read(&Bytes::from_static(bytes), &CX).unwrap_err().to_string();
+        assert!(unknown(&[2, 0, 0, 0]).contains("version 2"));
+        assert!(unknown(&[0x81, 9, 0, 0, 0, 0]).contains("instruction 9"));
+        assert!(unknown(&[0x81, 1, 0]).contains("before its partition"));
+    }
+
+    #[test]
+    fn responses_and_combined_keys_come_back() {
+        let serde = SubscriptionResponseSerde(SerdeRef::new(StringSerde));
+        let response = |hash, value: Option<&str>| SubscriptionResponse {
+            hash,
+            value: value.map(str::to_owned),
+            primary_partition: None,
+        };
+        for message in [response(None, None), response(Some([5, 6]), Some("v")), response(None, Some("v"))] {
+            assert_eq!(serde.read(&bytes(&serde, &message), &CX).unwrap(), message);
+        }
+        // As in Java.
+        let empty = bytes(&serde, &response(None, Some("")));
+        assert_eq!(serde.read(&empty, &CX).unwrap(), response(None, None));
+        serde.read(&Bytes::new(), &CX).unwrap_err();
+        serde.read(&Bytes::from_static(&[0, 1, 2]), &CX).unwrap_err();
+
+        let serde = CombinedKeySerde {
+            foreign_keys: SerdeRef::new(StringSerde),
+            primary_keys: SerdeRef::new(StringSerde),
+        };
+        let key = CombinedKey { foreign_key: "fk".to_owned(), primary_key: "pk".to_owned() };
+        let written = bytes(&serde, &key);
+        assert_eq!(written, &b"\0\0\0\x02fkpk"[..]);
+        assert_eq!(serde.read(&written, &CX).unwrap(), key);
+        for bad in [&b""[..], b"\0\0\0", b"\0\0\0\x09fk", b"\xff\xff\xff\xff"] {
+            serde.read(&Bytes::copy_from_slice(bad), &CX).unwrap_err();
+        }
+    }
+}

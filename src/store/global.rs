@@ -14,11 +14,10 @@ use super::layers::View;
 use super::visible::Visible;
 use super::{AnyStore, KvOptions, StoreBlueprint, decode_row};
 use crate::config::{IsolationLevel, StoreKind};
-use crate::dsl::table_node::TableGetter;
 use crate::error::{BoxError, Error, ErrorKind, Result};
 use crate::record::Timestamp;
 use crate::serde::SerdeCx;
-use crate::task::{TaskCx, TopicIx};
+use crate::task::TopicIx;
 
 /// A store whose topic is its changelog: it logs nothing itself.
 #[derive(Debug)]
@@ -146,7 +145,8 @@ impl<K: 'static, V: 'static> GlobalKeyValueStore<K, V> {
         Ok(self.row(key)?.map(|(value, _)| value))
     }
 
-    fn row(&self, key: &K) -> Result<Option<(V, Timestamp)>, BoxError> {
+    /// The row of a key, with its time where the store keeps one.
+    pub(crate) fn row(&self, key: &K) -> Result<Option<(V, Timestamp)>, BoxError> {
         let seen = &mut *self.seen.borrow_mut();
         let face = self.visible.face(IsolationLevel::ReadUncommitted);
         // The lock is taken when the store has changed, not for each record.
@@ -161,11 +161,5 @@ impl<K: 'static, V: 'static> GlobalKeyValueStore<K, V> {
         self.options.key_serde.write(key, &SerdeCx::key(&self.topic), &mut seen.key)?;
         let Some(row) = view.get(&seen.key)? else { return Ok(None) };
         decode_row(&row, self.options.timestamped, &self.options.value_serde, &self.topic).map(Some)
-    }
-}
-
-impl<K: 'static, V: 'static> TableGetter<K, V> for GlobalKeyValueStore<K, V> {
-    fn get(&mut self, key: &K, _: &mut TaskCx) -> Result<Option<(V, Timestamp)>, BoxError> {
-        self.row(key)
     }
 }

@@ -394,3 +394,63 @@ impl<K, V> StoreBuilder for VersionedKeyValue<K, V> {
         &self.name
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use std::collections::BTreeMap;
+
+    use proptest::prelude::*;
+
+    use super::*;
+
+    fn value(n: u8) -> Bytes {
+        Bytes::copy_from_slice(&[n])
+    }
+
+    /// What a row has at a time.
+    fn as_of(row: Option<&Bytes>, at: Timestamp) -> Option<Bytes> {
+        let versions = row.map(|row| parse(row).unwrap()).unwrap_or_default();
+        versions.into_iter().rev().find(|(begins, _)| *begins <= at).and_then(|(_, value)| value)
+    }
+
+    proptest! {
+        /// However the log of a key is cut into windows, its row has all of the history, and little more.
+        #[test]
+        fn a_row_of_versions_reads_like_the_log(
+            log in proptest::collection::vec((0i64..40, proptest::option::of(0u8..9)), 1..30),
+            cuts in proptest::collection::vec(0usize..30, 0..4),
+            history in 0i64..30,
+        ) {
+            let mut row = None;
+            let mut from = 0;
+            let mut cuts: Vec<usize> = cuts.into_iter().map(|cut| cut.min(log.len())).collect();
+            cuts.push(log.len());
+            cuts.sort_unstable();
+            for to in cuts {
+                let window = log[from..to].iter().map(|(at, v)| (*at, v.map(value)));
+                row = merged(row.as_ref(), window, history).unwrap();
+                from = to;
+            }
+            let model: BTreeMap<i64, Option<u8>> = log.iter().copied().collect();
+            let newest = *model.keys().next_back().unwrap();
+            for at in newest - history..45 {
+                let want = model.range(..=at).next_back().and_then(|(_, v)| v.map(value));
+                prop_assert_eq!(as_of(row.as_ref(), at), want, "as of {}", at);
+            }
+            let kept = row.map(|row| parse(&row).unwrap()).unwrap_or_default();
+            let over = kept.iter().filter(|(at, _)| *at < newest - history).count();
+            prop_assert!(over <= 1, "one version may be good where the history begins: {:?}", kept);
+        }
+    }
+
+    #[test]
+    fn rows_that_are_cut_off_are_errors() {
+        let row = merged(None, [(7, Some(value(1))), (9, None)], 100).unwrap().unwrap();
+        assert_eq!(parse(&row).unwrap(), [(7, Some(value(1))), (9, None)]);
+        for end in 1..row.len() {
+            let cut = parse(&row.slice(..end));
+            assert!(end == VERSION_HEAD + 1 || cut.is_err(), "{end} bytes pass for a row");
+        }
+        assert!(merged(Some(&row.slice(..5)), [], 1).is_err());
+    }
+}

@@ -1,6 +1,8 @@
 //! Joins of tables and streams on two partitions and two instances, against nested loops; and global tables.
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::sync::mpsc::{Receiver, channel};
+use std::sync::{Arc, Mutex};
 
 use mainstem::prelude::*;
 use mainstem::{App, partition_for_key};
@@ -199,4 +201,106 @@ async fn a_record_that_a_global_table_cannot_read_ends_the_application_with_its_
     let app = App::new(builder.build().unwrap(), rig.config().build().unwrap()).unwrap();
     let (_, text) = crate::support::failure(app).await;
     assert!(text.contains(&numbers), "{text}");
+}
+
+#[tokio::test]
+async fn a_versioned_table_comes_back_with_its_past() {
+    let rig = rig("versioned").await;
+    let (prices, input, output) =
+        (rig.topic("prices", 1).await, rig.topic("in", 1).await, rig.topic("out", 1).await);
+    let topology = || {
+        let builder = StreamsBuilder::new();
+        let history = Materialized::named("prices").versioned(std::time::Duration::from_millis(1_000));
+        let prices = builder.table::<String, String>(&prices, history);
+        builder
+            .stream::<String, String>(&input)
+            .left_join_table(&prices, (), |order, price| {
+                format!("{order}:{}", price.as_deref().unwrap_or("-"))
+            })
+            .to(&output);
+        builder.build().unwrap()
+    };
+    let run = async |folder: &std::path::Path| {
+        start(App::new(topology(), rig.config().state_dir(folder).build().unwrap()).unwrap()).running().await
+    };
+    let app = run(rig.state_dir.path()).await;
+    for (key, value, at) in
+        [("a", "1", 1_000), ("a", "2", 1_200), ("a", "", 1_400), ("a", "3", 1_500), ("a", "1.5", 1_100)]
+    {
+        rig.send(&prices, 0, key, value, at).await;
+    }
+    rig.flush().await;
+    rig.wait_committed(&prices, 0, 5).await;
+    rig.send(&input, 0, "a", "first", 1_600).await;
+    rig.flush().await;
+    assert_eq!(rig.texts(&output, 1).await, [("a".to_owned(), "first:3".to_owned())]);
+    app.stop().await;
+
+    // Nothing is left of the local state: every version comes from the changelog.
+    let folder = tempfile::tempdir().unwrap();
+    let app = run(folder.path()).await;
+    let questions = [(1_050, "1"), (1_150, "1.5"), (1_250, "2"), (1_450, "-"), (1_550, "3"), (900, "-")];
+    for (at, _) in questions {
+        rig.send(&input, 0, "a", &format!("at {at}"), at).await;
+    }
+    rig.flush().await;
+    let found = rig.texts(&output, 1 + questions.len()).await;
+    let found: Vec<String> = found.into_iter().skip(1).map(|(_, value)| value).collect();
+    assert_eq!(found, questions.map(|(at, price)| format!("at {at}:{price}")));
+    app.stop().await;
+}
+
+/// Fills a store, but not before it may.
+struct Gated {
+    store: KeyValueStore<String, String>,
+    gate: Arc<Mutex<Receiver<()>>>,
+}
+
+impl Processor<String, String, (), ()> for Gated {
+    fn process(&mut self, record: Record<String, String>, cx: &mut Context<'_, (), ()>) -> Outcome {
+        self.gate.lock().unwrap().recv()?;
+        let Some(key) = &record.key else { return Ok(()) };
+        cx.store(&self.store).put(key, record.value)
+    }
+}
+
+struct Look {
+    store: GlobalKeyValueStore<String, String>,
+}
+
+impl Processor<String, String, String, String> for Look {
+    fn process(&mut self, record: Record<String, String>, cx: &mut Context<'_, String, String>) -> Outcome {
+        let found = self.store.get(&"k".to_owned())?;
+        Ok(cx.forward(record.with_value(found))?)
+    }
+}
+
+#[tokio::test]
+async fn tasks_wait_for_the_processors_that_fill_global_stores() {
+    let rig = rig("global-gate").await;
+    let (texts, input, output) =
+        (rig.topic("texts", 1).await, rig.topic("in", 1).await, rig.topic("out", 1).await);
+    rig.send(&texts, 0, "k", "found", 1).await;
+    rig.send(&input, 0, "a", "b", 1).await;
+    rig.flush().await;
+    let (open, gate) = channel();
+    let gate = Arc::new(Mutex::new(gate));
+    let store = KeyValue::<String, String>::named("texts");
+    let builder = StreamsBuilder::new();
+    let filled = store.clone();
+    builder.add_global_store(&store, &texts, move |stores| {
+        Ok(Gated { store: stores.get(&filled)?, gate: gate.clone() })
+    });
+    builder
+        .stream::<String, String>(&input)
+        .process(move |stores| Ok(Look { store: stores.global(&store)? }), &[])
+        .to(&output);
+    let app = start(App::new(builder.build().unwrap(), rig.config().build().unwrap()).unwrap());
+    let runs = async || app.handle.state() == mainstem::AppState::Running;
+    let soon = std::time::Duration::from_secs(3);
+    assert!(!crate::support::holds_within(soon, runs).await, "tasks began before the store was filled");
+    open.send(()).unwrap();
+    let app = app.running().await;
+    assert_eq!(rig.texts(&output, 1).await, [("a".to_owned(), "found".to_owned())]);
+    app.stop().await;
 }

@@ -9,7 +9,7 @@ use crate::dsl::table_node::{TableGetter, TableSettings};
 use crate::error::{BoxError, Result};
 use crate::record::{Headers, Record, Timestamp};
 use crate::store::versioned::{VersionedStore, Versions};
-use crate::store::{Flushed, KvStore, PutOutcome};
+use crate::store::{Flushed, GlobalKeyValueStore, KvStore, PutOutcome};
 use crate::task::blueprint::{BuildCx, Children};
 use crate::task::{Flow, Lifecycle, NodeIx, Outputs, TaskCx};
 
@@ -107,6 +107,12 @@ impl<K: Clone + 'static, V: Clone + 'static> TableGetter<K, V> for TableStore<K,
 
     fn is_versioned(&self) -> bool {
         matches!(self, Self::Versioned(_))
+    }
+}
+
+impl<K: 'static, V: 'static> TableGetter<K, V> for GlobalKeyValueStore<K, V> {
+    fn get(&mut self, key: &K, _: &mut TaskCx) -> Result<Option<(V, Timestamp)>, BoxError> {
+        self.row(key)
     }
 }
 

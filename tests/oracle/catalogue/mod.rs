@@ -20,6 +20,7 @@ macro_rules! topologies {
     };
 }
 
+mod cogrouping;
 mod grouping;
 mod optimized;
 mod processors;
@@ -33,6 +34,7 @@ mod windowed;
 pub(crate) const GROUPS: &[&[Entry]] = &[
     stateless::TOPOLOGIES,
     grouping::TOPOLOGIES,
+    cogrouping::TOPOLOGIES,
     tables::TOPOLOGIES,
     table_joins::TOPOLOGIES,
     stream_table_joins::TOPOLOGIES,

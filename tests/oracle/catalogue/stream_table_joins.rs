@@ -4,7 +4,6 @@ use std::time::Duration;
 
 use mainstem::Result;
 use mainstem::prelude::*;
-use mainstem::store::{PutOutcome, VersionedKeyValue, VersionedKeyValueStore, VersionedRecord};
 
 use crate::functions::{Sure, first, is_x, join, key, str};
 
