@@ -294,11 +294,22 @@ fn exactly_once_changes_defaults_and_forbids_the_rest() {
         let error = refused(&[EOS, (name, value)]);
         assert!(error.contains(why) && !error.contains("errors"), "{error}");
     }
-    let short = [EOS, ("commit.interval.ms", "30000"), ("transaction.timeout.ms", "10000")];
-    let error = refused(&short);
-    assert!(
-        error.contains("commit.interval.ms=30000 is longer than transaction.timeout.ms=10000"),
-        "{error}"
+    for (interval, timeout) in
+        [("30000", "10000"), ("10000", "10000"), ("10000", "11000"), ("10000", "14999")]
+    {
+        let error = refused(&[EOS, ("commit.interval.ms", interval), ("transaction.timeout.ms", timeout)]);
+        let text = format!(
+            "commit.interval.ms={interval} is more than two thirds of transaction.timeout.ms={timeout}: transactions"
+        );
+        let least = interval.parse::<u64>().unwrap() * 3 / 2;
+        assert!(error.contains(&text) && error.contains(&format!("to {least} or more")), "{error}");
+    }
+    with(&[EOS, ("commit.interval.ms", "10000"), ("transaction.timeout.ms", "15000")]);
+    let slowest = with(&[EOS, ("commit.interval.ms", "600000")]);
+    assert_eq!(
+        slowest.producer().transaction_timeout(),
+        Duration::from_secs(900),
+        "as long as a broker allows"
     );
     assert!(refused(&[("processing.guarantee", "exactly_once")]).contains("at_least_once, exactly_once_v2"));
 }

@@ -147,7 +147,7 @@ fn exactly_once(config: &mut Config, given: &Given<'_>, errors: &mut Vec<String>
         // A rebalance is waited for with a transaction open, and then there must be time to commit it.
         let least = commit_interval + config.application.rebalance_timeout + COMMIT_TIME;
         let timeout = &mut config.producer.values.transaction_timeout;
-        *timeout = (*timeout).max(least);
+        *timeout = (*timeout).max(least).max(commit_interval * 3 / 2);
     }
     if given("delivery.timeout.ms").is_empty() {
         config.producer.values.delivery_timeout = Duration::from_millis(i32::MAX as u64);
@@ -163,11 +163,14 @@ fn exactly_once(config: &mut Config, given: &Given<'_>, errors: &mut Vec<String>
         consumer.values.isolation_level = IsolationLevel::ReadCommitted;
     }
     let producer = &config.producer.values;
-    if commit_interval > producer.transaction_timeout {
+    // A worker aborts a transaction at three quarters of its timeout, before a broker does; the commit takes its time as well.
+    if commit_interval > producer.transaction_timeout * 2 / 3 {
         errors.push(format!(
-            "commit.interval.ms={} is longer than transaction.timeout.ms={}: the broker would abort every transaction",
+            "commit.interval.ms={} is more than two thirds of transaction.timeout.ms={}: transactions would be aborted before \
+             they are committed; set transaction.timeout.ms to {} or more",
             commit_interval.as_millis(),
-            producer.transaction_timeout.as_millis()
+            producer.transaction_timeout.as_millis(),
+            (commit_interval * 3 / 2).as_millis()
         ));
     }
 }

@@ -209,7 +209,7 @@ section! {
     delivery_timeout: [millis] = "delivery.timeout.ms", java "120000 (exactly once: 2147483647)", "120000", POSITIVE_I32;
     /// The requests under way on one connection. At most 5, which is what a broker remembers of an idempotent producer.
     max_in_flight: [count] = "max.in.flight.requests.per.connection", java "5", "5", 1..=1024;
-    /// After this time the broker aborts an open transaction. Exactly once, not set: at least commit.interval.ms + rebalance.timeout.ms + 5 s, so that a rebalance costs no transaction; those of an instance that dies are ended by whoever takes its tasks.
+    /// After this time the broker aborts an open transaction. Exactly once, not set: at least commit.interval.ms + rebalance.timeout.ms + 5 s, and always commit.interval.ms * 3 / 2 or more, so that a rebalance costs no transaction; those of an instance that dies are ended by whoever takes its tasks.
     transaction_timeout: [millis] = "transaction.timeout.ms", java "10000 (plain producers: 60000)", "10000", POSITIVE_I32;
 }
 

@@ -33,6 +33,8 @@ pub(super) struct Output {
     counts: HashMap<String, i32>,
     /// What the next transaction goes without.
     pub(super) refused: Refused,
+    /// What is sent is of no transaction: it comes to nothing.
+    pub(super) discards: bool,
     cluster: Cluster,
     io: Handle,
 }
@@ -45,6 +47,7 @@ impl Output {
             by_name: HashMap::new(),
             counts: HashMap::new(),
             refused: Refused::default(),
+            discards: false,
             cluster,
             io,
         }
@@ -75,6 +78,9 @@ impl Output {
         value: Option<&[u8]>,
         headers: &Headers,
     ) -> Result<()> {
+        if self.discards {
+            return Ok(());
+        }
         if !self.refused.is_empty() && self.leave_out(topic, timestamp, key, value, headers)? {
             return Ok(());
         }

@@ -17,12 +17,18 @@ use super::settings;
 use super::state_tools::{HeldSlot, Slot, slots_if_any};
 use crate::client::admin::GroupMember;
 use crate::client::{Admin, Cluster};
+use crate::clock;
 use crate::error::{Error, ErrorKind, Result};
 use crate::record::TopicPartition;
 use crate::task_id::TaskId;
 
 /// How often members are removed: those that are alive come back.
 const REMOVALS: usize = 3;
+/// How long the group must stay empty after members were removed: whoever is alive hears of it with its next heartbeat, and
+/// comes back. Longer than `heartbeat.interval.ms` (3 s, unless somebody has set more) and a request.
+const QUIET: Duration = Duration::from_millis(4_500);
+/// How often it is looked at meanwhile.
+const LOOK: Duration = Duration::from_millis(250);
 /// How long brokers may know a topic that they have agreed to delete.
 const DELETING: Duration = Duration::from_secs(30);
 /// UNKNOWN_MEMBER_ID, which a commit from outside gets while the group has members.
@@ -110,8 +116,18 @@ impl Reset {
     }
 
     fn check(&self) -> Result<()> {
-        if self.application_id.is_empty() {
+        let id = &self.application_id;
+        if id.is_empty() {
             return Err(refused("application.id must not be empty".to_owned()));
+        }
+        // Names of topics begin with it, and it names a folder below state.dir: `../x` would be somebody else's.
+        if !id.chars().all(|c| c.is_ascii_alphanumeric() || matches!(c, '.' | '_' | '-'))
+            || id == "."
+            || id == ".."
+        {
+            return Err(refused(format!(
+                "application.id={id} is not the name of an application: it has letters, digits, dots, underscores and hyphens"
+            )));
         }
         let named = || self.input_topics.iter().chain(&self.intermediate_topics);
         let mut seen = BTreeSet::new();
@@ -251,7 +267,12 @@ impl Reset {
             plan.slots = slots_if_any(state_dir, Some(&self.application_id))?;
         }
         if plan.slots.is_empty() {
-            plan.notes.push(format!("{} holds no state of {}", state_dir.display(), self.application_id));
+            plan.notes.push(format!(
+                "no local state is deleted: below {} there is no folder {} with state in it; look whether --state-dir is the \
+                 state.dir of the application, on this host",
+                state_dir.display(),
+                self.application_id
+            ));
         }
         Ok(())
     }
@@ -270,7 +291,9 @@ impl Reset {
         let admin = Admin::new(cluster);
         // ORDER: before anything is changed. Held to the end, so that no instance comes back in the middle.
         let held = self.refuse_if_active(plan)?;
-        self.empty(&admin, done).await?;
+        if self.empty(&admin, done).await? {
+            self.stays_empty(&admin).await?;
+        }
         // ORDER: before offsets are read and set, because a transaction may hold some, and a producer that is not fenced
         // may still commit one.
         let ids: Vec<&str> = plan.transactions.iter().map(|(id, _)| &**id).collect();
@@ -311,11 +334,12 @@ impl Reset {
         Error::new(ErrorKind::IllegalState, text)
     }
 
-    async fn empty(&self, admin: &Admin, done: &mut impl FnMut(String)) -> Result<()> {
-        for _ in 0..REMOVALS {
+    /// Removes members, if that is asked for. Whether there were any.
+    async fn empty(&self, admin: &Admin, done: &mut impl FnMut(String)) -> Result<bool> {
+        for removed in 0..REMOVALS {
             let members = self.members(admin).await?;
             if members.is_empty() {
-                return Ok(());
+                return Ok(removed > 0);
             }
             if !self.force {
                 return Err(self.active(&members.iter().map(described).collect::<Vec<_>>()));
@@ -323,17 +347,30 @@ impl Reset {
             admin.remove_members(&self.application_id, &members).await?;
             members.iter().for_each(|member| done(format!("removed {}", described(member))));
         }
-        match self.members(admin).await? {
-            left if left.is_empty() => Ok(()),
-            left => Err(Error::new(
-                ErrorKind::IllegalState,
-                format!(
-                    "members come back to the group {} after they were removed, so that instances are running: {}; stop them",
-                    self.application_id,
-                    left.iter().map(described).collect::<Vec<_>>().join(", ")
-                ),
-            )),
+        self.nobody_is_back(admin).await.map(|()| true)
+    }
+
+    /// Waits until members that are alive would have come back.
+    async fn stays_empty(&self, admin: &Admin) -> Result<()> {
+        let until = clock::monotonic() + QUIET;
+        while clock::monotonic() < until {
+            clock::sleep(LOOK).await;
+            self.nobody_is_back(admin).await?;
         }
+        Ok(())
+    }
+
+    async fn nobody_is_back(&self, admin: &Admin) -> Result<()> {
+        let back = self.members(admin).await?;
+        if back.is_empty() {
+            return Ok(());
+        }
+        let text = format!(
+            "members come back to the group {} after they were removed, so that instances are running: {}; stop them",
+            self.application_id,
+            back.iter().map(described).collect::<Vec<_>>().join(", ")
+        );
+        Err(Error::new(ErrorKind::IllegalState, text))
     }
 
     async fn set_offsets(&self, admin: &Admin, plan: &Plan, done: &mut impl FnMut(String)) -> Result<()> {
@@ -353,6 +390,7 @@ impl Reset {
         }
         if !plan.forgotten.is_empty() {
             admin.delete_group_offsets(&self.application_id, &plan.forgotten).await.map_err(came_back)?;
+            plan.forgotten.iter().for_each(|at| done(format!("deleted the committed offset of {at}")));
         }
         Ok(())
     }

@@ -184,6 +184,10 @@ pub(super) struct Worker {
     moving: Vec<Lease>,
     /// Tasks that are closed when the commit under way is done.
     closing: HashSet<TaskId>,
+    /// A commit is under way, and waits in the mailbox.
+    committing: bool,
+    /// Tasks that begin when it is over.
+    beginning: Vec<TaskId>,
     picture: Picture,
     slice: Slice,
     /// Whose turn it is.
@@ -262,6 +266,8 @@ impl Worker {
             held_back: false,
             moving: Vec::new(),
             closing: HashSet::new(),
+            committing: false,
+            beginning: Vec::new(),
             picture: Picture::new(clock::monotonic()),
             slice: Slice::new(),
             turn: 0,
@@ -331,6 +337,7 @@ impl Worker {
                 self.shared.memory.acted(Action::Commit, u64::from(early));
                 self.commit_all();
             }
+            self.begin_waiting();
             if !self.damaged.is_empty() && !self.owes_commit {
                 let damaged = std::mem::take(&mut self.damaged);
                 self.tell(ToCoordinator::GivenUp(damaged));
@@ -567,6 +574,12 @@ impl Worker {
         if self.owned[at].running || !self.owned[at].restores.is_empty() {
             return Ok(());
         }
+        // ORDER: not in the middle of a commit: what processors put and send when they are initialised is not in it, and
+        // would be taken for committed with the rest.
+        if self.committing {
+            self.beginning.push(id);
+            return Ok(());
+        }
         let sources: Vec<TopicPartition> = self.owned[at]
             .task
             .sources()
@@ -602,9 +615,8 @@ impl Worker {
             });
             self.live.assign(start.at, start.offset, token, epoch);
         }
+        self.init(at)?;
         let owned = &mut self.owned[at];
-        let Owned { task, span, .. } = owned;
-        span.in_scope(|| task.init())?;
         owned.running = true;
         owned.registered = Some(self.shared.queries.enter(id, self.id.number(), owned.task.stores()));
         self.picture.stale = true;
@@ -613,6 +625,32 @@ impl Worker {
         let lease = owned.lease;
         self.tell(ToCoordinator::Running(lease));
         Ok(())
+    }
+
+    /// Begins what became ready while a commit was under way.
+    fn begin_waiting(&mut self) {
+        for task in std::mem::take(&mut self.beginning) {
+            if let Err(error) = self.begin_if_restored(task) {
+                self.fail(Some(task), error);
+            }
+        }
+    }
+
+    /// Initialises the processors of a task. What they send is to be committed.
+    fn init(&mut self, at: usize) -> Result<()> {
+        let sent = |worker: &Self| worker.output.borrow().sent().map(|(_, records, _)| records).sum::<u64>();
+        let before = sent(self);
+        let Owned { task, span, .. } = &mut self.owned[at];
+        let outcome = span.in_scope(|| task.init());
+        if sent(self) > before {
+            self.owned[at].task.needs_commit();
+            if let Some(transactions) = &mut self.transactions {
+                transactions.open_since.get_or_insert_with(clock::monotonic);
+                // It is given up before it runs.
+                transactions.spoiled |= outcome.is_err();
+            }
+        }
+        outcome
     }
 
     /// Takes a task away from the worker, without a commit.
@@ -638,11 +676,8 @@ impl Worker {
     }
 
     fn close_task(&mut self, id: TaskId) {
-        if let Some(mut owned) = self.drop_task(id)
-            && owned.running
-            && let Err(error) = owned.span.in_scope(|| owned.task.close())
-        {
-            tracing::warn!(task = %id, ?error, "a processor failed while it was closed");
+        if let Some(mut owned) = self.drop_task(id).filter(|owned| owned.running) {
+            owned.close(&self.output, self.transactions.is_some());
         }
     }
 
@@ -659,6 +694,8 @@ impl Worker {
         if self.transactions.as_ref().is_some_and(|transactions| transactions.spoiled) && !self.is_fenced() {
             self.roll_back("a task was revoked and could not be committed");
         }
+        // ORDER: before anybody else has the tasks, and reads their changelogs.
+        self.write_last_words();
         self.tell(ToCoordinator::Revoked(leases));
     }
 
@@ -675,6 +712,7 @@ impl Worker {
         for task in self.owned.iter().map(|o| o.lease.task).collect::<Vec<_>>() {
             self.close_task(task);
         }
+        self.write_last_words();
         self.last_abort();
         self.observe(clock::monotonic());
     }
@@ -736,6 +774,20 @@ impl Worker {
         }
         let response = self.shared.uncaught.answer(&error);
         self.tell(ToCoordinator::Failed { error, response });
+    }
+}
+
+impl Owned {
+    /// Closes the processors. Under exactly-once a task is closed when its last commit was made, or when what it has done is
+    /// aborted: what it sends now, rows of changelogs too, would be committed with the next transaction of others, or with
+    /// its own next one, after its stores have gone back. It comes to nothing, and so do its stores' changes.
+    fn close(&mut self, output: &RefCell<Output>, discards: bool) {
+        output.borrow_mut().discards = discards;
+        let closed = self.span.in_scope(|| self.task.close());
+        output.borrow_mut().discards = false;
+        if let Err(error) = closed {
+            tracing::warn!(task = %self.task.id(), ?error, "a processor failed while it was closed");
+        }
     }
 }
 

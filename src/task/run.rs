@@ -441,6 +441,11 @@ impl Task {
         self.commit_needed || !positions.eq(self.committed.iter().copied())
     }
 
+    /// Something was sent that no record has made.
+    pub(crate) fn needs_commit(&mut self) {
+        self.commit_needed = true;
+    }
+
     /// Whether anything that was done since the last commit may have sent records, dead letters among them.
     pub(crate) fn is_dirty(&self) -> bool {
         let positions = self.queues.iter().map(|queue| queue.position());

@@ -68,7 +68,13 @@ pub trait Processor<KI, VI, KO, VO>: 'static {
         Ok(())
     }
 
-    /// Called once, before the stores close.
+    /// Called once, before the stores close: the last commit of the task is made, or what it has done since is given up.
+    ///
+    /// Nothing that is done here is committed any more. At least once, what is forwarded and put is written before the task
+    /// is another worker's and before the application ends; not if the task fails or is lost, and not what a record cache
+    /// still withholds. Exactly once, it belongs to no transaction: what is forwarded goes nowhere, and the stores
+    /// are as they were. So what must be seen is better forwarded from [`process`](Self::process) or
+    /// [`punctuate`](Self::punctuate).
     fn close(&mut self, cx: &mut Context<'_, KO, VO>) -> Outcome {
         let _ = cx;
         Ok(())
@@ -163,7 +169,13 @@ pub trait FixedKeyProcessor<K, VI, VO>: 'static {
         Ok(())
     }
 
-    /// Called once, before the stores close.
+    /// Called once, before the stores close: the last commit of the task is made, or what it has done since is given up.
+    ///
+    /// Nothing that is done here is committed any more. At least once, what is forwarded and put is written before the task
+    /// is another worker's and before the application ends; not if the task fails or is lost, and not what a record cache
+    /// still withholds. Exactly once, it belongs to no transaction: what is forwarded goes nowhere, and the stores
+    /// are as they were. So what must be seen is better forwarded from [`process`](Self::process) or
+    /// [`punctuate`](Self::punctuate).
     fn close(&mut self, cx: &mut FixedKeyContext<'_, K, VO>) -> Outcome {
         let _ = cx;
         Ok(())

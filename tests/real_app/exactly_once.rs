@@ -411,7 +411,7 @@ async fn the_last_commit_leaves_out_what_a_failed_task_has_written() {
         };
         builder.stream::<String, String>(&input).peek(peek).to(&output);
         // Nothing is committed before the end.
-        let config = config(&rig).set("commit.interval.ms", "600000").set("transaction.timeout.ms", "700000");
+        let config = config(&rig).set("commit.interval.ms", "600000").set("transaction.timeout.ms", "900000");
         App::new(builder.build().unwrap(), config.build().unwrap()).unwrap()
     };
     let first = start(app()).running().await;

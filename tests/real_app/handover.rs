@@ -131,7 +131,7 @@ fn hurried(config: ConfigBuilder) -> ConfigBuilder {
 fn once(config: ConfigBuilder) -> ConfigBuilder {
     config
         .processing_guarantee(ProcessingGuarantee::ExactlyOnceV2)
-        .set("transaction.timeout.ms", "700000")
+        .set("transaction.timeout.ms", "900000")
         .set("retry.backoff.ms", "20")
 }
 

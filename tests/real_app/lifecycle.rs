@@ -197,7 +197,7 @@ async fn dropping_the_future_in_the_middle_of_a_batch_commits_what_is_done_and_l
 
 /// A transaction that nobody ends stays for longer than the test.
 fn once(config: ConfigBuilder) -> ConfigBuilder {
-    config.processing_guarantee(ProcessingGuarantee::ExactlyOnceV2).set("transaction.timeout.ms", "700000")
+    config.processing_guarantee(ProcessingGuarantee::ExactlyOnceV2).set("transaction.timeout.ms", "900000")
 }
 
 #[tokio::test]

@@ -8,6 +8,7 @@
 )]
 
 mod aborts;
+mod closing;
 #[path = "../common/mod.rs"]
 mod common;
 mod control;

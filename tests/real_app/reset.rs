@@ -114,6 +114,9 @@ async fn after_a_reset_everything_is_counted_from_the_beginning_exactly_once() {
         let (code, said) = reset(&rig, &wanted).await;
         assert!(code == 0 && said.contains("is reset"), "{said}");
         assert_eq!(said.contains("deleted topic"), !again, "{said}");
+        let forgotten = format!("deleted the committed offset of {repartition}-");
+        assert_eq!(said.matches(&forgotten).count(), if again { 0 } else { 2 }, "{said}");
+        assert_eq!(said.contains("no local state is deleted"), again, "{said}");
         assert_eq!(
             (rig.committed(&input, 0).await.unwrap().0, rig.committed(&input, 1).await.unwrap().0),
             (0, 0)
@@ -310,6 +313,16 @@ async fn topics_that_may_be_another_applications_stay_until_they_are_named() {
     assert!(topics_of(&rig).await.contains(&odd));
 }
 
+/// What is no name of an application is not looked for among folders.
+#[tokio::test]
+async fn an_id_that_is_no_name_is_refused() {
+    let rig = rig("no-name").await;
+    for id in ["../x", "a/b", "..", ".", "a b", ""] {
+        let (code, said) = reset_of(&rig, id, &["--state-dir", &state_dir(&rig)]).await;
+        assert!(code == 1 && said.contains("application.id"), "{id:?}: {said}");
+    }
+}
+
 /// While it runs nothing is touched, whatever is asked; a member that it left behind goes by force.
 #[tokio::test]
 async fn active_members_are_a_reason_to_refuse_and_left_ones_go_by_force() {
@@ -334,6 +347,10 @@ async fn active_members_are_a_reason_to_refuse_and_left_ones_go_by_force() {
     let (code, said) = reset(&rig, &["--input-topics", &input, "--state-dir", &dir, "--force"]).await;
     assert!(code == 1 && said.contains("holds the slot") && untouched().await, "{said}");
     assert_eq!(app.handle.state(), mainstem::AppState::Running);
+    // It comes back with its next heartbeat, and then nothing is touched either.
+    let (code, said) = reset(&rig, &["--input-topics", &input, "--force"]).await;
+    assert!(code == 1 && said.contains("removed") && said.contains("come back to the group"), "{said}");
+    assert!(!said.contains("is reset") && !said.contains("fenced ") && untouched().await, "{said}");
 
     app.handle.stop_with(CloseOptions::default().leave_group(false));
     app.ended().await.unwrap();

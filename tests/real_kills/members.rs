@@ -156,7 +156,7 @@ async fn a_killed_instance_holds_nobody_up_until_the_timeout_of_its_transaction(
     let _turn = TURN.lock().await;
     let mut counted = Counted::new("held-up").await;
     // Nothing is committed before it is killed; the broker would wait for more than ten minutes.
-    let mut first = counted.process("commit.interval.ms=600000 transaction.timeout.ms=700000");
+    let mut first = counted.process("commit.interval.ms=600000 transaction.timeout.ms=900000");
     let second = start(counted.here("").0);
     eventually("half of the tasks", async || first.restored().len() >= 3).await;
     has_tasks(&second, 3).await;

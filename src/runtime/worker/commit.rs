@@ -160,7 +160,9 @@ impl Worker {
             return;
         }
         let began = clock::monotonic();
+        self.committing = true;
         let outcome = self.commit(began);
+        self.committing = false;
         let now = clock::monotonic();
         self.figures.spent(Activity::Commit, now.saturating_duration_since(began));
         self.next_commit = now + self.commit_interval();
@@ -208,6 +210,25 @@ impl Worker {
             while self.gate.is_none() && !over(self) {
                 self.pump();
             }
+        }
+    }
+
+    /// At least once: sees what closed processors have sent written. Nothing is committed after it, so that nobody else would.
+    /// Under exactly-once there is nothing: it is of no transaction.
+    pub(super) fn write_last_words(&mut self) {
+        if self.transactions.is_some() {
+            return;
+        }
+        while !(self.failed || self.is_fenced() || self.pulse.is_dismissed()) {
+            let flushed = self.output.borrow_mut().producer.flush();
+            let drained = self.output.borrow().producer.is_drained();
+            if let Err(error) = flushed.and_then(|()| self.handle_failures()) {
+                return self.fail(None, error);
+            }
+            if drained && self.output.borrow().producer.is_drained() {
+                return;
+            }
+            self.pump();
         }
     }
 

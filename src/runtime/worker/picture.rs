@@ -64,6 +64,8 @@ impl Worker {
                 self.close_task(lease.task);
             }
         }
+        // ORDER: before anybody else has the tasks, and reads their changelogs.
+        self.write_last_words();
         self.tell(ToCoordinator::Revoked(leases));
     }
 }

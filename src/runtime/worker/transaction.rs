@@ -296,11 +296,8 @@ impl Worker {
         let topology = self.topology.clone();
         let plan = &Self::subtopology(&topology, id)?.plan;
         let owned = &mut self.owned[at];
-        let Owned { task, span, .. } = owned;
-        if let Err(error) = span.in_scope(|| task.close()) {
-            tracing::warn!(task = %id, ?error, "a processor failed while it was closed");
-        }
-        task.roll_back(plan, config, Box::new(collector), self.clock.clone())?;
+        owned.close(&self.output, true);
+        owned.task.roll_back(plan, config, Box::new(collector), self.clock.clone())?;
         for place in 0..self.owned[at].inputs.len() {
             // ORDER: another token, so that what is on its way is not taken for what comes next.
             let token = self.token();
@@ -317,9 +314,8 @@ impl Worker {
         }
         let owned = &mut self.owned[at];
         owned.idle_since = None;
-        let Owned { task, span, .. } = owned;
-        span.in_scope(|| task.init())?;
-        task.publish()
+        self.init(at)?;
+        self.owned[at].task.publish()
     }
 
     /// What a task is built with.
