@@ -85,6 +85,9 @@ struct Settings {
     /// linger.ms of the application's producers, instead of its default.
     #[arg(long)]
     linger: Option<u64>,
+    /// memory.max.bytes of the application, which then bounds the record cache too.
+    #[arg(long, conflicts_with = "cache")]
+    memory: Option<u64>,
 }
 
 #[derive(Args)]
@@ -169,12 +172,15 @@ fn app(work: Work, at: &Place, settings: &Settings, name: &str) -> Result<App> {
         Config::builder(&format!("bench-{name}-{}-{}", std::process::id(), at.output), &at.bootstrap)
             .state_dir(std::env::temp_dir().join("mainstem-bench"))
             .workers(settings.threads)
-            .cache_bytes(settings.cache)
             .commit_interval(Duration::from_millis(settings.commit))
             .set("processing.guarantee", &settings.guarantee);
     config = match settings.engine.as_str() {
         "memory" => config.set("default.dsl.store", "in_memory"),
         on_disk => config.set("state.engine", on_disk),
+    };
+    config = match settings.memory {
+        Some(bytes) => config.set("memory.max.bytes", bytes.to_string()),
+        None => config.cache_bytes(settings.cache),
     };
     if let Some(linger) = settings.linger {
         config = config.set("producer.linger.ms", linger.to_string());
