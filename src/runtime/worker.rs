@@ -797,7 +797,9 @@ impl Worker {
     fn rebuild(&mut self, task: TaskId, error: &Error) -> bool {
         let Some(owned) = self.owned.iter().find(|o| o.lease.task == task && o.running) else { return false };
         let lease = owned.lease;
-        if !self.rebuilt.insert(task) {
+        // What no changelog has cannot be read again: the task would come to the same row over and over, with commits between.
+        let irreplaceable = owned.task.stores().iter().any(|store| store.changelog().is_none());
+        if irreplaceable || !self.rebuilt.insert(task) {
             return false;
         }
         tracing::warn!(%task, ?error, "the state of a task is damaged: it is read from its changelogs again");
